@@ -1,0 +1,71 @@
+# `make help` lists the targets. Every one creates or updates the virtual environment it needs.
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+PIP_ARGS ?=
+# More workers than this gain little, for JAX itself is multi-threaded, and each takes about 1 GB.
+PYTEST_WORKERS ?= 4
+# Slow tests run in CI (which sets CI) and on demand: SLOW=1. SLOW=0 leaves them out in any case.
+SLOW ?= $(CI)
+
+BIN := $(VENV)/bin
+FAST_ONLY := $(if $(filter-out 0 false no,$(SLOW)),,-m "not slow")
+
+# What XLA compiled is kept between runs: test time is mostly compile time. The default threshold of
+# 1 s keeps nothing of what tests compile; 0.02 s keeps all but the trivial.
+test: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
+test: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.02
+# The version is pinned, so do not look for a newer one at every run.
+lint: export PYRIGHT_PYTHON_IGNORE_WARNINGS ?= 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint bench clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo '  PYTHON=python3.12  the Python (3.11 or newer) a new $(VENV) is made with'
+	@echo '  ARGS="..."         passed on by demo, test and bench'
+	@echo '  SLOW=1             test: the slow tests too'
+	@echo '  PYTEST_WORKERS=1   test: at most so many processes (default: one per core, at most $(PYTEST_WORKERS))'
+
+demo: $(VENV)/.stamp-experiments  ## the tour of experiments; writes results/ and says where the report is
+	$(BIN)/python -m experiments $(ARGS)
+
+test: $(VENV)/.stamp-dev  ## the tests, in parallel; without the slow ones unless SLOW=1 or in CI
+	$(BIN)/python -m pytest -n logical --maxprocesses $(PYTEST_WORKERS) $(FAST_ONLY) $(ARGS)
+
+lint: $(VENV)/.stamp-dev  ## format, lint and types; changes nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: $(VENV)/.stamp-dev  ## the benchmarks, each beside its rival
+	$(BIN)/python -m experiments.benchmarks $(ARGS)
+
+clean:  ## removes caches and build output; keeps the environments and results/
+	rm -rf .jax_cache .pytest_cache .ruff_cache .hypothesis build dist
+	find jaxrobust experiments tests colab -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp per set of extras: pip runs again only when pyproject.toml is newer.
+$(VENV)/.stamp-%: pyproject.toml | $(BIN)/python
+	@$(call require_python,$(BIN)/python,remove $(VENV) and run make again with PYTHON=python3.12 or the like)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null  # uv leaves pip out
+	@echo "installing jaxrobust[$*] into $(VENV) (the first time takes a few minutes) ..."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --editable '.[$*]'
+	@touch $@
+	@if [ '$*' = dev ]; then touch $(VENV)/.stamp-experiments; fi  # dev contains experiments
+
+$(BIN)/python:
+	@$(PYTHON) -c '' 2>/dev/null || { echo 'error: `$(PYTHON)` is not there or does not run; install Python 3.11 or newer, or name one: make PYTHON=/path/to/python' >&2; exit 1; }
+	@$(call require_python,$(PYTHON),name a newer one: make PYTHON=python3.12 or the like)
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo 'error: $(PYTHON) cannot make virtual environments: its `venv` or `ensurepip` module is missing (on Debian and Ubuntu: apt install python3-venv)' >&2; exit 1; }
+	@rm -f $(VENV)/.stamp-*
+	$(PYTHON) -m venv $(VENV)
+
+# $(1): a Python; $(2): what to do if it is too old.
+define require_python
+$(1) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "error: jaxrobust needs Python 3.11 or newer, $(1) is %d.%d; $(2)" % sys.version_info[:2])'
+endef

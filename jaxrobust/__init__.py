@@ -1,0 +1,46 @@
+"""Training efficiency and robustness in JAX, with theory held against trained models.
+
+The library is a set of rooms, each one idea, and call sites keep the room's name:
+
+    from jaxrobust import linear, norms, optim
+
+A room is imported when it is first touched, so `import jaxrobust` itself costs next to nothing: it
+imports neither JAX nor any other library, starts no JAX backend and changes no JAX configuration.
+
+Rooms:
+    data: arrays in, arrays out; embedded sets, files, TFDS, index-returning batches.
+    linear: closed forms for linear models: margins, robust radius, certificates, implicit bias.
+    norms: one `Norm` object: value, dual, steepest direction, projection and proximal operator.
+    optim: Optax transforms, first of all steepest descent with respect to any norm.
+    trees: linear algebra on pytrees.
+"""
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # Lets type checkers and editors see the rooms that `__getattr__` loads.
+    from jaxrobust import data as data
+    from jaxrobust import linear as linear
+    from jaxrobust import norms as norms
+    from jaxrobust import optim as optim
+    from jaxrobust import trees as trees
+
+# The one place of the version: the build reads it from here, so it is right without an install too.
+__version__ = "0.1.0"
+
+# The rooms, by hand: a folder becomes public when it is named here.
+__all__ = ("data", "linear", "norms", "optim", "trees")
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Imports the room `name` when it is first touched (PEP 562)."""
+    if name in __all__:
+        return importlib.import_module(f"{__name__}.{name}")
+    rooms = ", ".join(__all__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; its rooms are {rooms}")
+
+
+def __dir__() -> list[str]:
+    """Names the rooms too, loaded or not."""
+    return sorted({*globals(), *__all__})
