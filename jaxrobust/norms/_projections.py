@@ -1,0 +1,71 @@
+"""Euclidean projections of weighted magnitudes on lp balls."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from optax import projections
+
+from jaxrobust.norms import _lp_ball, _magnitudes
+from jaxrobust.norms._magnitudes import Magnitudes, Weights
+from jaxrobust.norms._sharding import shard_like, unshard
+
+
+def project(p: float, a: Magnitudes, c: Weights, radius: jax.Array) -> Magnitudes:
+    """Magnitudes of the Euclidean (weighted) projection on the lp ball of ``radius``.
+
+    For magnitudes outside the ball; the caller keeps what is inside. NaN where ``radius`` is.
+    """
+    if p == math.inf:
+        return [jnp.minimum(leaf, radius) for leaf in a]
+    unit = _magnitudes.scaling(_magnitudes.largest(a))[1]
+    ratio = radius / unit
+    # A ball so small that magnitudes in units of its radius could overflow is as good as a point.
+    info = jnp.finfo(ratio.dtype)
+    is_ball = (ratio > info.tiny / info.eps) & (ratio < jnp.inf)
+    safe_ratio = jnp.where(is_ball, ratio, 1)
+    scaled = [leaf / unit for leaf in a]
+    if p == 1:
+        projected = _project_l1(scaled, c, safe_ratio)
+    elif p == 2:
+        shrink = safe_ratio / jnp.maximum(_magnitudes.value(2, scaled, c), safe_ratio)
+        projected = [leaf * shrink for leaf in scaled]
+    else:
+        projected = _lp_ball.project(p, [leaf / safe_ratio for leaf in scaled], c)
+        projected = [leaf * safe_ratio for leaf in projected]
+    zero = jnp.where(radius >= 0, 0, jnp.nan)
+    return [
+        jnp.where(is_ball, unit * shard_like(new, old), zero * old)
+        for new, old in zip(projected, a, strict=True)
+    ]
+
+
+def _project_l1(a: Magnitudes, c: Weights, radius: jax.Array) -> Magnitudes:
+    a = [unshard(leaf) for leaf in a]
+    if all(np.all(w == 1) for w in c):
+        projected = projections.projection_l1_ball(a, radius)
+    else:
+        projected = _soft_threshold(a, c, radius)
+    # The threshold carries a rounding error of the size of the largest magnitude's, which may be
+    # far more than the radius: what was projected must not stay outside.
+    norm = _magnitudes.value(1, projected, c)
+    return [leaf * (radius / jnp.maximum(norm, radius)) for leaf in projected]
+
+
+def _soft_threshold(a: Magnitudes, c: Weights, radius: jax.Array) -> Magnitudes:
+    # The threshold t solves sum_i c_i max(a_i - t, 0) = r. Over the prefixes of the sorted
+    # magnitudes t = max_k (sum_{i<=k} c_i a_i - r) / sum_{i<=k} c_i, for prefixes too short or too
+    # long give less. That finds which magnitudes stay; from them alone t follows once more, without
+    # the rounding errors of cumulative sums and with the right derivative.
+    flat = jnp.concatenate([leaf.reshape(-1) for leaf in a])
+    weights = jnp.concatenate(
+        [jnp.broadcast_to(w, leaf.shape).reshape(-1) for leaf, w in zip(a, c, strict=True)]
+    )
+    descending, weights = jax.lax.sort((-jax.lax.stop_gradient(flat), weights), num_keys=1)
+    sums = jnp.cumsum(-descending * weights) - jax.lax.stop_gradient(radius)
+    rough = jnp.max(sums / jnp.cumsum(weights))
+    kept = [w * (leaf >= rough) for leaf, w in zip(a, c, strict=True)]
+    excess = _magnitudes.total([w * leaf for leaf, w in zip(a, kept, strict=True)]) - radius
+    threshold = jnp.maximum(excess / _magnitudes.total(kept), 0)
+    return [jnp.maximum(leaf - threshold, 0) for leaf in a]
