@@ -1,0 +1,46 @@
+r"""Optax transforms: steepest descent in any norm, and its step rules.
+
+Complete optimizers, for ``optax.apply_updates``:
+
+====================================  =========================================================
+:func:`steepest_descent`              unit direction of the norm times the gradient's dual norm
+:func:`normalized_steepest_descent`   unit direction alone; with momentum Signum, Muon, ...
+:func:`loss_scaled_steepest_descent`  step 1/(B² L), fastest to the largest margin; needs ``value``
+====================================  =========================================================
+
+Links, for ``optax.chain``:
+
+====================================  =========================================================
+:func:`scale_by_steepest`             direction of steepest ascent, at its natural length
+:func:`scale_by_normalized_steepest`  the same at length 1
+:func:`scale_by_inverse_loss`         factor 1/(B² L); needs ``value``
+====================================  =========================================================
+
+Schedules, for any ``learning_rate``:
+
+====================================  =========================================================
+:func:`inverse_sqrt`                  a/√t, t = 1, 2, ...
+====================================  =========================================================
+
+All transforms are ``optax.GradientTransformationExtraArgs`` and work inside ``optax.chain``,
+``masked``, ``partition``, ``inject_hyperparams``, ``MultiSteps`` and ``apply_if_finite``, and
+with Optax's line searches behind them. "Needs ``value``": the loss is a required keyword of
+``update``.
+"""
+
+from jaxrobust.optim._descent import normalized_steepest_descent, steepest_descent
+from jaxrobust.optim._inverse_loss import loss_scaled_steepest_descent, scale_by_inverse_loss
+from jaxrobust.optim._learning_rate import inverse_sqrt
+from jaxrobust.optim._normalized import MomentumState, scale_by_normalized_steepest
+from jaxrobust.optim._steepest import scale_by_steepest
+
+__all__ = [
+    "MomentumState",
+    "inverse_sqrt",
+    "loss_scaled_steepest_descent",
+    "normalized_steepest_descent",
+    "scale_by_inverse_loss",
+    "scale_by_normalized_steepest",
+    "scale_by_steepest",
+    "steepest_descent",
+]
