@@ -1,0 +1,54 @@
+"""Linear classifiers in closed form: margins, robust radii, certificates, maximum margins, and what training reaches.
+
+Two norms occur and are never mixed up. Functions about *perturbations* (:func:`robust_radius`,
+:func:`adversarial_accuracy`, :func:`worst_case`) take the norm of the perturbation; functions about *weights*
+(:func:`margin`, :func:`max_margin`, :func:`certificate`) take the norm of the weights, which is its dual.
+"""
+
+from jaxrobust.linear._certificate import (
+    Certificate,
+    CertificateState,
+    certificate,
+    dual_vector,
+    init_certificate,
+    update_certificate,
+)
+from jaxrobust.linear._implicit_bias import Theory, implicit_bias, theory
+from jaxrobust.linear._losses import dual_weights, log_loss
+from jaxrobust.linear._margins import (
+    adversarial_accuracy,
+    margin,
+    margins,
+    robust_radii,
+    robust_radius,
+    worst_case,
+)
+from jaxrobust.linear._max_margin import MaxMargin, max_margin
+from jaxrobust.linear._models import LinearModel, convolution, diagonal, fully_connected, plain
+
+__all__ = [
+    "Certificate",
+    "CertificateState",
+    "LinearModel",
+    "MaxMargin",
+    "Theory",
+    "adversarial_accuracy",
+    "certificate",
+    "convolution",
+    "diagonal",
+    "dual_vector",
+    "dual_weights",
+    "fully_connected",
+    "implicit_bias",
+    "init_certificate",
+    "log_loss",
+    "margin",
+    "margins",
+    "max_margin",
+    "plain",
+    "robust_radii",
+    "robust_radius",
+    "theory",
+    "update_certificate",
+    "worst_case",
+]
