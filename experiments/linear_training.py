@@ -6,7 +6,8 @@ keeps the repetitions out of the loss.
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from concurrent import futures
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxrobust import linear, norms, optim
+from jaxrobust import data, linear, norms, optim
 from jaxrobust.data import Dataset
 from jaxrobust.norms import Norm
 
@@ -65,17 +66,36 @@ def optimal_margins(problems: Problems, norm: Norm, *, tolerance: float = 1e-5) 
     Raises:
       RuntimeError: if a problem is neither solved to the tolerance nor shown to be inseparable.
     """
+    return optimal_margins_by_norm(problems, [norm], tolerance=tolerance)[0]
+
+
+def optimal_margins_by_norm(
+    problems: Problems, weight_norms: Sequence[Norm], *, tolerance: float = 1e-5
+) -> list[Optima]:
+    """As `optimal_margins`, in several norms; their programs are compiled at the same time."""
+
+    def compiled(norm):
+        with jax.enable_x64(True):  # of the thread
+            x = jax.ShapeDtypeStruct(problems.x.shape, jnp.float64)
+            y = jax.ShapeDtypeStruct(problems.y.shape, problems.y.dtype)
+            solve = jax.vmap(lambda x, y: linear.max_margin(x, y, norm, tolerance=tolerance))
+            return jax.jit(solve).lower(x, y).compile()
+
+    with futures.ThreadPoolExecutor() as pool:
+        programs = list(pool.map(compiled, weight_norms))
     with jax.enable_x64(True):
-        solve = jax.vmap(lambda x, y: linear.max_margin(x, y, norm, tolerance=tolerance))
-        found = solve(jnp.asarray(problems.x, jnp.float64), problems.y)
-        if not bool(jnp.all(found.converged)):
-            raise RuntimeError(
-                f"max_margin in {norm.name} left gaps "
-                f"{np.asarray(found.gap)[~np.asarray(found.converged)]}"
-            )
-        margin = np.where(found.separable, found.margin, 0.0)
-        upper, separable = np.asarray(found.upper_bound), np.asarray(found.separable)
-        return Optima(found.w, margin, upper, separable)
+        x = jnp.asarray(problems.x, jnp.float64)
+        found = [program(x, problems.y) for program in programs]
+        return [_optima(f, norm) for f, norm in zip(found, weight_norms, strict=True)]
+
+
+def _optima(found: linear.MaxMargin, norm: Norm) -> Optima:
+    """The solver's answers, if all of them are certified."""
+    if not bool(jnp.all(found.converged)):
+        gaps = np.asarray(found.gap)[~np.asarray(found.converged)]
+        raise RuntimeError(f"max_margin in {norm.name} left gaps {gaps}")
+    margin = np.where(found.separable, found.margin, 0.0)
+    return Optima(found.w, margin, np.asarray(found.upper_bound), np.asarray(found.separable))
 
 
 def bounds(problems: Problems, norm: Norm) -> jax.Array:
@@ -113,7 +133,7 @@ def descend(
     return jnp.stack(jax.lax.scan(step, start, length=num_steps)[0])
 
 
-def _step(w, problem: Problems, rate, *, norm: Norm, loss: linear.Loss):
+def _step(w, problem: Problems, rate, *, norm: Norm, loss: linear.Loss) -> Any:
     """One step of one problem; steepest descent keeps no state, so its state is made anew."""
     optimizer = optim.steepest_descent(rate, norm)
     gradient = jax.grad(log_loss)(w, problem, loss)
@@ -136,3 +156,87 @@ def reached_margins(problems: Problems, weights: jax.Array, norm: Norm) -> np.nd
     for _ in range(weights.ndim - problems.x.ndim + 1):
         mapped = jax.vmap(mapped, in_axes=(0, None, None))
     return np.asarray(mapped(weights, problems.x, problems.y))
+
+
+def log_spaced(first: int, last: int, count: int, *, include: Sequence[int] = ()) -> np.ndarray:
+    """Increasing whole numbers, about ``count`` of them evenly on a logarithmic axis.
+
+    Those of ``include`` that lie in between are among them.
+    """
+    spaced = np.round(np.geomspace(first, last, count)).astype(int)
+    return np.unique([*spaced, *(number for number in include if first <= number <= last)])
+
+
+def recorded(
+    step: Callable[[Any], Any], state: Any, observe: Callable[[Any], Any], times: jax.Array
+) -> Any:
+    """``observe(state)`` after each of ``times`` steps (increasing), stacked; one compiled loop.
+
+    The number of steps between two records is an argument of the program: other times need no
+    other program, and nothing of the steps in between is kept.
+    """
+
+    def advance(state, span):
+        state = jax.lax.fori_loop(span[0], span[1], lambda _, state: step(state), state)
+        return state, observe(state)
+
+    begins = jnp.concatenate([jnp.zeros_like(times[:1]), times[:-1]])
+    return jax.lax.scan(advance, state, (begins, times))[1]
+
+
+def gaussian_of_the_tables(num_examples: int, num_features: int = 100) -> Dataset:
+    """The distribution of `data.logistic_gaussian` with seed 0, but drawn in float64.
+
+    Our specification's tables of rates and of certificates were measured on this draw.
+    """
+    with jax.enable_x64(True), jax.threefry_partitionable(False):
+        key = jax.random.split(jax.random.split(jax.random.PRNGKey(0), 3)[1], 3)
+        direction = jax.random.normal(key[0], (num_features,))
+        x = jax.random.normal(jax.random.split(key[1], 3)[0], (num_features, num_examples)).T
+        # The generator's temperature is so low that the labels are signs.
+        x, y = np.asarray(x), -np.sign(np.asarray(x @ direction))
+    return data.from_arrays(x, y, name="logistic_gaussian", source="jax.random, float64, seed=0")
+
+
+@functools.partial(jax.jit, static_argnames="norms")
+def descend_certified(
+    problems: Problems, times: jax.Array, norms: tuple[tuple[Norm, Norm | None], ...]
+) -> list[tuple[jax.Array, linear.CertificateState]]:
+    """Steepest descent as in `descend`, with a certificate on the way; one compiled program.
+
+    Args:
+      problems: S problems.
+      times: ``(T,)`` numbers of steps at which to look, increasing.
+      norms: for each run the norm to descend in, and that of the certificate (None: without it).
+
+    Returns:
+      For each run the weights and the best bounds so far, with leading axes ``(S, T)``.
+    """
+
+    def one(descent, target, problem):
+        step, start = certified_step(descent, target, problem)
+        return recorded(step, start, lambda carry: carry, times)
+
+    return [jax.vmap(functools.partial(one, *pair))(problems) for pair in norms]
+
+
+def certified_step(descent: Norm, target: Norm | None, problem: Problems):
+    """A step on the exponential loss with a certificate in the norm `target`, and its start."""
+    bound = jnp.max(jax.vmap(descent.dual.value)(problem.x))
+    optimizer = optim.steepest_descent(1 / bound**2, descent)
+
+    def loss(w):
+        margins = linear.margins(w, problem.x, problem.y)
+        return linear.log_loss(margins, "exponential", where=problem.where), margins
+
+    def step(carry):
+        w, state = carry
+        gradient, margins = jax.grad(loss, has_aux=True)(w)
+        if target is not None:
+            dual = linear.dual_vector(gradient, margins, "exponential", where=problem.where)
+            state = linear.update_certificate(state, w, margins, dual, target)
+        updates, _ = optimizer.update(gradient, optimizer.init(w), w)
+        return optax.apply_updates(w, updates), state
+
+    w = jnp.zeros_like(problem.x[0])
+    return step, (w, linear.init_certificate(w))

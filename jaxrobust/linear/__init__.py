@@ -14,7 +14,7 @@ from jaxrobust.linear._certificate import (
     update_certificate,
 )
 from jaxrobust.linear._implicit_bias import Theory, implicit_bias, theory
-from jaxrobust.linear._losses import dual_weights, log_loss
+from jaxrobust.linear._losses import Loss, dual_weights, log_loss
 from jaxrobust.linear._margins import (
     adversarial_accuracy,
     margin,
@@ -30,6 +30,7 @@ __all__ = [
     "Certificate",
     "CertificateState",
     "LinearModel",
+    "Loss",
     "MaxMargin",
     "Theory",
     "adversarial_accuracy",

@@ -12,13 +12,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxrobust.linear._checks import check_problem
-from jaxrobust.linear._losses import LOSSES, Loss, dual_weights, log_loss
-from jaxrobust.linear._margins import margins
+from jaxrobust import trees
+from jaxrobust.linear import _sharding
+from jaxrobust.linear._checks import check_array, check_nonnegative, check_problem, is_concrete
+from jaxrobust.linear._losses import Loss, check_loss, dual_weights
+from jaxrobust.linear._margins import margin, margins
 from jaxrobust.norms import Norm, as_norm
-
-_HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class Certificate(NamedTuple):
@@ -63,17 +64,27 @@ def certificate(
     Raises:
       ValueError, TypeError: as :func:`jaxrobust.linear.margins`; for multiclass weights or an unknown loss.
     """
-    norm = as_norm(norm)
+    norm, dtype = as_norm(norm), jnp.result_type(w, x)
     if check_problem(w, x, y):
-        raise ValueError(f"w must have the shape of one example {x.shape[1:]}: the certificate is for binary problems")
-    m = margins(w, x, y)
-    length = norm.value(w)
-    lower = jnp.where(length > 0, jnp.min(m) / jnp.where(length > 0, length, 1), jnp.min(m))
-    q = dual_weights(m, loss) if weights is None else weights / jnp.sum(weights)
-    return Certificate(lower, norm.dual.value(jnp.tensordot(q * y.astype(x.dtype), x, axes=1, precision=_HIGHEST)))
+        shape = x.shape[1:]
+        raise ValueError(
+            f"w must have the shape of one example {shape}: the certificate is for binary problems, "
+            f"got {w.shape}"
+        )
+    _check_weights(weights, y)
+    w, x = trees.promote((w, x))
+    q = dual_weights(margins(w, x, y), loss) if weights is None else weights / jnp.sum(weights)
+    upper = norm.dual.value(_sharding.combine(q.astype(x.dtype) * y.astype(x.dtype), x))
+    return Certificate(margin(w, x, y, norm).astype(dtype), upper.astype(dtype))
 
 
-def dual_vector(log_loss_gradient: jax.Array, margins: jax.Array, loss: Loss = "logistic", **kwargs) -> jax.Array:
+def dual_vector(
+    log_loss_gradient: jax.Array,
+    margins: jax.Array,
+    loss: Loss = "logistic",
+    *,
+    where: jax.Array | None = None,
+) -> jax.Array:
     r"""The convex combination :math:`\sum_i q_i y_i x_i` of signed examples that a training gradient contains.
 
     From the gradient g of :func:`jaxrobust.linear.log_loss` it is :math:`-g\,\sum_i \ell(m_i)/\sum_i|\ell'(m_i)|`; the
@@ -84,24 +95,27 @@ def dual_vector(log_loss_gradient: jax.Array, margins: jax.Array, loss: Loss = "
       log_loss_gradient: ``(*features)`` gradient of ``log_loss(margins(w, x, y), loss)`` with respect to w.
       margins: ``(n,)`` margins at the same w.
       loss: the loss that was differentiated.
-      **kwargs: ``where``, as given to :func:`jaxrobust.linear.log_loss`.
+      where: optional ``(n,)`` boolean, as given to :func:`jaxrobust.linear.log_loss`.
 
     Returns:
       ``(*features)``.
 
     Raises:
-      ValueError: for an unknown loss.
+      ValueError: as :func:`jaxrobust.linear.log_loss`.
     """
-    if loss not in LOSSES:
-        raise ValueError(f"loss must be one of {LOSSES}, got {loss!r}")
+    check_loss(loss)
     if loss == "exponential":
         return -log_loss_gradient
-    where = kwargs.get("where")
-    log_slopes = jax.nn.log_sigmoid(-margins)
-    log_slope_sum = jax.nn.logsumexp(log_slopes, where=where)
-    count = margins.size if where is None else jnp.sum(where)
-    log_loss_sum = log_loss(margins, loss, **kwargs) + jnp.log(jnp.asarray(count, margins.dtype))
-    return -log_loss_gradient * jnp.exp(log_loss_sum - log_slope_sum)
+    # sum l / sum |l'| as the mean of l_i / |l'_i| = (1 + u) log(1 + u) / u, u = e^-m, weighted by
+    # q. A difference of logarithms would, at a margin of 1000, be off by the rounding of 1000.
+    m = trees.promote(margins)
+    u = jnp.exp(-jnp.abs(m))
+    safe_u = jnp.where(u > 0, u, 1)
+    right = (1 + u) * jnp.where(u > 0, jnp.log1p(safe_u) / safe_u, 1)
+    ratios = jnp.where(m > 0, right, (1 + u) * jax.nn.softplus(-m))
+    q = dual_weights(m, loss, where=where)
+    factor = jnp.sum(q * (ratios if where is None else jnp.where(where, ratios, 0)))
+    return -log_loss_gradient * factor.astype(log_loss_gradient.dtype)
 
 
 def init_certificate(w: jax.Array) -> CertificateState:
@@ -119,10 +133,10 @@ def update_certificate(
     *,
     weight: float | jax.Array = 1.0,
 ) -> CertificateState:
-    """Takes one training step's margins and dual vector into account; pure, for use inside ``lax.scan``.
+    """Takes one training step's margins and dual vector into account.
 
-    Besides the bounds of the step itself it tries the weighted average of all dual vectors. For l1 and linf a single
-    gradient's bound oscillates and only the average converges.
+    Pure, for use inside ``lax.scan``. Besides the bounds of the step itself it tries the weighted
+    average of all dual vectors so far: with l1 and linf the bound of a single gradient oscillates.
 
     Args:
       state: from :func:`init_certificate` or the last update.
@@ -130,20 +144,41 @@ def update_certificate(
       margins: ``(n,)`` margins of w.
       dual: ``(*features)``, from :func:`dual_vector` at the same w.
       norm: norm of the weights.
-      weight: weight of this step in the average, e.g. the length of the step in ``norm``.
+      weight: weight of this step in the average, 0 or more. Growing weights, such as the number of
+        the step, let the average forget the beginning.
 
     Returns:
-      The new state; ``state.lower <= optimum <= state.upper`` at all times, both monotone.
+      The new state; ``state.lower <= optimum <= state.upper`` at all times, both monotone. Bounds
+      that are NaN or infinite (of a run that diverges) change nothing.
+
+    Raises:
+      ValueError: for an unknown norm, or a known ``weight`` that is negative or NaN.
     """
     norm = as_norm(norm)
-    length = norm.value(w)
-    lower = jnp.where(length > 0, jnp.min(margins) / jnp.where(length > 0, length, 1), -jnp.inf)
-    dual_sum = state.dual_sum + weight * dual
-    weight_sum = state.weight_sum + weight
-    upper = jnp.minimum(norm.dual.value(dual), norm.dual.value(dual_sum) / weight_sum)
+    check_nonnegative("weight", weight)
+    length, smallest = norm.value(w), jnp.min(margins)
+    proves = (length > 0) & jnp.isfinite(smallest)  # margins that overflowed prove nothing
+    lower = jnp.where(proves, smallest / jnp.where(proves, length, 1), -jnp.inf)
+    dual_sum = (state.dual_sum + weight * dual).astype(state.dual_sum.dtype)
+    weight_sum = (state.weight_sum + weight).astype(state.weight_sum.dtype)
+    average = norm.dual.value(dual_sum / jnp.where(weight_sum > 0, weight_sum, 1))
+    average = jnp.where(weight_sum > 0, average, jnp.inf)
+    upper = jnp.fmin(norm.dual.value(dual), average)
+    # fmax and fmin pass over NaN: what was proved before a run diverged stays proved.
     return CertificateState(
-        jnp.maximum(state.lower, lower).astype(state.lower.dtype),
-        jnp.minimum(state.upper, upper).astype(state.upper.dtype),
+        jnp.fmax(state.lower, lower).astype(state.lower.dtype),
+        jnp.fmin(state.upper, upper).astype(state.upper.dtype),
         dual_sum,
-        weight_sum.astype(state.weight_sum.dtype),
+        weight_sum,
     )
+
+
+def _check_weights(weights: jax.Array | None, y: jax.Array) -> None:
+    if weights is None:
+        return
+    check_array("weights", weights)
+    if weights.shape != y.shape:
+        raise ValueError(f"weights must have shape {y.shape}, one per example, got {weights.shape}")
+    check_nonnegative("weights", weights)
+    if is_concrete(weights) and not 0 < float(np.sum(np.asarray(weights, np.float64))) < np.inf:
+        raise ValueError("weights must have a positive, finite sum")

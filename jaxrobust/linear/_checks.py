@@ -5,60 +5,94 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxrobust import trees
 
 
 def is_concrete(*arrays: Any) -> bool:
     """Whether the values, not only the shapes, can be looked at."""
-    return not any(isinstance(array, jax.core.Tracer) for array in arrays)
+    return not any(isinstance(array, Tracer) for array in arrays)
 
 
 def check_examples(x: jax.Array, y: jax.Array) -> None:
-    """Raises unless ``x (n, *features)`` is finite and floating and ``y (n,)`` has one label per example.
+    """Raises unless ``x (n, *features)`` is finite and floating, and ``y (n,)`` has its labels.
 
-    Values are looked at only outside of a trace.
+    Values are looked at only where they are known: not those of traced arrays.
     """
-    trees.check_floating("x", x)
-    if jnp.ndim(x) < 2:
-        raise ValueError(f"x must have shape (n, *features) with at least one feature axis, got {jnp.shape(x)}")
-    if jnp.shape(y) != (x.shape[0],):
-        raise ValueError(f"y must have shape ({x.shape[0]},), one label per row of x, got {jnp.shape(y)}")
-    if is_concrete(x) and not bool(jnp.all(jnp.isfinite(x))):
-        bad = np.unique(np.argwhere(~np.isfinite(np.asarray(x)))[:, 0])
-        raise ValueError(f"x has NaN or infinite entries, in examples {bad[:5].tolist()} ({bad.size} in all)")
+    check_array("x", x)
+    if x.ndim < 2:
+        raise ValueError(
+            f"x must have shape (n, *features) with at least one feature axis, got {x.shape}"
+        )
+    if not hasattr(y, "dtype"):
+        raise TypeError(f"y must be an array of labels, got {type(y).__name__}")
+    if y.shape != (x.shape[0],):
+        raise ValueError(
+            f"y must have shape ({x.shape[0]},), one label per row of x, got {y.shape}"
+        )
+    # By NumPy: under jit even what is computed from a known array would be traced.
+    if is_concrete(x) and not np.all(finite := np.isfinite(np.asarray(x))):
+        bad = np.flatnonzero(~np.all(finite.reshape(len(finite), -1), axis=1))
+        raise ValueError(
+            f"x has NaN or infinite entries, in examples {bad[:5].tolist()} ({bad.size} in all)"
+        )
+
+
+def check_array(name: str, array: Any) -> None:
+    """Raises unless it is one floating array, and not empty."""
+    if not hasattr(array, "dtype"):
+        raise TypeError(f"{name} must be a floating array, got {type(array).__name__}")
+    trees.check_floating(name, array)
 
 
 def check_signs(y: jax.Array) -> None:
-    """Raises unless every label is -1 or +1; not checked under a trace."""
+    """Raises unless every label is -1 or +1; not checked if ``y`` is traced."""
     if is_concrete(y):
         values = np.unique(np.asarray(y))
         if not np.all(np.isin(values, (-1, 1))):
-            raise ValueError(f"y must hold -1 and +1 only for a binary problem, got values {values[:6].tolist()}")
+            found = values[:6].tolist()
+            raise ValueError(f"y must hold -1 and +1 only for a binary problem, got values {found}")
 
 
 def check_classes(y: jax.Array, num_classes: int) -> None:
-    """Raises unless the labels are integers in [0, num_classes); the range is not checked under a trace."""
-    if not jnp.issubdtype(jnp.result_type(y), jnp.integer):
-        raise TypeError(f"y must hold integer class labels for a problem of {num_classes} classes, got {y.dtype}")
+    """Raises unless the labels are integers in [0, num_classes).
+
+    The range is not checked if ``y`` is traced.
+    """
+    if not jnp.issubdtype(y.dtype, jnp.integer):
+        raise TypeError(
+            f"y must hold integer class labels for a problem of {num_classes} classes, "
+            f"got {y.dtype}"
+        )
     if is_concrete(y):
-        low, high = int(jnp.min(y)), int(jnp.max(y))
+        low, high = int(np.min(np.asarray(y))), int(np.max(np.asarray(y)))
         if low < 0 or high >= num_classes:
-            raise ValueError(f"y must hold classes 0..{num_classes - 1}, got values from {low} to {high}")
+            raise ValueError(
+                f"y must hold classes 0..{num_classes - 1}, got values from {low} to {high}"
+            )
 
 
 def check_problem(w: jax.Array, x: jax.Array, y: jax.Array) -> bool:
     """Checks weights against examples; returns whether the problem has several classes.
 
-    ``w`` of one example's shape is a binary problem, one more leading axis (at least 2) makes it multiclass.
+    ``w`` of one example's shape is a binary problem, one more leading axis (at least 2) makes it
+    multiclass.
     """
     check_examples(x, y)
-    trees.check_floating("w", w)
+    check_array("w", w)
     features = x.shape[1:]
-    if jnp.shape(w) == features:
+    if w.shape == features:
         check_signs(y)
         return False
-    if jnp.ndim(w) == len(features) + 1 and jnp.shape(w)[1:] == features and jnp.shape(w)[0] >= 2:
+    if w.ndim == len(features) + 1 and w.shape[1:] == features and w.shape[0] >= 2:
         check_classes(y, w.shape[0])
         return True
-    raise ValueError(f"w must have shape {features} (binary) or (classes, *{features}), got {jnp.shape(w)}")
+    shapes = f"{features} (binary) or (classes, *{features})"
+    raise ValueError(f"w must have shape {shapes}, got {w.shape}")
+
+
+def check_nonnegative(name: str, values: Any) -> None:
+    """Raises if a known value is negative or NaN."""
+    if is_concrete(values) and not np.all(np.asarray(values) >= 0):
+        raise ValueError(f"{name} must be 0 or more, got {values}")

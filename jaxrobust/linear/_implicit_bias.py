@@ -12,7 +12,9 @@ class Theory(NamedTuple):
 
     subject: str  # optimizer or architecture, as a phrase
     norm: Norm  # norm of the weights whose normalised margin is maximised
-    threat: Norm  # the dual: perturbations against which the limit is the most robust linear classifier
+    threat: (
+        Norm  # the dual: perturbations against which the limit is the most robust linear classifier
+    )
     conditions: str  # under which the statement is proved
     source: str  # paper and theorem; what was not checked against the paper is said
     proved: bool  # False for a proposal that is supported by measurement only
@@ -57,32 +59,46 @@ def theory(subject: str | Norm | LinearModel, *, depth: int | None = None) -> Th
 
     Args:
       subject: a name from the table, a :class:`~jaxrobust.norms.Norm`, or a :class:`LinearModel`.
-      depth: number of layers, for architectures given by name (default 2).
+      depth: number of layers, for architectures given by name (default 2; 1 for ``"plain"``).
 
     Returns:
       :class:`Theory` with norm, threat, conditions and source.
 
     Raises:
-      ValueError: for an unknown subject, or an architecture whose bias is not a norm (depth above 2: only stationary
+      ValueError: for an unknown subject, a depth that does not fit it, or an architecture whose bias is not a norm (depth above 2: only stationary
         points of an l_(2/depth) quasi-norm are predicted, which has no dual and bounds no perturbation).
       TypeError: if ``subject`` is of another type.
     """
+    named = isinstance(subject, str)
+    if depth is not None and (not named or subject in _DESCENT):
+        raise ValueError(f"depth is for architectures given by name, got {depth!r} for {subject!r}")
     if isinstance(subject, Norm):
         return _steepest(f"steepest descent in {subject.name}", subject)
     if isinstance(subject, LinearModel):
         return _architecture(subject.name, subject.depth)
-    if not isinstance(subject, str):
+    if not named:
         raise TypeError(f"subject must be a name, a Norm or a LinearModel, got {subject!r}")
     if subject in _DESCENT:
         return _steepest(subject.replace("_", " "), _DESCENT[subject])
     if subject in _ARCHITECTURES:
-        return _architecture(subject, 2 if depth is None else depth)
-    raise ValueError(f"subject: unknown {subject!r}; known: {', '.join((*_DESCENT, *_ARCHITECTURES))}, or a Norm")
+        return _architecture(subject, _resolve_depth(subject, depth))
+    raise ValueError(
+        f"subject: unknown {subject!r}; known: {', '.join((*_DESCENT, *_ARCHITECTURES))}, or a Norm"
+    )
 
 
 def implicit_bias(subject: str | Norm | LinearModel, *, depth: int | None = None) -> Norm:
     """The norm of the weights in which training maximises the margin: ``theory(subject).norm``; see :func:`theory`."""
     return theory(subject, depth=depth).norm
+
+
+def _resolve_depth(architecture: str, depth: int | None) -> int:
+    if depth is None:
+        return 1 if architecture == "plain" else 2
+    if not isinstance(depth, int) or depth < 1 or (architecture == "plain" and depth != 1):
+        allowed = "1" if architecture == "plain" else "an integer of at least 1"
+        raise ValueError(f"depth of a {architecture} model must be {allowed}, got {depth!r}")
+    return depth
 
 
 def _steepest(subject: str, norm: Norm) -> Theory:
@@ -95,7 +111,14 @@ def _steepest(subject: str, norm: Norm) -> Theory:
 def _architecture(name: str, depth: int) -> Theory:
     subject = f"gradient descent on a {name.replace('_', ' ')} linear network of depth {depth}"
     if name in ("plain", "fully_connected") or depth == 1:
-        return Theory(subject, norms.l2, norms.l2, f"{_SEPARABLE}; loss tends to zero", _GUNASEKAR_B, proved=True)
+        return Theory(
+            subject,
+            norms.l2,
+            norms.l2,
+            f"{_SEPARABLE}; loss tends to zero",
+            _GUNASEKAR_B,
+            proved=True,
+        )
     if depth > 2:
         raise ValueError(
             f"depth: a {name} network of depth {depth} is only known to reach stationary points of an l_(2/{depth}) "
@@ -103,7 +126,14 @@ def _architecture(name: str, depth: int) -> Theory:
         )
     converges = f"{_SEPARABLE}; loss tends to zero, gradients and predictor converge in direction"
     if name == "diagonal":
-        return Theory(subject, norms.l1, norms.linf, f"{converges}; small initialisation", _GUNASEKAR_B, proved=True)
+        return Theory(
+            subject,
+            norms.l1,
+            norms.linf,
+            f"{converges}; small initialisation",
+            _GUNASEKAR_B,
+            proved=True,
+        )
     norm = norms.fourier(norms.l1)
     source = f"{_GUNASEKAR_B} (conditions as recalled, not checked); robustness: Faghri et al., arXiv:2102.08868"
     return Theory(subject, norm, norm.dual, f"{converges}; phases converge", source, proved=True)

@@ -5,11 +5,16 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from jaxrobust import trees
+from jaxrobust.linear._checks import check_array
+
 Loss = Literal["exponential", "logistic"]
 LOSSES = ("exponential", "logistic")
 
 
-def log_loss(margins: jax.Array, loss: Loss = "logistic", *, where: jax.Array | None = None) -> jax.Array:
+def log_loss(
+    margins: jax.Array, loss: Loss = "logistic", *, where: jax.Array | None = None
+) -> jax.Array:
     r"""Logarithm of the *mean* loss, :math:`\log \frac1n\sum_i \ell(m_i)`.
 
     :math:`\ell(m)=e^{-m}` (exponential) or :math:`\log(1+e^{-m})` (logistic). In float32 the loss itself vanishes at
@@ -27,15 +32,16 @@ def log_loss(margins: jax.Array, loss: Loss = "logistic", *, where: jax.Array | 
     Raises:
       ValueError: for an unknown loss, an empty batch, or another shape of ``where``.
     """
-    _check(margins, loss, where)
-    log_terms = -margins if loss == "exponential" else _log_softplus(-margins)
-    if where is None:
-        return jax.nn.logsumexp(log_terms) - jnp.log(jnp.asarray(margins.size, margins.dtype))
-    count = jnp.sum(where, dtype=margins.dtype)
-    return jax.nn.logsumexp(log_terms, where=where) - jnp.log(count)
+    m = _checked(margins, loss, where)
+    log_terms = -m if loss == "exponential" else _log_softplus(-m)
+    count = m.size if where is None else jnp.sum(where)
+    mean = jax.nn.logsumexp(log_terms, where=where) - jnp.log(jnp.asarray(count, m.dtype))
+    return trees.cast_like(mean, margins)
 
 
-def dual_weights(margins: jax.Array, loss: Loss = "logistic", *, where: jax.Array | None = None) -> jax.Array:
+def dual_weights(
+    margins: jax.Array, loss: Loss = "logistic", *, where: jax.Array | None = None
+) -> jax.Array:
     r"""Weights :math:`q_i = |\ell'(m_i)| / \sum_j |\ell'(m_j)|` that the gradient gives the examples; they sum to 1.
 
     Args:
@@ -49,9 +55,9 @@ def dual_weights(margins: jax.Array, loss: Loss = "logistic", *, where: jax.Arra
     Raises:
       ValueError: as :func:`log_loss`.
     """
-    _check(margins, loss, where)
-    log_slopes = -margins if loss == "exponential" else jax.nn.log_sigmoid(-margins)
-    return jax.nn.softmax(log_slopes, where=where)
+    m = _checked(margins, loss, where)
+    log_slopes = -m if loss == "exponential" else jax.nn.log_sigmoid(-m)
+    return trees.cast_like(jax.nn.softmax(log_slopes, where=where), margins)
 
 
 def _log_softplus(t: jax.Array) -> jax.Array:
@@ -63,10 +69,21 @@ def _log_softplus(t: jax.Array) -> jax.Array:
     return jnp.where(small, t - 0.5 * jnp.exp(jnp.minimum(t, cut)), direct)
 
 
-def _check(margins: jax.Array, loss: str, where: jax.Array | None) -> None:
+def _checked(margins: jax.Array, loss: str, where: jax.Array | None) -> jax.Array:
+    """The margins in float32 at least, zero where they do not count."""
+    check_loss(loss)
+    check_array("margins", margins)
+    if margins.ndim != 1:
+        raise ValueError(f"margins must be a vector (n,), got shape {margins.shape}")
+    if where is not None and jnp.shape(where) != margins.shape:
+        shape = jnp.shape(where)
+        raise ValueError(f"where must have the shape of margins {margins.shape}, got {shape}")
+    m = trees.promote(margins)
+    # Whatever stands in the place of an example that is left out, even NaN, has no part.
+    return m if where is None else jnp.where(where, m, 0)
+
+
+def check_loss(loss: str) -> None:
+    """Raises unless the loss is a known one."""
     if loss not in LOSSES:
         raise ValueError(f"loss must be one of {LOSSES}, got {loss!r}")
-    if jnp.ndim(margins) != 1 or jnp.size(margins) == 0:
-        raise ValueError(f"margins must be a non-empty vector (n,), got shape {jnp.shape(margins)}")
-    if where is not None and jnp.shape(where) != jnp.shape(margins):
-        raise ValueError(f"where must have the shape of margins {jnp.shape(margins)}, got {jnp.shape(where)}")

@@ -3,7 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.linear._checks import check_problem, is_concrete
+from jaxrobust import trees
+from jaxrobust.linear import _sharding
+from jaxrobust.linear._checks import check_nonnegative, check_problem
 from jaxrobust.norms import Norm, as_norm
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -27,9 +29,7 @@ def margins(w: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
       ValueError, TypeError: if shapes or dtypes disagree, labels are out of range or x is not finite (values are looked
         at outside of a trace only).
     """
-    if check_problem(w, x, y):
-        return jnp.min(_class_margins(w, x, y), axis=1)
-    return y.astype(x.dtype) * _scores(w, x)
+    return _margins(w, x, y, check_problem(w, x, y)).astype(jnp.result_type(w, x))
 
 
 def margin(w: jax.Array, x: jax.Array, y: jax.Array, norm: Norm | str) -> jax.Array:
@@ -50,9 +50,9 @@ def margin(w: jax.Array, x: jax.Array, y: jax.Array, norm: Norm | str) -> jax.Ar
     Raises:
       ValueError, TypeError: as :func:`margins`; for an unknown norm.
     """
-    smallest = jnp.min(margins(w, x, y))
-    length = as_norm(norm).value(w)
-    return jnp.where(length > 0, smallest / jnp.where(length > 0, length, 1), smallest)
+    norm, several = as_norm(norm), check_problem(w, x, y)
+    smallest = jnp.min(_margins(w, x, y, several))
+    return _divide(smallest, norm.value(trees.promote(w))).astype(jnp.result_type(w, x))
 
 
 def robust_radii(w: jax.Array, x: jax.Array, y: jax.Array, norm: Norm | str) -> jax.Array:
@@ -74,11 +74,12 @@ def robust_radii(w: jax.Array, x: jax.Array, y: jax.Array, norm: Norm | str) -> 
     Raises:
       ValueError, TypeError: as :func:`margins`; for an unknown norm.
     """
-    dual = as_norm(norm).dual
-    if check_problem(w, x, y):
-        lengths = _pairwise_lengths(w, y, dual)
-        return jnp.min(_divide(_class_margins(w, x, y), lengths), axis=1)
-    return _divide(y.astype(x.dtype) * _scores(w, x), dual.value(w))
+    dual, several = as_norm(norm).dual, check_problem(w, x, y)
+    if several:
+        radii = jnp.min(_divide(_class_margins(w, x, y), _pairwise_lengths(w, y, dual)), axis=1)
+    else:
+        radii = _divide(_signed_scores(w, x, y), dual.value(trees.promote(w)))
+    return radii.astype(jnp.result_type(w, x))
 
 
 def robust_radius(w: jax.Array, x: jax.Array, y: jax.Array, norm: Norm | str) -> jax.Array:
@@ -110,17 +111,22 @@ def adversarial_accuracy(
     Raises:
       ValueError: if a known ``eps`` is negative or NaN; as :func:`margins`.
     """
-    _check_radii(eps)
-    eps = jnp.asarray(eps, x.dtype)
-    dual = as_norm(norm).dual
-    if check_problem(w, x, y):
+    check_nonnegative("eps", eps)
+    dual, several = as_norm(norm).dual, check_problem(w, x, y)
+    if several:
         slack, lengths = _class_margins(w, x, y), _pairwise_lengths(w, y, dual)
         own = jnp.isinf(slack)  # the example's own class never wins against itself
-        safe = jax.vmap(lambda e: jnp.all(own | (slack > e * lengths), axis=1))(eps.reshape(-1))
     else:
-        slack, length = y.astype(x.dtype) * _scores(w, x), dual.value(w)
-        safe = slack[None, :] > (eps.reshape(-1) * length)[:, None]
-    return jnp.mean(safe, axis=1, dtype=x.dtype).reshape(eps.shape)
+        slack, lengths = _signed_scores(w, x, y)[:, None], dual.value(trees.promote(w))
+        own = False
+
+    def share(radius):
+        safe = jnp.all(own | (slack > radius * lengths), axis=1)
+        return jnp.mean(safe, dtype=slack.dtype)
+
+    radii = jnp.asarray(eps, slack.dtype)
+    shares = jax.vmap(share)(radii.reshape(-1)).reshape(radii.shape)
+    return shares.astype(jnp.result_type(w, x))
 
 
 def worst_case(
@@ -146,48 +152,55 @@ def worst_case(
     Raises:
       ValueError: if a known ``eps`` is negative or NaN or has another shape; as :func:`margins`.
     """
-    _check_radii(eps)
+    check_nonnegative("eps", eps)
+    norm, several = as_norm(norm), check_problem(w, x, y)
     if jnp.ndim(eps) != 0 and jnp.shape(eps) != y.shape:
         raise ValueError(f"eps must be a scalar or have shape {y.shape}, got {jnp.shape(eps)}")
-    radii = jnp.broadcast_to(jnp.asarray(eps, x.dtype), y.shape)
-    norm = as_norm(norm)
-    if check_problem(w, x, y):
-        lengths = _pairwise_lengths(w, y, norm.dual)
-        rival = jnp.argmin(_class_margins(w, x, y) - radii[:, None] * lengths, axis=1)
-        directions = jax.vmap(norm.lmo)(w[y] - w[rival])
-        return -_spread(radii, x) * directions
-    return -_spread(radii * y.astype(x.dtype), x) * norm.lmo(w)[None]
+    wide, dtype = trees.promote(w), jnp.result_type(w, x)
+    radii = jnp.asarray(eps, wide.dtype)
+    if several:
+        lost = radii.reshape(-1, 1) * _pairwise_lengths(w, y, norm.dual)
+        rival = jnp.argmin(_class_margins(w, x, y) - lost, axis=1)
+        directions = jax.vmap(norm.lmo)(_sharding.rows(wide, y) - _sharding.rows(wide, rival))
+        signed_radii = radii * jnp.ones(y.shape, wide.dtype)
+    else:
+        directions = norm.lmo(wide)[None]
+        signed_radii = radii * y.astype(wide.dtype)
+    return (-_spread(signed_radii, x.ndim) * directions).astype(dtype)
 
 
-def _scores(w: jax.Array, x: jax.Array) -> jax.Array:
-    return jnp.tensordot(x, w, axes=w.ndim, precision=_HIGHEST)
+def _margins(w: jax.Array, x: jax.Array, y: jax.Array, several: bool) -> jax.Array:
+    """``(n,)`` in float32 at least."""
+    return jnp.min(_class_margins(w, x, y), axis=1) if several else _signed_scores(w, x, y)
+
+
+def _signed_scores(w: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+    """``(n,)`` in float32 at least."""
+    w, x = trees.promote((w, x))
+    return y.astype(x.dtype) * jnp.tensordot(x, w, axes=w.ndim, precision=_HIGHEST)
 
 
 def _class_margins(w: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
-    """``(n, C)``: score of the own class minus that of class c; infinite at the own class."""
-    classes = w.shape[0]
-    flat = w.reshape(classes, -1)
-    scores = jnp.matmul(x.reshape(x.shape[0], -1), flat.T, precision=_HIGHEST)
-    own = y[:, None] == jnp.arange(classes)[None, :]
+    """``(n, C)`` in float32 at least: the own class's score minus class c's; infinite at the own."""
+    w, x = trees.promote((w, x))
+    features = tuple(range(1, x.ndim))
+    scores = jnp.tensordot(x, w, axes=(features, features), precision=_HIGHEST)
+    own = y[:, None] == jnp.arange(w.shape[0])[None, :]
     right = jnp.sum(jnp.where(own, scores, 0), axis=1, keepdims=True)
     return jnp.where(own, jnp.inf, right - scores)
 
 
 def _pairwise_lengths(w: jax.Array, y: jax.Array, dual: Norm) -> jax.Array:
-    """``(n, C)``: dual norm of ``w[y_i] - w[c]``; from all C^2 pairs, since n is usually larger than C."""
+    """``(n, C)``: dual norm of ``w[y_i] - w[c]``; from all C^2 pairs, as usually n is larger."""
+    w = trees.promote(w)
     pairs = jax.vmap(lambda a: jax.vmap(lambda b: dual.value(a - b))(w))(w)
-    return pairs[y]
+    return _sharding.rows(pairs, y)
 
 
-def _divide(margin_values: jax.Array, lengths: jax.Array) -> jax.Array:
-    lengths = jnp.broadcast_to(lengths, margin_values.shape)
-    return jnp.where(lengths > 0, margin_values / jnp.where(lengths > 0, lengths, 1), margin_values)
+def _divide(margins: jax.Array, lengths: jax.Array) -> jax.Array:
+    """The quotient; where the weights have no length, their margin: zero (or the own class's)."""
+    return margins / jnp.where(lengths > 0, lengths, 1)
 
 
-def _check_radii(eps: float | jax.Array) -> None:
-    if is_concrete(eps) and not bool(jnp.all(jnp.asarray(eps) >= 0)):
-        raise ValueError(f"eps must be 0 or more, got {eps}")
-
-
-def _spread(per_example: jax.Array, x: jax.Array) -> jax.Array:
-    return per_example.reshape(-1, *([1] * (x.ndim - 1)))
+def _spread(per_example: jax.Array, ndim: int) -> jax.Array:
+    return per_example.reshape(-1, *([1] * (ndim - 1)))

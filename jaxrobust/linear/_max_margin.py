@@ -6,12 +6,13 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxrobust.linear import _interior_point, _primal_dual
+from jaxrobust import trees
+from jaxrobust.linear import _interior_point, _primal_dual, _sharding
 from jaxrobust.linear._checks import check_classes, check_examples, check_signs, is_concrete
-from jaxrobust.linear._interior_point import Ball, Solution
-from jaxrobust.norms import Fourier, Lp, Norm, as_norm
+from jaxrobust.linear._group_coordinates import group_coordinates, has_group_form
+from jaxrobust.linear._interior_point import Solution
+from jaxrobust.norms import Norm, as_norm
 
 Method = Literal["auto", "interior_point", "primal_dual"]
 _MAX_ITERATIONS = {"interior_point": 100, "primal_dual": 100_000}
@@ -20,16 +21,19 @@ _MAX_ITERATIONS = {"interior_point": 100, "primal_dual": 100_000}
 class MaxMargin(NamedTuple):
     """A linear classifier of (nearly) maximum margin, and the proof of how near.
 
-    Without ``converged`` the bounds hold all the same. If ``separable`` is false, ``dual_weights`` are the proof: the
-    convex combination of the signed examples with these weights has dual norm ``upper_bound``, zero to tolerance.
+    Without ``converged`` the bounds hold all the same. If ``separable`` is false, ``dual_weights``
+    are the proof: the convex combination of the signed examples with these weights has dual norm
+    ``upper_bound``, zero to tolerance.
     """
 
     w: jax.Array  # (*features) or (C, *features): weights, norm 1 (zero if not separable)
     margin: jax.Array  # (): min_i m_i(w) / ||w||, the lower bound
-    upper_bound: jax.Array  # (): dual norm of the combination of the signed examples with dual_weights
+    upper_bound: (
+        jax.Array
+    )  # (): dual norm of the combination of the signed examples with dual_weights
     gap: jax.Array  # (): (upper_bound - margin) / upper_bound, relative; 1 if no margin was found
     dual_weights: jax.Array  # (n,) or, with classes, (n, C): non-negative, sum 1
-    separable: jax.Array  # () bool: whether upper_bound is clear of zero
+    separable: jax.Array  # () bool: whether upper_bound, or even margin, is clear of zero
     converged: jax.Array  # () bool: gap <= tolerance, or not separable
     iterations: jax.Array  # () int32: Newton steps, or first-order iterations
 
@@ -81,8 +85,9 @@ def max_margin(
       norm: norm of the weights, or its name. With classes it is the norm of the ``(C, *features)`` weights.
       num_classes: None for a binary problem, else C, at least 2.
       tolerance: relative gap to stop at, positive.
-      zero_tolerance: upper bound, relative to the largest dual norm of a signed example, under which the data count as
-        not separable. Default: 1e-7 in float64, 1e-5 in float32.
+      zero_tolerance: upper bound, relative to the largest dual norm of a signed example, under
+        which the data count as not separable, unless weights of a margin beyond rounding errors
+        have been found by then. Default: 1e-7 in float64, 1e-5 in float32.
       max_iterations: limit; default 100 Newton steps or 100,000 first-order iterations.
       method: ``"interior_point"`` (l1, l2, linf and their Fourier forms: 10 to 50 Newton steps; memory of n^2 or
         d^2), ``"primal_dual"`` (any norm; memory of the data), or ``"auto"``: the first where it exists.
@@ -99,40 +104,80 @@ def max_margin(
     _check_arguments(x, y, num_classes, tolerance, zero_tolerance, max_iterations)
     method = _resolve_method(method, norm)
     limit = _MAX_ITERATIONS[method] if max_iterations is None else max_iterations
-    dtype = x.dtype
-    if not is_concrete(x, y) or jnp.finfo(dtype).bits == 64:
-        zero = _default_zero(dtype) if zero_tolerance is None else zero_tolerance
-        return _solve(jnp.asarray(x), jnp.asarray(y), tolerance, zero, limit, norm, num_classes, method)
-    zero = 1e-7 if zero_tolerance is None else zero_tolerance
-    with jax.enable_x64(True):
+    if not is_concrete(x, y):
+        zero = _default_zero(x.dtype) if zero_tolerance is None else zero_tolerance
+        return _solve(x, y, tolerance, zero, limit, norm, num_classes, method)
+    zero = _default_zero(jnp.float64) if zero_tolerance is None else zero_tolerance
+    dtype = jax.dtypes.canonicalize_dtype(x.dtype)
+    # Known values stay known even where something else is being traced.
+    with jax.ensure_compile_time_eval(), jax.enable_x64(True):
         double = jnp.asarray(x, jnp.float64)
-        result = _solve(double, jnp.asarray(y), tolerance, zero, limit, norm, num_classes, method)
-        return jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.dtype == jnp.float64 else leaf, result)
+        # One dtype whatever the labels come in: one program for all.
+        labels = jnp.asarray(y, jnp.float64 if num_classes is None else jnp.int32)
+        result = _solve(double, labels, tolerance, zero, limit, norm, num_classes, method)
+        return jax.tree.map(
+            lambda leaf: leaf.astype(dtype) if leaf.dtype == jnp.float64 else leaf, result
+        )
 
 
 @functools.partial(jax.jit, static_argnums=(5, 6, 7))
-def _solve(x, y, tolerance, zero, limit, norm: Norm, num_classes: int | None, method: str) -> MaxMargin:
-    signed = _signed_examples(x, y, num_classes)
+def _solve(
+    x, y, tolerance, zero, limit, norm: Norm, num_classes: int | None, method: str
+) -> MaxMargin:
+    solve_one = functools.partial(
+        _solve_one, norm=norm, num_classes=num_classes, method=method, dtype=x.dtype
+    )
+    # Under vmap the problems are solved one after the other, each with its own stopping time.
+    # Batched LAPACK calls are no alternative: jaxlib before 0.11.2 can deadlock when as many of
+    # them run at once as the CPU has cores.
+    return jax.custom_batching.sequential_vmap(solve_one)(
+        _sharding.gather(x),
+        _sharding.gather(y),
+        jnp.asarray(tolerance),
+        jnp.asarray(zero),
+        jnp.asarray(limit),
+    )
+
+
+def _solve_one(
+    x, y, tolerance, zero, limit, *, norm: Norm, num_classes: int | None, method: str, dtype: Any
+) -> MaxMargin:
+    signed = _signed_examples(trees.promote(x), y, num_classes)
+    tolerance, zero = tolerance.astype(signed.dtype), zero.astype(signed.dtype)
     # In units of the largest example the optimum is at most 1 and "zero" has a meaning.
     unit = jnp.max(jax.vmap(norm.dual.value)(signed))
     unit = jnp.where(unit > 0, unit, 1)
-    options = {"tolerance": tolerance, "zero": zero, "max_iterations": limit}
+    # No inner product of an example with weights of norm 1 has a larger rounding error.
+    rounding = math.prod(signed.shape[1:]) * jnp.finfo(signed.dtype).eps
+    options = {"tolerance": tolerance, "zero": zero, "rounding": rounding, "max_iterations": limit}
     if method == "interior_point":
         solution = _solve_in_groups(signed / unit, norm, options)
     else:
         solution = _primal_dual.solve(signed / unit, norm, **options)
-    # The bounds once more, from the points themselves and through the norm object: the certificate does not depend on
-    # the solver, its coordinates or its scaling.
+    # The bounds once more, from the points themselves and through the norm object: the certificate
+    # does not depend on the solver, its coordinates or its scaling.
     length = norm.value(solution.w)
     w = solution.w / jnp.where(length > 0, length, 1)
     q = solution.q / jnp.sum(solution.q)
     margin = jnp.min(jnp.tensordot(signed, w, axes=w.ndim, precision=jax.lax.Precision.HIGHEST))
     upper = norm.dual.value(jnp.tensordot(q, signed, axes=1, precision=jax.lax.Precision.HIGHEST))
-    separable = upper > zero * unit
-    gap = jnp.where(margin > 0, jnp.maximum(upper - margin, 0) / jnp.where(upper > 0, upper, 1), 1.0)
-    converged = ~separable | (gap <= tolerance)
-    return MaxMargin(
-        w, margin, upper, gap, _weights_by_class(q, y, num_classes), separable, converged, solution.iterations
+    separable = (upper > zero * unit) | (margin > rounding * unit)
+    gap = jnp.where(
+        margin > 0, jnp.maximum(upper - margin, 0) / jnp.where(upper > 0, upper, 1), 1.0
+    )
+    result = MaxMargin(
+        w=w,
+        margin=margin,
+        upper_bound=upper,
+        gap=gap,
+        dual_weights=_weights_by_class(q, y, num_classes),
+        separable=separable,
+        converged=~separable | (gap <= tolerance),
+        iterations=solution.iterations,
+    )
+    return jax.tree.map(
+        lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
+        result,
     )
 
 
@@ -149,7 +194,8 @@ def _signed_examples(x: jax.Array, y: jax.Array, num_classes: int | None) -> jax
 
 
 def _rivals(y: jax.Array, num_classes: int) -> jax.Array:
-    return (y[:, None] + jnp.arange(1, num_classes)[None, :]) % num_classes
+    # As int32: in the int8 of small labels the sum may overflow.
+    return (y.astype(jnp.int32)[:, None] + jnp.arange(1, num_classes)[None, :]) % num_classes
 
 
 def _weights_by_class(q: jax.Array, y: jax.Array, num_classes: int | None) -> jax.Array:
@@ -161,57 +207,22 @@ def _weights_by_class(q: jax.Array, y: jax.Array, num_classes: int | None) -> ja
 
 
 def _solve_in_groups(signed: jax.Array, norm: Norm, options: dict[str, Any]) -> Solution:
-    """Rotates the features into coordinates in which the norm is a norm of group norms, solves, rotates back."""
-    rotate, beta, ball = _group_coordinates(norm, signed.shape[1:], signed.dtype)
-    solution = _interior_point.solve(jax.vmap(rotate)(signed), beta, ball, **options)
+    """Rotates the features, solves in groups of coordinates, rotates back."""
+    rotate, ball = group_coordinates(norm, signed.shape[1:], signed.dtype)
+    solution = _interior_point.solve(jax.vmap(rotate)(signed), ball, **options)
     # An orthonormal map is undone by its transpose.
     (w,) = jax.linear_transpose(rotate, signed[0])(solution.w)
     return solution._replace(w=w)
 
 
-def _group_coordinates(norm: Norm, shape: tuple[int, ...], dtype: Any):
-    """Orthonormal map to ``(G, k)`` coordinates, the group weights ``beta (G,)``, and the shape of the ball."""
-    size = math.prod(shape)
-    p = norm.p  # type: ignore[attr-defined]
-    if p == 2:
-        return (lambda v: v.reshape(1, size)), jnp.ones(1, dtype), "max"
-    ball: Ball = "sum" if p == 1 else "max"
-    if isinstance(norm, Lp):
-        return (lambda v: v.reshape(size, 1)), jnp.ones(size, dtype), ball
-    assert isinstance(norm, Fourier)
-    axes = tuple(axis % len(shape) for axis in norm.axes)
-    kept, doubled = _independent_frequencies(shape, axes)
-    # A coefficient Z that stands for the pair (Z, conj Z) becomes the two real coordinates sqrt(2) (Re Z, Im Z), so its
-    # share 2 |Z| of the l1 norm is sqrt(2) times the length of the coordinates; one of its own is real.
-    root = np.where(doubled, math.sqrt(2.0), 1.0)
-
-    def rotate(v):
-        spectrum = v
-        for axis in axes:
-            spectrum = jnp.fft.fft(spectrum, axis=axis, norm="ortho")
-        z = spectrum.reshape(-1)[kept] * root.astype(dtype)
-        return jnp.stack([z.real, z.imag], axis=-1)
-
-    return rotate, jnp.asarray(root, dtype), ball
-
-
-def _independent_frequencies(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Flat indices of one coefficient of every conjugate pair, and whether it stands for two."""
-    index = np.arange(math.prod(shape)).reshape(shape)
-    mirrored = index
-    for axis in axes:
-        mirrored = np.roll(np.flip(mirrored, axis=axis), 1, axis=axis)  # coefficient k -> -k
-    index, mirrored = index.reshape(-1), mirrored.reshape(-1)
-    kept = index[index <= mirrored]
-    return kept, mirrored[kept] != kept
-
-
 def _resolve_method(method: str, norm: Norm) -> str:
-    has_interior = isinstance(norm, (Lp, Fourier)) and norm.p in (1, 2, math.inf)
+    has_interior = has_group_form(norm)
     if method == "auto":
         return "interior_point" if has_interior else "primal_dual"
     if method not in _MAX_ITERATIONS:
-        raise ValueError(f"method must be 'auto', 'interior_point' or 'primal_dual', got {method!r}")
+        raise ValueError(
+            f"method must be 'auto', 'interior_point' or 'primal_dual', got {method!r}"
+        )
     if method == "interior_point" and not has_interior:
         raise ValueError(f"method 'interior_point' has no form for {norm.name}; use 'primal_dual'")
     return method
@@ -226,9 +237,15 @@ def _check_arguments(x, y, num_classes, tolerance, zero_tolerance, max_iteration
     if num_classes is None:
         check_signs(y)
     elif num_classes < 2:
-        raise ValueError(f"num_classes must be at least 2 (None for labels -1 and +1), got {num_classes}")
+        raise ValueError(
+            f"num_classes must be at least 2 (None for labels -1 and +1), got {num_classes}"
+        )
     else:
         check_classes(y, num_classes)
-    for name, value in (("tolerance", tolerance), ("zero_tolerance", zero_tolerance), ("max_iterations", max_iterations)):
+    for name, value in (
+        ("tolerance", tolerance),
+        ("zero_tolerance", zero_tolerance),
+        ("max_iterations", max_iterations),
+    ):
         if value is not None and not value > 0:
             raise ValueError(f"{name} must be positive, got {value}")

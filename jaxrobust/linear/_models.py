@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -43,7 +44,14 @@ def plain(num_features: int) -> LinearModel:
     def init(key, scale=0.0):
         return (scale * jax.random.normal(key, (num_features,), jnp.float32),)
 
-    return LinearModel("plain", num_features, 1, init, lambda params, x: _matvec(x, params[0]), lambda params: params[0])
+    return LinearModel(
+        "plain",
+        num_features,
+        1,
+        init,
+        lambda params, x: _matvec(x, params[0]),
+        lambda params: params[0],
+    )
 
 
 def fully_connected(num_features: int, *, depth: int = 2, width: int | None = None) -> LinearModel:
@@ -100,7 +108,10 @@ def diagonal(num_features: int, *, depth: int = 2) -> LinearModel:
 
     def init(key, scale=0.01):
         del key
-        return (jnp.full(num_features, scale, jnp.float32), jnp.full(num_features, scale, jnp.float32))
+        return (
+            jnp.full(num_features, scale, jnp.float32),
+            jnp.full(num_features, scale, jnp.float32),
+        )
 
     def predictor(params):
         return params[0] ** depth - params[1] ** depth
@@ -141,7 +152,9 @@ def convolution(num_features: int, *, depth: int = 2) -> LinearModel:
 
     def apply(params, x):
         *hidden, last = params
-        index = (jnp.arange(num_features)[:, None] + jnp.arange(num_features)[None, :]) % num_features
+        index = (
+            jnp.arange(num_features)[:, None] + jnp.arange(num_features)[None, :]
+        ) % num_features
         for kernel in hidden:
             # (n, D, D) windows: slow and literal. Training goes through `predictor`, which is an FFT.
             x = jnp.tensordot(x[:, index], kernel, axes=1, precision=_HIGHEST) / num_features**0.5
@@ -162,5 +175,6 @@ def _matvec(matrix: jax.Array, vector: jax.Array) -> jax.Array:
 
 def _check_sizes(**sizes: int) -> None:
     for name, size in sizes.items():
-        if not (isinstance(size, int) and size >= 1):
+        whole = isinstance(size, int | np.integer) and not isinstance(size, bool)
+        if not (whole and size >= 1):
             raise ValueError(f"{name} must be an integer of at least 1, got {size!r}")

@@ -48,15 +48,18 @@ def solve(
     *,
     tolerance: float | jax.Array,
     zero: float | jax.Array,
+    rounding: float | jax.Array,
     max_iterations: int,
 ) -> Solution:
-    """Runs until ``upper - lower <= tolerance * upper``, or ``upper <= zero``, or ``max_iterations``.
+    """Runs until ``upper - lower <= tolerance * upper``, or ``upper <= zero`` (and
+    ``lower <= rounding``), or ``max_iterations``.
 
     Args:
       a: ``(n, *feature_shape)`` signed examples, scaled so that the largest dual norm of one is about 1.
       norm: norm that bounds w.
       tolerance: relative gap to stop at.
-      zero: upper bound under which the data count as not separable.
+      zero: upper bound under which the data count as not separable, ...
+      rounding: ... unless the lower bound is above this: then it is a proof that they are.
       max_iterations: hard limit on iterations (two products with ``a`` each).
 
     Returns:
@@ -67,13 +70,21 @@ def solve(
     def unfinished(carry: _Carry):
         best = carry.best
         gap_open = best.upper - best.lower > tolerance * best.upper
-        return gap_open & (best.upper > zero) & (best.iterations < max_iterations)
+        return (
+            gap_open
+            & ((best.upper > zero) | (best.lower > rounding))
+            & (best.iterations < max_iterations)
+        )
 
     start = _Point(jnp.zeros_like(a[0]), jnp.full(a.shape[0], 1 / a.shape[0], a.dtype))
     first = _bounds(a, norm, start)
     gap = first.upper - first.lower
-    initial = _Carry(start, _zeros(start), jnp.zeros((), a.dtype), start, gap, gap, jnp.ones((), a.dtype), first)
-    return jax.lax.while_loop(unfinished, lambda carry: _advance(a, norm, step, carry), initial).best
+    initial = _Carry(
+        start, _zeros(start), jnp.zeros((), a.dtype), start, gap, gap, jnp.ones((), a.dtype), first
+    )
+    return jax.lax.while_loop(
+        unfinished, lambda carry: _advance(a, norm, step, carry), initial
+    ).best
 
 
 def _advance(a: jax.Array, norm: Norm, step: jax.Array, carry: _Carry) -> _Carry:
@@ -92,7 +103,10 @@ def _advance(a: jax.Array, norm: Norm, step: jax.Array, carry: _Carry) -> _Carry
     count = carry.count + _CHUNK
     average = jax.tree.map(lambda x: x / count, total)
     at_current, at_average = _bounds(a, norm, current), _bounds(a, norm, average)
-    current_gap, average_gap = at_current.upper - at_current.lower, at_average.upper - at_average.lower
+    current_gap, average_gap = (
+        at_current.upper - at_current.lower,
+        at_average.upper - at_average.lower,
+    )
     use_average = average_gap < current_gap
     candidate = _select(use_average, average, current)
     gap = jnp.minimum(current_gap, average_gap)
@@ -101,7 +115,9 @@ def _advance(a: jax.Array, norm: Norm, step: jax.Array, carry: _Carry) -> _Carry
     long_ago = count >= 0.4 * (carry.best.iterations + _CHUNK)
     fell = gap <= 0.8 * carry.origin_gap
     restart = (gap <= 0.2 * carry.origin_gap) | (fell & (gap > carry.last_gap)) | long_ago
-    best = _better(_better(carry.best, at_current), at_average)._replace(iterations=carry.best.iterations + _CHUNK)
+    best = _better(_better(carry.best, at_current), at_average)._replace(
+        iterations=carry.best.iterations + _CHUNK
+    )
     return _Carry(
         current=_select(restart, candidate, current),
         total=_select(restart, _zeros(total), total),

@@ -30,7 +30,7 @@ def tail_norm(point: Point) -> jax.Array:
 
 
 def distance(point: Point) -> jax.Array:
-    """head - ||tail|| per cone, (G,): positive inside."""
+    """Head - ||tail|| per cone, (G,): positive inside."""
     return point.head - tail_norm(point)
 
 
@@ -64,14 +64,18 @@ def scale(w: Scaling, x: Point) -> Point:
     """W x."""
     inner = jnp.sum(w.axis.tail * x.tail, axis=-1)
     along = x.head + inner / (1 + w.axis.head)
-    return _multiply(w.eta, Point(w.axis.head * x.head + inner, x.tail + along[:, None] * w.axis.tail))
+    return _multiply(
+        w.eta, Point(w.axis.head * x.head + inner, x.tail + along[:, None] * w.axis.tail)
+    )
 
 
 def unscale(w: Scaling, x: Point) -> Point:
     """W^-1 x."""
     inner = jnp.sum(w.axis.tail * x.tail, axis=-1)
     along = inner / (1 + w.axis.head) - x.head
-    return _multiply(1 / w.eta, Point(w.axis.head * x.head - inner, x.tail + along[:, None] * w.axis.tail))
+    return _multiply(
+        1 / w.eta, Point(w.axis.head * x.head - inner, x.tail + along[:, None] * w.axis.tail)
+    )
 
 
 def longest_step(scaled: Point, direction: Point) -> jax.Array:

@@ -1,0 +1,37 @@
+"""Operations on examples that may be sharded over explicit mesh axes.
+
+There JAX asks what sharding the result of a gather, or of a sum over the examples, should have;
+with Auto axes, or on one device, all of this is the plain operation.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def gather(x: jax.Array) -> jax.Array:
+    """``x`` whole on every device."""
+    sharding = jax.typeof(x).sharding
+    if all(entry is None for entry in sharding.spec):
+        return x
+    return jax.sharding.reshard(x, NamedSharding(sharding.mesh, PartitionSpec(*[None] * x.ndim)))
+
+
+def rows(table: jax.Array, index: jax.Array) -> jax.Array:
+    """``table[index]``, sharded like ``index (n,)``."""
+    sharding = jax.typeof(index).sharding
+    if all(entry is None for entry in sharding.spec):
+        return table[index]
+    spec = PartitionSpec(*sharding.spec, *[None] * (table.ndim - 1))
+    return table.at[index].get(out_sharding=NamedSharding(sharding.mesh, spec))
+
+
+def combine(weights: jax.Array, x: jax.Array) -> jax.Array:
+    """``sum_i weights[i] * x[i]``, sharded like the other axes of ``x``."""
+    sharding = jax.typeof(x).sharding
+    if all(entry is None for entry in (*sharding.spec, *jax.typeof(weights).sharding.spec)):
+        return jnp.tensordot(weights, x, axes=1, precision=_HIGHEST)
+    out = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
+    return jnp.tensordot(weights, x, axes=1, precision=_HIGHEST, out_sharding=out)
