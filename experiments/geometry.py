@@ -25,10 +25,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import plots, silent
+from experiments import geometry_plots, silent
 from experiments.claims import Claim
 from experiments.linear_training import (
     METHODS,
+    THREATS,
+    Optima,
     Problems,
     descend,
     optimal_margins,
@@ -44,8 +46,6 @@ THEOREM = (
     "Faghri et al., arXiv:2102.08868"
 )
 OWN = "this library: measured, no paper"
-# What each optimizer is robust against, by the theorem: the dual of its norm.
-THREATS = {name: norm.dual for name, norm in METHODS.items()}
 TABULAR = ("coordinate descent", "gradient descent", "sign descent")  # no Fourier transform there
 
 
@@ -90,7 +90,7 @@ def run(config: Config, progress=silent) -> Result:
     suites = [gaussian(config), digits(config), breast_cancer()]
     suites += [khan()] if config.khan else []
     seconds = {"training": 0.0, "optimum": 0.0}
-    ratios, weights = {}, {}
+    ratios, weights, optima = {}, {}, {}
     for number, suite in enumerate(suites):
         progress(number / len(suites), f"{suite.name}: training")
         begin = time.perf_counter()
@@ -99,9 +99,12 @@ def run(config: Config, progress=silent) -> Result:
         seconds["training"] += time.perf_counter() - begin
         progress((number + 0.5) / len(suites), f"{suite.name}: certified optimum")
         begin = time.perf_counter()
-        ratios[suite.name] = compare(suite, found)
+        optima[suite.name] = certified_optima(suite)
+        ratios[suite.name] = compare(suite, found, optima[suite.name])
         seconds["optimum"] += time.perf_counter() - begin
-    curves = robust_accuracy_curves(config, suites[1], weights["digit pairs"])
+    curves = robust_accuracy_curves(
+        config, suites[1], weights["digit pairs"], optima["digit pairs"]
+    )
     return Result(
         summary=summarise(suites, ratios),
         claims=claims(config, suites, ratios),
@@ -158,33 +161,42 @@ def as_plane(norm: Norm) -> Norm:
     return norms.fourier(norms.lp(norm.p), (0, 1)) if isinstance(norm, norms.Fourier) else norm
 
 
-def compare(suite: Suite, weights: jax.Array) -> np.ndarray:
+def certified_optima(suite: Suite) -> list[Optima]:
+    """The most robust classifiers of every problem, one entry per method's norm."""
+    optima = [optimal_margins(suite.problems, norm) for norm in suite.methods.values()]
+    if not all(optimum.separable.all() for optimum in optima):
+        raise ValueError(f"{suite.name}: not linearly separable, so there is no robust radius")
+    return optima
+
+
+def compare(suite: Suite, weights: jax.Array, optima: list[Optima]) -> np.ndarray:
     """Reached over optimal radius, (methods, threats, problems); threat t belongs to method t."""
-    columns = []
-    for norm in suite.methods.values():
-        optimum = optimal_margins(suite.problems, norm)
-        if not optimum.separable.all():
-            raise ValueError(f"{suite.name}: not linearly separable, so there is no robust radius")
-        columns.append(reached_margins(suite.problems, weights, norm) / optimum.margin)
+    columns = [
+        reached_margins(suite.problems, weights, norm) / optimum.margin
+        for norm, optimum in zip(suite.methods.values(), optima, strict=True)
+    ]
     return np.stack(columns, axis=1)
 
 
-def robust_accuracy_curves(config: Config, suite: Suite, weights: np.ndarray) -> dict:
+def robust_accuracy_curves(
+    config: Config, suite: Suite, weights: np.ndarray, optima: list[Optima]
+) -> dict:
     """Share of held-out digits (pair 3 and 8 or the first) classified right under attack."""
     pair = (3, 8) if (3, 8) in config.digit_pairs else config.digit_pairs[0]
     index = suite.labels.index(f"{pair[0]} and {pair[1]}")
     held_out = data.images(digit_pair(*pair, 0))
-    curves = {"pair": f"{pair[0]} and {pair[1]}"}
-    for name, norm in suite.methods.items():
-        best = linear.max_margin(held_out.x_train, held_out.y_train, norm)
-        radii = np.linspace(0, 4 * float(best.margin), 41)
-        rows = {"most robust (certified)": best.w}
-        rows |= {
-            other: jnp.asarray(w[index]) for other, w in zip(suite.methods, weights, strict=True)
-        }
+    trained = dict(zip(suite.methods, weights[:, index], strict=True))
+    curves: dict = {"pair": f"{pair[0]} and {pair[1]}"}
+    for (name, norm), optimum in zip(suite.methods.items(), optima, strict=True):
+        radii = np.linspace(0, 4 * optimum.margin[index], 41)
+        rows = trained | {"most robust (certified)": optimum.w[index]}
         curves[name] = {"radius": radii} | {
             other: linear.adversarial_accuracy(
-                w, held_out.x_test, held_out.y_test, norm.dual, jnp.asarray(radii, jnp.float32)
+                jnp.asarray(w, jnp.float32),
+                held_out.x_test,
+                held_out.y_test,
+                norm.dual,
+                jnp.asarray(radii, jnp.float32),
             )
             for other, w in rows.items()
         }
@@ -333,106 +345,9 @@ def ratio_table(suite: Suite, ratio: np.ndarray) -> Table:
 
 
 def plot(result: Result) -> dict:
-    """The ratio against dimensions per example, the two heat tables, and accuracy under attack."""
+    """The tables of ratios, the ratios against dimensions, and the accuracy under attack."""
     return {
-        "ratios": plot_tables(result),
-        "dimensions": plot_dimensions(result),
-        "accuracy": plot_accuracy(result),
+        "ratios": geometry_plots.ratios(result),
+        "dimensions": geometry_plots.dimensions(result),
+        "accuracy": geometry_plots.accuracy(result),
     }
-
-
-def plot_tables(result: Result):
-    """Optimizer against threat, for Gaussian data with many dimensions and for digits."""
-    ratio = result.series["ratio"]
-    labels = np.array([int(label) for label in result.series["labels"]["Gaussian data"]])
-    wide = 100 / labels >= 8
-    panels = {
-        "Gaussian data, 8 or more\ndimensions per example": ratio["Gaussian data"][
-            :, :, wide if wide.any() else slice(None)
-        ],
-        "Pairs of handwritten digits\n": ratio["digit pairs"],
-    }
-    figure, axes = plots.subplots(columns=2, width=10, height=4.2)
-    for number, (ax, (title, values)) in enumerate(zip(axes, panels.items(), strict=True)):
-        plots.heat_table(
-            ax,
-            values.mean(axis=2),
-            rows=list(METHODS) if number == 0 else [""] * len(METHODS),
-            columns=[norm.name.replace("-", "\n") for norm in THREATS.values()],
-            limits=(0.0, 1.0),
-            outlined=[(i, i) for i in range(len(METHODS))],
-        )
-        plots.describe(ax, title=title, x="perturbations bounded in", y="")
-    return plots.finish(figure), (
-        "Robust radius of the trained classifier over the largest possible one, mean over data "
-        "sets "
-        "and seeds. Framed: where theory predicts 1. Rows: optimizers. Columns: the norm that "
-        "bounds "
-        "the perturbation."
-    )
-
-
-def plot_dimensions(result: Result):
-    """One panel per threat: ratio against dimensions per example."""
-    ratio = np.asarray(result.series["ratio"]["Gaussian data"])
-    sizes = np.array([int(label) for label in result.series["labels"]["Gaussian data"]])
-    figure, axes = plots.subplots(rows=2, columns=3, width=10, height=6.2, sharey=True, sharex=True)
-    for panel, (ax, norm) in enumerate(zip(axes.flat, THREATS.values(), strict=False)):
-        for index, name in enumerate(METHODS):
-            groups = [ratio[index, panel, sizes == n] for n in sorted(set(sizes), reverse=True)]
-            x = [100 / n for n in sorted(set(sizes), reverse=True)]
-            band = [g.min() for g in groups], [g.max() for g in groups]
-            plots.line(
-                ax, x, [g.mean() for g in groups], label=name, index=index, band=band, markevery=1
-            )
-        plots.theory_line(ax, x, np.ones(len(x)), label="optimum (certified)")
-        ax.set_xscale("log", base=2)
-        ax.set_xticks([1, 2, 4, 8, 16, 32], ["1", "2", "4", "8", "16", "32"])
-        ax.set_ylim(0, 1.08)
-        winner = list(METHODS)[panel]
-        plots.describe(
-            ax,
-            title=f"against {norm.name}\n(predicted: {winner})",
-            x="dimensions per example d/n",
-            y="radius / optimum" if panel % 3 == 0 else "",
-        )
-    handles, names = axes.flat[0].get_legend_handles_labels()
-    axes[0, -1].tick_params(labelbottom=True)  # below it there is only the legend
-    last = axes.flat[-1]
-    last.set_axis_off()
-    last.set_title(" ")
-    last.legend(handles, names, loc="center left", handlelength=3.2, frameon=False)
-    return plots.finish(figure), (
-        "Robust radius over the optimum as the data get wider, Gaussian data; lines are means, "
-        "bands "
-        "the range over seeds. The matched optimizer rises to 1, the others fall away."
-    )
-
-
-def plot_accuracy(result: Result):
-    """Accuracy on held-out digits against the radius of the attack, for three threats."""
-    curves = result.series["robust accuracy"]
-    chosen = ("coordinate descent", "gradient descent", "Fourier coordinate")
-    figure, axes = plots.subplots(columns=3, width=10, height=4.2, sharey=True)
-    for panel, (ax, name) in enumerate(zip(axes, chosen, strict=True)):
-        found = dict(curves[name])
-        radius = np.asarray(found.pop("radius"))
-        best = found.pop("most robust (certified)")
-        for index, other in enumerate(METHODS):
-            plots.line(ax, radius, np.asarray(found[other]), label=other, index=index)
-        plots.theory_line(ax, radius, np.asarray(best), label="most robust on the training set")
-        plots.describe(
-            ax,
-            title=f"attacks in {THREATS[name].name}",
-            x="radius (pixel units; 0 to 1 is black to white)",
-            y="accuracy on held-out images" if panel == 0 else "",
-        )
-        ax.set_ylim(0, 1.03)
-    handles, names = axes[0].get_legend_handles_labels()
-    with plots.style():
-        figure.legend(handles, names, loc="outside lower center", ncols=3, handlelength=3.2)
-    return plots.finish(figure), (
-        f"Exact accuracy under the worst perturbation of each radius, digits {curves['pair']}, "
-        "images "
-        "that were not trained on. Robustness of the training set carries over."
-    )

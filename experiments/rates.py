@@ -13,7 +13,7 @@ For the step 1/(B² L) the same is measured for coordinate, sign and Fourier des
 the optimum in its own norm; no claim is made there.
 
 Presets:
-    quick: 20 s on 2 cores; 3 seeds, 30,000 steps
+    quick: 15 s on 2 cores; 3 seeds, 30,000 steps
     full: 2 min on 2 cores; 10 seeds, 100,000 steps
 """
 
