@@ -35,7 +35,7 @@ from experiments.claims import Claim
 from experiments.linear_training import (
     Optima,
     Problems,
-    optimal_margins,
+    optimal_margins_by_norm,
     reached_margins,
     stack,
 )
@@ -113,7 +113,8 @@ def run(config: Config, progress=silent) -> Result:
             seconds[name] = time.perf_counter() - begin
             cosines[name] = stationarity(problems, model, params)
         progress(len(MODELS) / (len(MODELS) + 1), "certified optimum")
-        optima = {threat: optimal_margins(problems, norm) for threat, norm in WEIGHT_NORMS.items()}
+        found = optimal_margins_by_norm(problems, list(WEIGHT_NORMS.values()))
+        optima = dict(zip(WEIGHT_NORMS, found, strict=True))
         ratios = compare(problems, weights, optima)
         candidates = {
             "trained": weights["convolution, depth 3"],
@@ -384,7 +385,7 @@ def plot_spectra(result: Result):
         x="frequencies, strongest first",
         y="modulus (relative to the strongest)",
     )
-    plots.direct_labels(ax)
+    plots.legend(ax, loc="lower left", bbox_to_anchor=(0.42, 0.05))
     return plots.finish(figure), (
         "Convolutions make the predictor sparse in frequency, the deeper the sparser; one vector "
         "and "

@@ -33,7 +33,7 @@ from experiments.linear_training import (
     Optima,
     Problems,
     descend,
-    optimal_margins,
+    optimal_margins_by_norm,
     reached_margins,
     stack,
 )
@@ -163,7 +163,7 @@ def as_plane(norm: Norm) -> Norm:
 
 def certified_optima(suite: Suite) -> list[Optima]:
     """The most robust classifiers of every problem, one entry per method's norm."""
-    optima = [optimal_margins(suite.problems, norm) for norm in suite.methods.values()]
+    optima = optimal_margins_by_norm(suite.problems, list(suite.methods.values()))
     if not all(optimum.separable.all() for optimum in optima):
         raise ValueError(f"{suite.name}: not linearly separable, so there is no robust radius")
     return optima
