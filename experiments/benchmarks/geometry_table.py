@@ -7,6 +7,7 @@ of the reached to the optimal margin.
 
 import time
 
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks import timing
@@ -46,7 +47,7 @@ def main(quick: bool) -> list[str]:
     )
     rival_ratio = np.stack(
         [
-            reached_margins(problems, np.stack(w), n) / o
+            reached_margins(problems, jnp.stack(w), n) / o
             for w, n, o in zip(rival, methods, optima, strict=True)
         ]
     )

@@ -5,6 +5,7 @@ only the solver's own time, without CVXPY's compilation. Both results are certif
 the margin of the weights against the upper bound that `max_margin` proves.
 """
 
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks import timing
@@ -32,7 +33,7 @@ def main(quick: bool) -> list[str]:
                 clarabel(name, np.asarray(x), np.asarray(y), tolerance) for tolerance in (None, GAP)
             ]
             seconds, w = min(rivals, key=lambda pair: pair[0])
-            rival_margin = float(linear.margin(w.astype(np.float32), x, y, norm))
+            rival_margin = float(linear.margin(jnp.asarray(w, jnp.float32), x, y, norm))
             rival_gap = 1 - rival_margin / float(result.upper_bound)
             rows.append(
                 [

@@ -1,5 +1,6 @@
 """Timing, and tables of timings."""
 
+import importlib.metadata
 import os
 import platform
 import statistics
@@ -8,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jaxlib
 
 
 def once(function: Callable[[], Any]) -> tuple[float, Any]:
@@ -29,7 +29,7 @@ def machine() -> str:
     return (
         f"{platform.machine()}, {os.cpu_count()} CPU cores, {device.platform}: "
         f"{device.device_kind}, "
-        f"Python {platform.python_version()}, jax {jax.__version__}, jaxlib {jaxlib.__version__}"
+        f"Python {platform.python_version()}, jax {jax.__version__}, jaxlib {importlib.metadata.version('jaxlib')}"
     )
 
 

@@ -1,8 +1,9 @@
-"""Linear classifiers in closed form: margins, robust radii, certificates, maximum margins, and what training reaches.
+"""Linear classifiers in closed form: margins, robust radii, certificates, implicit bias.
 
 Two norms occur and are never mixed up. Functions about *perturbations* (:func:`robust_radius`,
-:func:`adversarial_accuracy`, :func:`worst_case`) take the norm of the perturbation; functions about *weights*
-(:func:`margin`, :func:`max_margin`, :func:`certificate`) take the norm of the weights, which is its dual.
+:func:`adversarial_accuracy`, :func:`worst_case`) take the norm of the perturbation; functions about
+*weights* (:func:`margin`, :func:`max_margin`, :func:`certificate`) take the norm of the weights,
+which is its dual.
 """
 
 from jaxrobust.linear._certificate import (

@@ -2,10 +2,11 @@ r"""A certified gap to the most robust linear classifier, from what training com
 
 By minimax duality (see :func:`jaxrobust.linear.max_margin`)
 
-.. math:: \max_{\|w\|\le1}\min_i y_i\langle w, x_i\rangle = \min_{q\in\Delta_n}\Big\|\sum_i q_i y_i x_i\Big\|_*,
+.. math:: \max_{\|w\|\le1}\min_i y_i\langle w, x_i\rangle
+          = \min_{q\in\Delta_n}\Big\|\sum_i q_i y_i x_i\Big\|_*,
 
-so *any* w gives a lower bound of the optimum and *any* weights q an upper bound. A training gradient is such a weighted
-sum: :math:`\sum_i q_i y_i x_i = -\nabla L / \sum_i|\ell'_i|`.
+so *any* w gives a lower bound of the optimum and *any* weights q an upper bound. A training
+gradient is such a weighted sum: :math:`\sum_i q_i y_i x_i = -\nabla L / \sum_i|\ell'_i|`.
 """
 
 from typing import NamedTuple
@@ -16,21 +17,27 @@ import numpy as np
 
 from jaxrobust import trees
 from jaxrobust.linear import _sharding
-from jaxrobust.linear._checks import check_array, check_nonnegative, check_problem, is_concrete
+from jaxrobust.linear._checks import (
+    Array,
+    check_array,
+    check_nonnegative,
+    check_problem,
+    is_concrete,
+)
 from jaxrobust.linear._losses import Loss, check_loss, dual_weights
 from jaxrobust.linear._margins import margin, margins
 from jaxrobust.norms import Norm, as_norm
 
 
 class Certificate(NamedTuple):
-    """Bounds on the largest normalised margin any linear classifier can have; the optimum lies between them."""
+    """Bounds of the largest normalised margin: that of the best linear classifier is between."""
 
     lower: jax.Array  # () the margin of the weights at hand
     upper: jax.Array  # () dual norm of a convex combination of the signed examples
 
 
 class CertificateState(NamedTuple):
-    """Best bounds so far, and a running average of the dual vectors; see :func:`update_certificate`."""
+    """Best bounds so far, and an average of dual vectors; see :func:`update_certificate`."""
 
     lower: jax.Array  # () best lower bound so far
     upper: jax.Array  # () best upper bound so far, of single dual vectors and of their average
@@ -39,13 +46,13 @@ class CertificateState(NamedTuple):
 
 
 def certificate(
-    w: jax.Array,
-    x: jax.Array,
-    y: jax.Array,
+    w: Array,
+    x: Array,
+    y: Array,
     norm: Norm | str,
     *,
     loss: Loss = "logistic",
-    weights: jax.Array | None = None,
+    weights: Array | None = None,
 ) -> Certificate:
     r"""Lower and upper bound of the optimal margin, ``lower <= max_margin <= upper``.
 
@@ -55,21 +62,23 @@ def certificate(
       y: ``(n,)`` labels, -1 and +1.
       norm: norm of the weights (the dual of the perturbation's norm), or its name.
       loss: whose gradient gives the dual weights, if none are given.
-      weights: optional ``(n,)`` dual weights, non-negative with a positive sum; they are normalised.
+      weights: optional ``(n,)`` dual weights, non-negative with a positive sum; they are
+        normalised.
 
     Returns:
-      ``Certificate(lower, upper)``; both are valid for any w and any weights, up to rounding of order
-      ``eps * max_i ||x_i||_*``. ``lower`` may be negative.
+      ``Certificate(lower, upper)``; both are valid for any w and any weights, up to rounding of
+      order ``eps * max_i ||x_i||_*``. ``lower`` may be negative.
 
     Raises:
-      ValueError, TypeError: as :func:`jaxrobust.linear.margins`; for multiclass weights or an unknown loss.
+      ValueError, TypeError: as :func:`jaxrobust.linear.margins`; for multiclass weights or an
+        unknown loss.
     """
     norm, dtype = as_norm(norm), jnp.result_type(w, x)
     if check_problem(w, x, y):
         shape = x.shape[1:]
         raise ValueError(
-            f"w must have the shape of one example {shape}: the certificate is for binary problems, "
-            f"got {w.shape}"
+            f"w must have the shape of one example {shape}, got {w.shape}: the certificate is for "
+            "binary problems"
         )
     _check_weights(weights, y)
     w, x = trees.promote((w, x))
@@ -79,20 +88,21 @@ def certificate(
 
 
 def dual_vector(
-    log_loss_gradient: jax.Array,
-    margins: jax.Array,
+    log_loss_gradient: Array,
+    margins: Array,
     loss: Loss = "logistic",
     *,
-    where: jax.Array | None = None,
+    where: Array | None = None,
 ) -> jax.Array:
-    r"""The convex combination :math:`\sum_i q_i y_i x_i` of signed examples that a training gradient contains.
+    r"""The convex combination :math:`\sum_i q_i y_i x_i` of signed examples in a training gradient.
 
-    From the gradient g of :func:`jaxrobust.linear.log_loss` it is :math:`-g\,\sum_i \ell(m_i)/\sum_i|\ell'(m_i)|`; the
-    factor is 1 for the exponential loss. Its dual norm is an upper bound of the optimal margin, at no product with the
-    data.
+    From the gradient g of :func:`jaxrobust.linear.log_loss` it is
+    :math:`-g\,\sum_i \ell(m_i)/\sum_i|\ell'(m_i)|`; the factor is 1 for the exponential loss. Its
+    dual norm is an upper bound of the optimal margin, at no product with the data.
 
     Args:
-      log_loss_gradient: ``(*features)`` gradient of ``log_loss(margins(w, x, y), loss)`` with respect to w.
+      log_loss_gradient: ``(*features)`` gradient of ``log_loss(margins(w, x, y), loss)`` with
+        respect to w.
       margins: ``(n,)`` margins at the same w.
       loss: the loss that was differentiated.
       where: optional ``(n,)`` boolean, as given to :func:`jaxrobust.linear.log_loss`.
@@ -118,7 +128,7 @@ def dual_vector(
     return -log_loss_gradient * factor.astype(log_loss_gradient.dtype)
 
 
-def init_certificate(w: jax.Array) -> CertificateState:
+def init_certificate(w: Array) -> CertificateState:
     """State before the first step, for weights of the shape and dtype of ``w``."""
     infinity = jnp.full((), jnp.inf, w.dtype)
     return CertificateState(-infinity, infinity, jnp.zeros_like(w), jnp.zeros((), w.dtype))
@@ -126,12 +136,12 @@ def init_certificate(w: jax.Array) -> CertificateState:
 
 def update_certificate(
     state: CertificateState,
-    w: jax.Array,
-    margins: jax.Array,
-    dual: jax.Array,
+    w: Array,
+    margins: Array,
+    dual: Array,
     norm: Norm | str,
     *,
-    weight: float | jax.Array = 1.0,
+    weight: float | Array = 1.0,
 ) -> CertificateState:
     """Takes one training step's margins and dual vector into account.
 
@@ -173,7 +183,7 @@ def update_certificate(
     )
 
 
-def _check_weights(weights: jax.Array | None, y: jax.Array) -> None:
+def _check_weights(weights: Array | None, y: Array) -> None:
     if weights is None:
         return
     check_array("weights", weights)

@@ -9,13 +9,15 @@ from jax.core import Tracer
 
 from jaxrobust import trees
 
+Array = jax.Array | np.ndarray  # what the functions of the room take
+
 
 def is_concrete(*arrays: Any) -> bool:
     """Whether the values, not only the shapes, can be looked at."""
     return not any(isinstance(array, Tracer) for array in arrays)
 
 
-def check_examples(x: jax.Array, y: jax.Array) -> None:
+def check_examples(x: Array, y: Array) -> None:
     """Raises unless ``x (n, *features)`` is finite and floating, and ``y (n,)`` has its labels.
 
     Values are looked at only where they are known: not those of traced arrays.
@@ -46,7 +48,7 @@ def check_array(name: str, array: Any) -> None:
     trees.check_floating(name, array)
 
 
-def check_signs(y: jax.Array) -> None:
+def check_signs(y: Array) -> None:
     """Raises unless every label is -1 or +1; not checked if ``y`` is traced."""
     if is_concrete(y):
         values = np.unique(np.asarray(y))
@@ -55,7 +57,7 @@ def check_signs(y: jax.Array) -> None:
             raise ValueError(f"y must hold -1 and +1 only for a binary problem, got values {found}")
 
 
-def check_classes(y: jax.Array, num_classes: int) -> None:
+def check_classes(y: Array, num_classes: int) -> None:
     """Raises unless the labels are integers in [0, num_classes).
 
     The range is not checked if ``y`` is traced.
@@ -73,7 +75,7 @@ def check_classes(y: jax.Array, num_classes: int) -> None:
             )
 
 
-def check_problem(w: jax.Array, x: jax.Array, y: jax.Array) -> bool:
+def check_problem(w: Array, x: Array, y: Array) -> bool:
     """Checks weights against examples; returns whether the problem has several classes.
 
     ``w`` of one example's shape is a binary problem, one more leading axis (at least 2) makes it

@@ -1,4 +1,4 @@
-"""Coordinates in which a norm is a norm of group norms, the form the interior-point method needs."""
+"""Coordinates in which a norm is a norm of group norms, as the interior-point method needs it."""
 
 import math
 from collections.abc import Callable

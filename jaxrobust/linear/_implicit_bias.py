@@ -8,7 +8,7 @@ from jaxrobust.norms import Norm
 
 
 class Theory(NamedTuple):
-    """A prediction: training maximises the margin in ``norm``, hence the robust radius in ``threat``."""
+    """Training is predicted to maximise the margin in ``norm``, so the radius in ``threat``."""
 
     subject: str  # optimizer or architecture, as a phrase
     norm: Norm  # norm of the weights whose normalised margin is maximised
@@ -21,10 +21,14 @@ class Theory(NamedTuple):
 
 
 _GUNASEKAR_A = (
-    "Gunasekar et al., 'Characterizing Implicit Bias in Terms of Optimization Geometry', 2018, Theorem 5 (number and "
-    "wording as recalled, not checked against the paper); the robustness corollary: Faghri et al., arXiv:2102.08868"
+    "Gunasekar et al., 'Characterizing Implicit Bias in Terms of Optimization Geometry', 2018, "
+    "Theorem 5 (number and wording as recalled, not checked against the paper); the robustness "
+    "corollary: Faghri et al., arXiv:2102.08868"
 )
-_GUNASEKAR_B = "Gunasekar et al., 'Implicit Bias of Gradient Descent on Linear Convolutional Networks', arXiv:1806.00468"
+_GUNASEKAR_B = (
+    "Gunasekar et al., 'Implicit Bias of Gradient Descent on Linear Convolutional Networks', "
+    "arXiv:1806.00468"
+)
 _SEPARABLE = "separable data, exponential-tailed loss, homogeneous predictor without bias"
 _STEPS = f"{_SEPARABLE}; steps at most 1/(B^2 L) with B the largest dual norm of an example"
 
@@ -40,22 +44,22 @@ _ARCHITECTURES = ("plain", "fully_connected", "diagonal", "convolution")
 
 
 def theory(subject: str | Norm | LinearModel, *, depth: int | None = None) -> Theory:
-    """The prediction for an optimizer on linear weights, or for an architecture under gradient descent.
+    """The prediction for an optimizer of linear weights, or an architecture under gradient descent.
 
-    ===============================  ==========================  ========================================
-    subject                          margin maximised in         hence most robust against
-    ===============================  ==========================  ========================================
-    a norm: steepest descent in it   that norm                   its dual
-    ``"gradient_descent"``           l2                          l2
-    ``"coordinate_descent"``         l1                          linf
-    ``"sign_descent"``               linf                        l1
-    ``"fourier_coordinate_descent"`` Fourier-l1                  Fourier-linf
-    ``"fourier_phase_descent"``      Fourier-linf                Fourier-l1
-    ``"spectral_descent"``           spectral norm               nuclear norm
-    ``"plain"``, ``"fully_connected"`` (any depth)  l2           l2
-    ``"diagonal"`` (depth 2)         l1                          linf
-    ``"convolution"`` (depth 2)      Fourier-l1                  Fourier-linf
-    ===============================  ==========================  ========================================
+    ==============================================  ===================  ===================
+    subject                                         margin maximised in  most robust against
+    ==============================================  ===================  ===================
+    a norm: steepest descent in it                  that norm            its dual
+    ``"gradient_descent"``                          l2                   l2
+    ``"coordinate_descent"``                        l1                   linf
+    ``"sign_descent"``                              linf                 l1
+    ``"fourier_coordinate_descent"``                Fourier-l1           Fourier-linf
+    ``"fourier_phase_descent"``                     Fourier-linf         Fourier-l1
+    ``"spectral_descent"``                          spectral             nuclear
+    ``"plain"``, ``"fully_connected"`` (any depth)  l2                   l2
+    ``"diagonal"`` (depth 2)                        l1                   linf
+    ``"convolution"`` (depth 2)                     Fourier-l1           Fourier-linf
+    ==============================================  ===================  ===================
 
     Args:
       subject: a name from the table, a :class:`~jaxrobust.norms.Norm`, or a :class:`LinearModel`.
@@ -65,8 +69,9 @@ def theory(subject: str | Norm | LinearModel, *, depth: int | None = None) -> Th
       :class:`Theory` with norm, threat, conditions and source.
 
     Raises:
-      ValueError: for an unknown subject, a depth that does not fit it, or an architecture whose bias is not a norm (depth above 2: only stationary
-        points of an l_(2/depth) quasi-norm are predicted, which has no dual and bounds no perturbation).
+      ValueError: for an unknown subject, a depth that does not fit it, or an architecture whose
+        bias is not a norm (depth above 2: only stationary points of an l_(2/depth) quasi-norm are
+        predicted, which has no dual and bounds no perturbation).
       TypeError: if ``subject`` is of another type.
     """
     named = isinstance(subject, str)
@@ -88,7 +93,7 @@ def theory(subject: str | Norm | LinearModel, *, depth: int | None = None) -> Th
 
 
 def implicit_bias(subject: str | Norm | LinearModel, *, depth: int | None = None) -> Norm:
-    """The norm of the weights in which training maximises the margin: ``theory(subject).norm``; see :func:`theory`."""
+    """The norm in which training maximises the margin: ``theory(subject).norm``; see there."""
     return theory(subject, depth=depth).norm
 
 
@@ -103,7 +108,8 @@ def _resolve_depth(architecture: str, depth: int | None) -> int:
 
 def _steepest(subject: str, norm: Norm) -> Theory:
     if isinstance(norm, norms.Fourier):
-        source = f"{_GUNASEKAR_A}. The theorem covers any norm; its use for Fourier norms is this library's"
+        use = "The theorem covers any norm; its use for Fourier norms is this library's"
+        source = f"{_GUNASEKAR_A}. {use}"
         return Theory(subject, norm, norm.dual, _STEPS, source, proved=True)
     return Theory(subject, norm, norm.dual, _STEPS, _GUNASEKAR_A, proved=True)
 
@@ -121,8 +127,9 @@ def _architecture(name: str, depth: int) -> Theory:
         )
     if depth > 2:
         raise ValueError(
-            f"depth: a {name} network of depth {depth} is only known to reach stationary points of an l_(2/{depth}) "
-            "quasi-norm, which is not a norm and has no dual; there is no prediction of robustness"
+            f"depth: a {name} network of depth {depth} is only known to reach stationary points of "
+            f"an l_(2/{depth}) quasi-norm, which is not a norm and has no dual; there is no "
+            "prediction of robustness"
         )
     converges = f"{_SEPARABLE}; loss tends to zero, gradients and predictor converge in direction"
     if name == "diagonal":
@@ -135,5 +142,6 @@ def _architecture(name: str, depth: int) -> Theory:
             proved=True,
         )
     norm = norms.fourier(norms.l1)
-    source = f"{_GUNASEKAR_B} (conditions as recalled, not checked); robustness: Faghri et al., arXiv:2102.08868"
+    robustness = "conditions as recalled, not checked; robustness: Faghri et al., arXiv:2102.08868"
+    source = f"{_GUNASEKAR_B} ({robustness})"
     return Theory(subject, norm, norm.dual, f"{converges}; phases converge", source, proved=True)

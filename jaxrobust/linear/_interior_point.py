@@ -8,9 +8,10 @@ The problem, for signed examples :math:`a_i` (n of them) with d = G k coordinate
 As a cone program both sides have interior points for *any* data (w = 0 and q uniform), so there is
 no infeasible case: data that no w separates have the optimum 0, and the q found then is the proof.
 
-Each iteration factorises one symmetric n x n (or d x d) matrix. Written with float32 in mind: slacks
-are iterates of their own, never differences of large numbers, and the two bounds are evaluated from
-w and q directly, so that rounding in the iteration can make the gap larger but never wrong.
+Each iteration factorises one symmetric n x n (or d x d) matrix. Written with float32 in mind:
+slacks are iterates of their own, never differences of large numbers, and the two bounds are
+evaluated from w and q directly, so that rounding in the iteration can make the gap larger but never
+wrong.
 
 Source: Mehrotra's predictor-corrector method with Nesterov-Todd scaling, as in Vandenberghe, "The
 CVXOPT linear and quadratic cone program solvers" (2010); the elimination that leaves one row per
@@ -78,7 +79,7 @@ def solve(
         return found
     # With far more examples than features the d x d systems lose digits, and the gap gets stuck
     # between 1e-4 and 1e-3. By then the examples that matter, at most d + 1, are known.
-    return _polish(a, ball, found, max_iterations=max_iterations, **limits)
+    return _polish(a, ball, found, max_iterations=max_iterations - found.iterations, **limits)
 
 
 def _polish(a: jax.Array, ball: Ball, found: Solution, **options) -> Solution:

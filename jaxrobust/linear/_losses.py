@@ -1,4 +1,4 @@
-"""Classification losses of margins, in the log domain so that a margin of 1000 still trains in float32."""
+"""Losses of margins in the log domain, so that a margin of 1000 still trains in float32."""
 
 from typing import Literal
 
@@ -6,25 +6,25 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust import trees
-from jaxrobust.linear._checks import check_array
+from jaxrobust.linear._checks import Array, check_array
 
 Loss = Literal["exponential", "logistic"]
 LOSSES = ("exponential", "logistic")
 
 
-def log_loss(
-    margins: jax.Array, loss: Loss = "logistic", *, where: jax.Array | None = None
-) -> jax.Array:
+def log_loss(margins: Array, loss: Loss = "logistic", *, where: Array | None = None) -> jax.Array:
     r"""Logarithm of the *mean* loss, :math:`\log \frac1n\sum_i \ell(m_i)`.
 
-    :math:`\ell(m)=e^{-m}` (exponential) or :math:`\log(1+e^{-m})` (logistic). In float32 the loss itself vanishes at
-    m = 104 and its gradient with it; the logarithm keeps both exact for any finite margin. Its gradient is
-    :math:`\nabla L/L`, so a constant step on it is a step of :math:`\eta/L` on the loss.
+    :math:`\ell(m)=e^{-m}` (exponential) or :math:`\log(1+e^{-m})` (logistic). In float32 the loss
+    itself vanishes at m = 104 and its gradient with it; the logarithm keeps both exact for any
+    finite margin. Its gradient is :math:`\nabla L/L`, so a constant step on it is a step of
+    :math:`\eta/L` on the loss.
 
     Args:
       margins: ``(n,)`` floating.
       loss: ``"exponential"`` or ``"logistic"``.
-      where: optional ``(n,)`` boolean; examples outside are left out of the mean (at least one must be in).
+      where: optional ``(n,)`` boolean; examples outside are left out of the mean (at least one must
+        be in).
 
     Returns:
       ``()``, dtype of ``margins``.
@@ -40,9 +40,11 @@ def log_loss(
 
 
 def dual_weights(
-    margins: jax.Array, loss: Loss = "logistic", *, where: jax.Array | None = None
+    margins: Array, loss: Loss = "logistic", *, where: Array | None = None
 ) -> jax.Array:
-    r"""Weights :math:`q_i = |\ell'(m_i)| / \sum_j |\ell'(m_j)|` that the gradient gives the examples; they sum to 1.
+    r"""The weights that the loss's gradient gives the examples; they sum to 1.
+
+    .. math:: q_i = |\ell'(m_i)| \Big/ \sum_j |\ell'(m_j)|
 
     Args:
       margins: ``(n,)`` floating.
@@ -50,7 +52,8 @@ def dual_weights(
       where: optional ``(n,)`` boolean; examples outside get weight 0.
 
     Returns:
-      ``(n,)`` on the simplex. Computed as a softmax of logarithms: no underflow to 0/0 at large margins.
+      ``(n,)`` on the simplex. Computed as a softmax of logarithms: no underflow to 0/0 at large
+      margins.
 
     Raises:
       ValueError: as :func:`log_loss`.
@@ -61,15 +64,16 @@ def dual_weights(
 
 
 def _log_softplus(t: jax.Array) -> jax.Array:
-    """log(log(1 + e^t)) for any t: for t -> -inf it is t, where log(softplus(t)) would be log(0)."""
-    # Below the cut log1p(e^t) = e^t (1 - e^t/2 + e^2t/3 - ...): two terms leave an error of e^2t, under rounding.
+    """log(log(1 + e^t)) for any t: t itself where log(softplus(t)) would be log(0)."""
+    # Below the cut log1p(e^t) = e^t (1 - e^t/2 + e^2t/3 - ...): two terms leave an error of e^2t,
+    # under rounding.
     cut = 0.6 * jnp.log(jnp.finfo(t.dtype).eps)
     small = t < cut
     direct = jnp.log(jax.nn.softplus(jnp.where(small, 0, t)))
     return jnp.where(small, t - 0.5 * jnp.exp(jnp.minimum(t, cut)), direct)
 
 
-def _checked(margins: jax.Array, loss: str, where: jax.Array | None) -> jax.Array:
+def _checked(margins: Array, loss: str, where: Array | None) -> jax.Array:
     """The margins in float32 at least, zero where they do not count."""
     check_loss(loss)
     check_array("margins", margins)

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 
 from jaxrobust import trees
 from jaxrobust.linear import _sharding
-from jaxrobust.linear._checks import check_nonnegative, check_problem
+from jaxrobust.linear._checks import Array, check_nonnegative, check_problem
 from jaxrobust.norms import Norm, as_norm
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
-def margins(w: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+def margins(w: Array, x: Array, y: Array) -> jax.Array:
     r"""By how much every example is on its right side.
 
     Binary: :math:`m_i = y_i \langle w, x_i\rangle`. Multiclass:
@@ -26,17 +26,17 @@ def margins(w: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
       ``(n,)``, in units of the score.
 
     Raises:
-      ValueError, TypeError: if shapes or dtypes disagree, labels are out of range or x is not finite (values are looked
-        at outside of a trace only).
+      ValueError, TypeError: if shapes or dtypes disagree, labels are out of range or x is not
+        finite (values are looked at outside of a trace only).
     """
     return _margins(w, x, y, check_problem(w, x, y)).astype(jnp.result_type(w, x))
 
 
-def margin(w: jax.Array, x: jax.Array, y: jax.Array, norm: Norm | str) -> jax.Array:
+def margin(w: Array, x: Array, y: Array, norm: Norm | str) -> jax.Array:
     r"""Normalised margin :math:`\min_i m_i / \|w\|`, with ``norm`` the norm of the *weights*.
 
-    For a binary problem it is the largest radius that no perturbation bounded in the *dual* norm overcomes:
-    ``margin(w, x, y, norm) == robust_radius(w, x, y, norm.dual)``.
+    For a binary problem it is the largest radius that no perturbation bounded in the *dual* norm
+    overcomes: ``margin(w, x, y, norm) == robust_radius(w, x, y, norm.dual)``.
 
     Args:
       w: ``(*features)`` or ``(C, *features)``; for a matrix the norm is of the whole matrix.
@@ -55,7 +55,7 @@ def margin(w: jax.Array, x: jax.Array, y: jax.Array, norm: Norm | str) -> jax.Ar
     return _divide(smallest, norm.value(trees.promote(w))).astype(jnp.result_type(w, x))
 
 
-def robust_radii(w: jax.Array, x: jax.Array, y: jax.Array, norm: Norm | str) -> jax.Array:
+def robust_radii(w: Array, x: Array, y: Array, norm: Norm | str) -> jax.Array:
     r"""Distance of every example from the decision boundary, in the norm of the *perturbation*.
 
     Binary: :math:`y_i\langle w, x_i\rangle / \|w\|_*`. Multiclass:
@@ -68,8 +68,8 @@ def robust_radii(w: jax.Array, x: jax.Array, y: jax.Array, norm: Norm | str) -> 
       norm: norm that bounds the perturbation, or its name.
 
     Returns:
-      ``(n,)``, in units of x; negative where an example is misclassified, 0 where the weights (of two classes) do not
-      differ from zero.
+      ``(n,)``, in units of x; negative where an example is misclassified, 0 where the weights (of
+      two classes) do not differ from zero.
 
     Raises:
       ValueError, TypeError: as :func:`margins`; for an unknown norm.
@@ -82,21 +82,22 @@ def robust_radii(w: jax.Array, x: jax.Array, y: jax.Array, norm: Norm | str) -> 
     return radii.astype(jnp.result_type(w, x))
 
 
-def robust_radius(w: jax.Array, x: jax.Array, y: jax.Array, norm: Norm | str) -> jax.Array:
-    """The largest radius at which no example can be misclassified, ``()``: the minimum of :func:`robust_radii`.
+def robust_radius(w: Array, x: Array, y: Array, norm: Norm | str) -> jax.Array:
+    """The largest radius at which no example can be misclassified, ``()``.
 
-    ``norm`` is the norm of the *perturbation*. Negative if an example is misclassified without one.
+    It is the minimum of :func:`robust_radii`, with ``norm`` the norm of the *perturbation*.
+    Negative if an example is misclassified without one.
     """
     return jnp.min(robust_radii(w, x, y, norm))
 
 
 def adversarial_accuracy(
-    w: jax.Array, x: jax.Array, y: jax.Array, norm: Norm | str, eps: float | jax.Array
+    w: Array, x: Array, y: Array, norm: Norm | str, eps: float | Array
 ) -> jax.Array:
     r"""Exact share of examples that no perturbation of norm at most ``eps`` misclassifies (a mean).
 
-    Example i counts iff :math:`m_i > \epsilon\|w\|_*` strictly (a tie counts as lost), for all wrong classes in the
-    multiclass case.
+    Example i counts iff :math:`m_i > \epsilon\|w\|_*` strictly (a tie counts as lost), for all
+    wrong classes in the multiclass case.
 
     Args:
       w: ``(*features)`` or ``(C, *features)``.
@@ -129,15 +130,13 @@ def adversarial_accuracy(
     return shares.astype(jnp.result_type(w, x))
 
 
-def worst_case(
-    w: jax.Array, x: jax.Array, y: jax.Array, norm: Norm | str, eps: float | jax.Array
-) -> jax.Array:
+def worst_case(w: Array, x: Array, y: Array, norm: Norm | str, eps: float | Array) -> jax.Array:
     r"""The perturbation of norm at most ``eps`` that lowers each example's margin the most.
 
     Binary: :math:`\delta_i = -\epsilon\, y_i\, \mathrm{lmo}(w)`, which attains
     :math:`m_i - \epsilon\|w\|_*`. Multiclass: the same against the class c with the smallest
-    :math:`\langle w_{y_i}-w_c, x_i\rangle - \epsilon\|w_{y_i}-w_c\|_*` (lowest index at ties). Every example is attacked
-    on its own; nothing couples them.
+    :math:`\langle w_{y_i}-w_c, x_i\rangle - \epsilon\|w_{y_i}-w_c\|_*` (lowest index at ties).
+    Every example is attacked on its own; nothing couples them.
 
     Args:
       w: ``(*features)`` or ``(C, *features)``.
@@ -169,19 +168,19 @@ def worst_case(
     return (-_spread(signed_radii, x.ndim) * directions).astype(dtype)
 
 
-def _margins(w: jax.Array, x: jax.Array, y: jax.Array, several: bool) -> jax.Array:
+def _margins(w: Array, x: Array, y: Array, several: bool) -> jax.Array:
     """``(n,)`` in float32 at least."""
     return jnp.min(_class_margins(w, x, y), axis=1) if several else _signed_scores(w, x, y)
 
 
-def _signed_scores(w: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+def _signed_scores(w: Array, x: Array, y: Array) -> jax.Array:
     """``(n,)`` in float32 at least."""
     w, x = trees.promote((w, x))
     return y.astype(x.dtype) * jnp.tensordot(x, w, axes=w.ndim, precision=_HIGHEST)
 
 
-def _class_margins(w: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
-    """``(n, C)`` in float32 at least: the own class's score minus class c's; infinite at the own."""
+def _class_margins(w: Array, x: Array, y: Array) -> jax.Array:
+    """``(n, C)``, float32 at least: the own class's score minus class c's; infinite at the own."""
     w, x = trees.promote((w, x))
     features = tuple(range(1, x.ndim))
     scores = jnp.tensordot(x, w, axes=(features, features), precision=_HIGHEST)
@@ -190,14 +189,14 @@ def _class_margins(w: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.where(own, jnp.inf, right - scores)
 
 
-def _pairwise_lengths(w: jax.Array, y: jax.Array, dual: Norm) -> jax.Array:
+def _pairwise_lengths(w: Array, y: Array, dual: Norm) -> jax.Array:
     """``(n, C)``: dual norm of ``w[y_i] - w[c]``; from all C^2 pairs, as usually n is larger."""
     w = trees.promote(w)
     pairs = jax.vmap(lambda a: jax.vmap(lambda b: dual.value(a - b))(w))(w)
     return _sharding.rows(pairs, y)
 
 
-def _divide(margins: jax.Array, lengths: jax.Array) -> jax.Array:
+def _divide(margins: Array, lengths: jax.Array) -> jax.Array:
     """The quotient; where the weights have no length, their margin: zero (or the own class's)."""
     return margins / jnp.where(lengths > 0, lengths, 1)
 

@@ -6,10 +6,11 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrobust import trees
 from jaxrobust.linear import _interior_point, _primal_dual, _sharding
-from jaxrobust.linear._checks import check_classes, check_examples, check_signs, is_concrete
+from jaxrobust.linear._checks import Array, check_classes, check_examples, check_signs, is_concrete
 from jaxrobust.linear._group_coordinates import group_coordinates, has_group_form
 from jaxrobust.linear._interior_point import Solution
 from jaxrobust.norms import Norm, as_norm
@@ -28,9 +29,7 @@ class MaxMargin(NamedTuple):
 
     w: jax.Array  # (*features) or (C, *features): weights, norm 1 (zero if not separable)
     margin: jax.Array  # (): min_i m_i(w) / ||w||, the lower bound
-    upper_bound: (
-        jax.Array
-    )  # (): dual norm of the combination of the signed examples with dual_weights
+    upper_bound: jax.Array  # (): of any margin: dual norm of sum_i dual_weights_i a_i
     gap: jax.Array  # (): (upper_bound - margin) / upper_bound, relative; 1 if no margin was found
     dual_weights: jax.Array  # (n,) or, with classes, (n, C): non-negative, sum 1
     separable: jax.Array  # () bool: whether upper_bound, or even margin, is clear of zero
@@ -42,20 +41,21 @@ class MaxMargin(NamedTuple):
         if not bool(self.separable):
             support = int(jnp.sum(self.dual_weights > 1e-3 * jnp.max(self.dual_weights)))
             return (
-                f"not linearly separable: a convex combination of signed examples ({support} of them carry it; weights "
-                f"in dual_weights) has dual norm {float(self.upper_bound):.3g}, zero to tolerance, so no weights give "
-                "all examples a positive margin"
+                f"not linearly separable: a convex combination of signed examples ({support} of "
+                "them carry it; weights in dual_weights) has dual norm "
+                f"{float(self.upper_bound):.3g}, zero to tolerance, so no weights give all "
+                "examples a positive margin"
             )
         state = "" if bool(self.converged) else "not converged: "
         return (
-            f"{state}margin {float(self.margin):.6g}, at most {float(self.upper_bound):.6g} for any weights "
-            f"(relative gap {float(self.gap):.1e}, {int(self.iterations)} iterations)"
+            f"{state}margin {float(self.margin):.6g}, at most {float(self.upper_bound):.6g} for "
+            f"any weights (relative gap {float(self.gap):.1e}, {int(self.iterations)} iterations)"
         )
 
 
 def max_margin(
-    x: jax.Array,
-    y: jax.Array,
+    x: Array,
+    y: Array,
     norm: Norm | str,
     *,
     num_classes: int | None = None,
@@ -66,39 +66,48 @@ def max_margin(
 ) -> MaxMargin:
     r"""Solves :math:`\max_{\|w\|\le 1}\min_i m_i(w)` to a certified relative gap.
 
-    :math:`m_i(w)=y_i\langle w,x_i\rangle`, or :math:`\min_{c\ne y_i}\langle w_{y_i}-w_c, x_i\rangle` with classes. The
-    result w maximises :func:`margin` in ``norm`` and so, for a binary problem, is the most robust linear classifier
+    :math:`m_i(w)=y_i\langle w,x_i\rangle`, or
+    :math:`\min_{c\ne y_i}\langle w_{y_i}-w_c, x_i\rangle` with classes. The result w maximises
+    :func:`margin` in ``norm`` and so, for a binary problem, is the most robust linear classifier
     against perturbations bounded in ``norm.dual``. The certificate is minimax duality:
 
-    .. math:: \max_{\|w\|\le1}\min_i \langle a_i, w\rangle = \min_{q\in\Delta}\Big\|\sum_i q_i a_i\Big\|_*,
+    .. math:: \max_{\|w\|\le1}\min_i \langle a_i, w\rangle
+              = \min_{q\in\Delta}\Big\|\sum_i q_i a_i\Big\|_*,
 
     :math:`a_i` being the signed examples (with classes one for every wrong class).
 
-    Outside of a trace it computes in float64 whatever the input and whatever ``jax_enable_x64`` (which stays as it is),
-    and gives back the input's dtype. Under ``jit`` or ``vmap`` it computes in the input's dtype; in float32 the gap can
-    then get stuck above 1e-4 on hard data (more examples than features, a margin of less than 1e-2 of the examples'
-    dual norm), which ``gap`` and ``converged`` say.
+    Data whose values are known, also inside of a trace, are solved in float64 whatever their dtype
+    and whatever ``jax_enable_x64`` (which stays as it is); the result has the dtype of x, float32
+    for float64 where x64 is off. Traced data, under ``jit`` or ``vmap``, are solved in their own
+    dtype (float32 at least), under ``vmap`` one problem after the other. In float32 the gap can get
+    stuck above 1e-4 on hard data (more examples than features, a margin of less than 1e-2 of the
+    examples' dual norm), which ``gap`` and ``converged`` say. Examples sharded over devices are
+    brought together: every device needs room for all of them. There is no derivative.
 
     Args:
       x: ``(n, *features)`` examples.
       y: ``(n,)`` labels: -1 and +1, or integers below ``num_classes``.
-      norm: norm of the weights, or its name. With classes it is the norm of the ``(C, *features)`` weights.
+      norm: norm of the weights, or its name. With classes it is the norm of the
+        ``(C, *features)`` weights.
       num_classes: None for a binary problem, else C, at least 2.
       tolerance: relative gap to stop at, positive.
       zero_tolerance: upper bound, relative to the largest dual norm of a signed example, under
         which the data count as not separable, unless weights of a margin beyond rounding errors
         have been found by then. Default: 1e-7 in float64, 1e-5 in float32.
       max_iterations: limit; default 100 Newton steps or 100,000 first-order iterations.
-      method: ``"interior_point"`` (l1, l2, linf and their Fourier forms: 10 to 50 Newton steps; memory of n^2 or
-        d^2), ``"primal_dual"`` (any norm; memory of the data), or ``"auto"``: the first where it exists.
+      method: ``"interior_point"`` (l1, l2, linf and their Fourier forms: 10 to 50 Newton steps;
+        memory of n^2 or d^2), ``"primal_dual"`` (any norm; memory of the data), or ``"auto"``: the
+        first where it exists.
 
     Returns:
-      :class:`MaxMargin`. Data that cannot be separated are no error: ``separable`` is false and ``dual_weights`` prove
-      it.
+      :class:`MaxMargin`. Data that cannot be separated are no error: ``separable`` is false and
+      ``dual_weights`` prove it.
 
     Raises:
-      ValueError: naming the argument, for wrong shapes or labels, no examples, NaN or infinite x, a tolerance that is
-        not positive, an unknown norm or method, or ``"interior_point"`` for a norm that has none.
+      ValueError: naming the argument, for wrong shapes or labels, no examples, NaN or infinite x, a
+        tolerance that is not positive, an unknown norm or method, or ``"interior_point"`` for a
+        norm that has none.
+      TypeError: if an argument has another type.
     """
     norm = as_norm(norm)
     _check_arguments(x, y, num_classes, tolerance, zero_tolerance, max_iterations)
@@ -111,9 +120,10 @@ def max_margin(
     dtype = jax.dtypes.canonicalize_dtype(x.dtype)
     # Known values stay known even where something else is being traced.
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-        double = jnp.asarray(x, jnp.float64)
+        double = jnp.asarray(_sharding.on_one_device(x), jnp.float64)
         # One dtype whatever the labels come in: one program for all.
-        labels = jnp.asarray(y, jnp.float64 if num_classes is None else jnp.int32)
+        label_dtype = jnp.float64 if num_classes is None else jnp.int32
+        labels = jnp.asarray(_sharding.on_one_device(y), label_dtype)
         result = _solve(double, labels, tolerance, zero, limit, norm, num_classes, method)
         return jax.tree.map(
             lambda leaf: leaf.astype(dtype) if leaf.dtype == jnp.float64 else leaf, result
@@ -181,7 +191,7 @@ def _solve_one(
     )
 
 
-def _signed_examples(x: jax.Array, y: jax.Array, num_classes: int | None) -> jax.Array:
+def _signed_examples(x: Array, y: Array, num_classes: int | None) -> jax.Array:
     """``(m, *weights_shape)``: all constraints in the form ``<a, w> >= margin``."""
     if num_classes is None:
         return y.astype(x.dtype).reshape(-1, *([1] * (x.ndim - 1))) * x
@@ -193,12 +203,12 @@ def _signed_examples(x: jax.Array, y: jax.Array, num_classes: int | None) -> jax
     return jax.vmap(lambda s, row: jnp.tensordot(s, row, axes=0))(signs, repeated)
 
 
-def _rivals(y: jax.Array, num_classes: int) -> jax.Array:
+def _rivals(y: Array, num_classes: int) -> jax.Array:
     # As int32: in the int8 of small labels the sum may overflow.
     return (y.astype(jnp.int32)[:, None] + jnp.arange(1, num_classes)[None, :]) % num_classes
 
 
-def _weights_by_class(q: jax.Array, y: jax.Array, num_classes: int | None) -> jax.Array:
+def _weights_by_class(q: jax.Array, y: Array, num_classes: int | None) -> jax.Array:
     if num_classes is None:
         return q
     rows = jnp.arange(y.shape[0])[:, None]
@@ -234,6 +244,9 @@ def _default_zero(dtype: Any) -> float:
 
 def _check_arguments(x, y, num_classes, tolerance, zero_tolerance, max_iterations) -> None:
     check_examples(x, y)
+    for name, count in (("num_classes", num_classes), ("max_iterations", max_iterations)):
+        if count is not None and not isinstance(count, int | np.integer):
+            raise TypeError(f"{name} must be an integer, got {count!r}")
     if num_classes is None:
         check_signs(y)
     elif num_classes < 2:

@@ -1,4 +1,4 @@
-"""Linear predictors in several parametrisations: the same functions, other paths of gradient descent."""
+"""Linear predictors in several parametrisations: same functions, other paths of descent."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,13 +13,14 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 
 @dataclasses.dataclass(frozen=True)
 class LinearModel:
-    """A parametrisation of linear functions of a vector of features; made by :func:`plain` and its siblings.
+    """A parametrisation of linear functions of d features; made by :func:`plain` and its siblings.
 
     All members are pure functions, so they may be jitted, vmapped and differentiated:
 
     - ``init(key, scale=...)``: parameters, a tuple of float32 arrays;
     - ``apply(params, x)``: scores ``(n,)`` of examples ``x (n, d)``, computed layer by layer;
-    - ``predictor(params)``: the one vector ``(d,)`` with ``apply(params, x) == x @ predictor(params)``.
+    - ``predictor(params)``: the one vector ``(d,)`` with the same scores,
+      ``apply(params, x) == x @ predictor(params)``.
     """
 
     name: str
@@ -34,7 +35,9 @@ class LinearModel:
 
 
 def plain(num_features: int) -> LinearModel:
-    r"""One weight vector, :math:`f(x)=\langle w,x\rangle`; ``init`` draws normal weights times ``scale`` (default 0).
+    r"""One weight vector, :math:`f(x)=\langle w,x\rangle`.
+
+    ``init`` draws normal weights times ``scale`` (default 0).
 
     Raises:
       ValueError: if ``num_features`` is not positive.
@@ -57,8 +60,8 @@ def plain(num_features: int) -> LinearModel:
 def fully_connected(num_features: int, *, depth: int = 2, width: int | None = None) -> LinearModel:
     r"""Deep linear network :math:`f(x) = w_L^\top W_{L-1}\cdots W_1 x`.
 
-    ``init`` draws every layer normal with standard deviation ``scale / sqrt(fan_in)`` (default scale 0.1), so that the
-    predictor starts near ``scale**depth``.
+    ``init`` draws every layer normal with standard deviation ``scale / sqrt(fan_in)`` (default
+    scale 0.1), so that the predictor starts near ``scale**depth``.
 
     Args:
       num_features: d.
@@ -98,8 +101,9 @@ def fully_connected(num_features: int, *, depth: int = 2, width: int | None = No
 def diagonal(num_features: int, *, depth: int = 2) -> LinearModel:
     r"""Diagonal network :math:`f(x)=\sum_j (u_j^L - v_j^L)x_j`.
 
-    ``init`` sets all entries of u and v to ``scale`` (default 0.01; no randomness), so the predictor starts at zero.
-    A small scale is the rich regime (towards l1 for L = 2), a large one the kernel regime (towards l2).
+    ``init`` sets all entries of u and v to ``scale`` (default 0.01; no randomness), so the
+    predictor starts at zero. A small scale is the rich regime (towards l1 for L = 2), a large one
+    the kernel regime (towards l2).
 
     Raises:
       ValueError: if a size is not positive.
@@ -127,11 +131,12 @@ def diagonal(num_features: int, *, depth: int = 2) -> LinearModel:
 def convolution(num_features: int, *, depth: int = 2) -> LinearModel:
     r"""Linear network of full-width circular convolutions, last layer a dot product.
 
-    .. math:: h_l[i] = D^{-1/2}\sum_k w_l[k]\, h_{l-1}[(i+k)\bmod D],\qquad f(x)=\langle w_L, h_{L-1}\rangle .
+    .. math:: h_l[i] = D^{-1/2}\sum_k w_l[k]\, h_{l-1}[(i+k)\bmod D],
+              \qquad f(x)=\langle w_L, h_{L-1}\rangle .
 
-    In the unitary Fourier domain a layer multiplies by the conjugate of its spectrum, so the predictor's spectrum is the
-    product of the layers' spectra. ``init`` draws normal layers with standard deviation ``scale / sqrt(D)`` (default
-    scale 1: unit layers).
+    In the unitary Fourier domain a layer multiplies by the conjugate of its spectrum, so the
+    predictor's spectrum is the product of the layers' spectra. ``init`` draws normal layers with
+    standard deviation ``scale / sqrt(D)`` (default scale 1: unit layers).
 
     Args:
       num_features: D, the length of the signal.
@@ -141,7 +146,8 @@ def convolution(num_features: int, *, depth: int = 2) -> LinearModel:
       ValueError: if a size is not positive.
 
     Source:
-      Gunasekar et al., "Implicit Bias of Gradient Descent on Linear Convolutional Networks", 2018, arXiv:1806.00468.
+      Gunasekar et al., "Implicit Bias of Gradient Descent on Linear Convolutional Networks", 2018,
+      arXiv:1806.00468.
     """
     _check_sizes(num_features=num_features, depth=depth)
 
@@ -156,7 +162,7 @@ def convolution(num_features: int, *, depth: int = 2) -> LinearModel:
             jnp.arange(num_features)[:, None] + jnp.arange(num_features)[None, :]
         ) % num_features
         for kernel in hidden:
-            # (n, D, D) windows: slow and literal. Training goes through `predictor`, which is an FFT.
+            # (n, D, D) windows: slow and literal. Train through `predictor`, which is an FFT.
             x = jnp.tensordot(x[:, index], kernel, axes=1, precision=_HIGHEST) / num_features**0.5
         return _matvec(x, last)
 

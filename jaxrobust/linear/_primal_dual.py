@@ -4,13 +4,14 @@ Solves the same saddle point as :mod:`jaxrobust.linear._interior_point`,
 
 .. math:: \max_{\|w\|\le 1}\min_{q\in\Delta_n}\langle q, A w\rangle,
 
-with nothing but matrix-vector products, the norm's Euclidean projection and the projection on the simplex: the method
-for lp, Schatten and user-defined norms. Both sides are compact, so the duality gap of any pair is finite and computed
-exactly; it decides when to restart from the average.
+with nothing but matrix-vector products, the norm's Euclidean projection and the projection on the
+simplex: the method for lp, Schatten and user-defined norms. Both sides are compact, so the duality
+gap of any pair is finite and computed exactly; it decides when to restart from the average.
 
-Source: Chambolle and Pock 2011 for the iteration; Applegate et al., "Faster first-order primal-dual methods for linear
-programming using restarts and sharpness" (2023) for restarting from the average once the gap has fallen by a constant
-factor, and for balancing the two step sizes by the distances travelled.
+Source: Chambolle and Pock 2011 for the iteration; Applegate et al., "Faster first-order primal-dual
+methods for linear programming using restarts and sharpness" (2023) for restarting from the average
+once the gap has fallen by a constant factor, and for balancing the two step sizes by the distances
+travelled.
 """
 
 from typing import NamedTuple
@@ -51,11 +52,11 @@ def solve(
     rounding: float | jax.Array,
     max_iterations: int,
 ) -> Solution:
-    """Runs until ``upper - lower <= tolerance * upper``, or ``upper <= zero`` (and
-    ``lower <= rounding``), or ``max_iterations``.
+    """Runs until ``upper - lower <= tolerance * upper``, or ``upper <= zero``, or the limit.
 
     Args:
-      a: ``(n, *feature_shape)`` signed examples, scaled so that the largest dual norm of one is about 1.
+      a: ``(n, *feature_shape)`` signed examples, scaled so that the largest dual norm of one is
+        about 1.
       norm: norm that bounds w.
       tolerance: relative gap to stop at.
       zero: upper bound under which the data count as not separable, ...
@@ -111,7 +112,8 @@ def _advance(a: jax.Array, norm: Norm, step: jax.Array, carry: _Carry) -> _Carry
     candidate = _select(use_average, average, current)
     gap = jnp.minimum(current_gap, average_gap)
 
-    # Restart when the gap fell enough, or fell and has begun to rise again, or after a long time without either.
+    # Restart when the gap fell enough, or fell and has begun to rise again, or after a long time
+    # without either.
     long_ago = count >= 0.4 * (carry.best.iterations + _CHUNK)
     fell = gap <= 0.8 * carry.origin_gap
     restart = (gap <= 0.2 * carry.origin_gap) | (fell & (gap > carry.last_gap)) | long_ago
@@ -131,7 +133,7 @@ def _advance(a: jax.Array, norm: Norm, step: jax.Array, carry: _Carry) -> _Carry
 
 
 def _rebalance(carry: _Carry, candidate: _Point) -> jax.Array:
-    """Geometric mean of the old balance and the ratio of the distances travelled since the last restart."""
+    """Geometric mean of the old balance and the ratio of distances since the last restart."""
     moved_w = jnp.sqrt(jnp.sum((candidate.w - carry.origin.w) ** 2))
     moved_q = jnp.sqrt(jnp.sum((candidate.q - carry.origin.q) ** 2))
     known = (moved_w > 1e-10) & (moved_q > 1e-10)
@@ -167,10 +169,12 @@ def _operator_norm(a: jax.Array) -> jax.Array:
         v = jnp.matmul(flat.T, jnp.matmul(flat, v, precision=_HIGHEST), precision=_HIGHEST)
         return v / jnp.maximum(jnp.sqrt(jnp.sum(v**2)), jnp.finfo(v.dtype).tiny)
 
-    # Started from a fixed generic vector: a constant one may be orthogonal to the leading singular vector.
+    # Started from a fixed generic vector: a constant one may be orthogonal to the leading singular
+    # vector.
     start = jnp.cos(1.0 + jnp.arange(flat.shape[1], dtype=flat.dtype) ** 1.5)
     v = jax.lax.fori_loop(0, 60, power, start / jnp.sqrt(jnp.sum(start**2)))
-    # Power iteration approaches from below; 5 % covers what is missing where the gap of singular values is small.
+    # Power iteration approaches from below; 5 % covers what is missing where the gap of singular
+    # values is small.
     norm = 1.05 * jnp.sqrt(jnp.sum(jnp.matmul(flat, v, precision=_HIGHEST) ** 2))
     return jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
 

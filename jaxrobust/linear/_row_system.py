@@ -34,8 +34,10 @@ class Blocks(NamedTuple):
 
 
 def gram(a: jax.Array) -> jax.Array | None:
-    """A A^T where it saves work: with a single group of at least n coordinates Q is a multiple of
-    the identity plus rank one, and the matrix product is needed only once.
+    """A A^T where it saves work.
+
+    With a single group of at least n coordinates Q is a multiple of the identity plus rank one, and
+    the matrix product is needed only once.
     """
     n, groups, k = a.shape
     flat = a.reshape(n, -1)
@@ -113,12 +115,10 @@ def _cholesky(matrix: jax.Array) -> Solver:
 
 
 def _refined(solve: Solver, times: Solver) -> Solver:
-    """Two steps of iterative refinement, against the jitter and rounding."""
+    """Solves, and refines twice against the jitter and rounding."""
 
     def refined(r):
-        x = solve(r)
-        for _ in range(2):
-            x = x + solve(r - times(x))
-        return x
+        # A loop, though a short one: written out it would triple the program and its compilation.
+        return jax.lax.fori_loop(0, 3, lambda _, x: x + solve(r - times(x)), jnp.zeros_like(r))
 
     return refined

@@ -1,7 +1,8 @@
 """Algebra of a product of second-order cones, and its Nesterov-Todd scaling.
 
-A point is a pair ``(head (G,), tail (G, k))``, one cone ``head >= ||tail||`` per group. Formulas: Vandenberghe, "The
-CVXOPT linear and quadratic cone program solvers" (2010), sections 4 and 5, written for G cones of one size.
+A point is a pair ``(head (G,), tail (G, k))``, one cone ``head >= ||tail||`` per group. Formulas:
+Vandenberghe, "The CVXOPT linear and quadratic cone program solvers" (2010), sections 4 and 5,
+written for G cones of one size.
 """
 
 from typing import NamedTuple
@@ -18,7 +19,7 @@ class Point(NamedTuple):
 
 
 class Scaling(NamedTuple):
-    r"""The symmetric W with ``W z = W^-1 s``, stored as :math:`W = \eta\,(\ldots)` of a unit hyperbolic vector."""
+    """The symmetric W with ``W z = W^-1 s``, as eta times that of a unit hyperbolic vector."""
 
     eta: jax.Array  # (G,): geometric mean of the two points' distances to the boundary, as a ratio
     axis: Point  # head^2 - ||tail||^2 = 1
@@ -50,13 +51,14 @@ def divide(point: Point, by: Point) -> Point:
 
 
 def nesterov_todd(s: Point, z: Point) -> Scaling:
-    """The scaling that maps the primal slack ``s`` and the dual ``z``, both inside, on one point."""
+    """The scaling that maps the primal slack ``s`` and the dual ``z``, both inside, on one."""
     s_det, z_det = _determinant(s), _determinant(z)
     s_unit, z_unit = _multiply(1 / jnp.sqrt(s_det), s), _multiply(1 / jnp.sqrt(z_det), z)
     cosine = s_unit.head * z_unit.head + jnp.sum(s_unit.tail * z_unit.tail, axis=-1)
     gamma = jnp.sqrt((1 + cosine) / 2)
     tail = (s_unit.tail - z_unit.tail) / (2 * gamma)[:, None]
-    # The head follows from the tail: head^2 - ||tail||^2 = 1 then holds to rounding, which keeps W invertible.
+    # The head follows from the tail: head^2 - ||tail||^2 = 1 then holds to rounding, which keeps W
+    # invertible.
     return Scaling((s_det / z_det) ** 0.25, Point(jnp.sqrt(1 + jnp.sum(tail**2, axis=-1)), tail))
 
 
@@ -79,9 +81,10 @@ def unscale(w: Scaling, x: Point) -> Point:
 
 
 def longest_step(scaled: Point, direction: Point) -> jax.Array:
-    """Largest a with ``scaled + a * direction`` in all cones, ``()``; infinite if there is no limit.
+    """Largest a with ``scaled + a * direction`` in all cones, ``()``; infinite without a limit.
 
-    Both are in scaled coordinates, where the point is well inside and the quadratic does not cancel.
+    Both are in scaled coordinates, where the point is well inside and the quadratic does not
+    cancel.
     """
     root = jnp.sqrt(_determinant(scaled))
     unit = _multiply(1 / root, scaled)

@@ -4,11 +4,20 @@ There JAX asks what sharding the result of a gather, or of a sum over the exampl
 with Auto axes, or on one device, all of this is the plain operation.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 _HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def on_one_device(array: Any) -> Any:
+    """A known array that is spread over several devices, as one on none in particular."""
+    spread = isinstance(array, jax.Array) and len(array.sharding.device_set) > 1
+    return np.asarray(array) if spread and array.is_fully_addressable else array
 
 
 def gather(x: jax.Array) -> jax.Array:

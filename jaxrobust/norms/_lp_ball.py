@@ -53,7 +53,9 @@ def _project_jvp(p, primals, tangents):
     # keeps u on the sphere: sum_i c_i u_i^(p-1) du_i = 0.
     (a, c), (a_dot, _) = primals, tangents
     u = project(p, a, c)
-    multiplier = _magnitudes.value(p / (p - 1), [x - y for x, y in zip(a, u, strict=True)], c)
+    # Never negative but for the rounding of what the compiler fuses; its power would be NaN then.
+    moved = [jnp.maximum(x - y, 0) for x, y in zip(a, u, strict=True)]
+    multiplier = _magnitudes.value(p / (p - 1), moved, c)
     slopes, normals, curvature = _linearised(p, u, c, multiplier)
     pull = [w * t * n for w, t, n in zip(c, slopes, normals, strict=True)]
     drift = _magnitudes.total([x * d for x, d in zip(pull, a_dot, strict=True)])

@@ -17,8 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust.norms._sharding import shard_like
-
 Magnitudes = list[jax.Array]
 Weights = list[np.ndarray]
 
@@ -77,16 +75,19 @@ def _one_hot_at_largest(a: Magnitudes, c: Weights) -> Magnitudes:
     """All of the unit l1 norm on one magnitude: the first largest one of the first leaf with it."""
     tops = [jnp.max(leaf) for leaf in a]
     top = functools.reduce(jnp.maximum, tops)
-    # 0 at zero, else 1, or NaN if the input was: a broken gradient must not become a valid step.
-    length = jnp.where(top == 0, 0, top / jnp.where(top == 0, 1, top))
+    length = jnp.where(top > 0, 1, 0)
+    # A broken gradient must not become a valid step. NaN is added, for the compiler makes a product
+    # with a mask a selection, and there 0 * NaN is 0.
+    broken = jnp.where(jnp.isnan(top), jnp.nan, 0)
     placed, result = jnp.asarray(False), []
     for leaf, weight, leaf_top in zip(a, c, tops, strict=True):
         here = (leaf_top == top) & ~placed
         placed |= here
         # An argmax by reductions alone: it neither flattens nor gathers a sharded leaf.
-        position = shard_like(_positions(leaf.shape), leaf)
-        first = jnp.min(jnp.where(leaf == top, position, leaf.size))
-        result.append((here & (position == first)).astype(leaf.dtype) * (length / weight))
+        is_top = leaf == top
+        position = jnp.maximum(_positions(leaf.shape), leaf.size * ~is_top)
+        is_first = here & is_top & (position == jnp.min(position))
+        result.append(is_first.astype(leaf.dtype) * (length / weight) + broken.astype(leaf.dtype))
     return result
 
 

@@ -44,13 +44,20 @@ def project(p: float, a: Magnitudes, c: Weights, radius: jax.Array) -> Magnitude
 def _project_l1(a: Magnitudes, c: Weights, radius: jax.Array) -> Magnitudes:
     a = [unshard(leaf) for leaf in a]
     if all(np.all(w == 1) for w in c):
-        projected = projections.projection_l1_ball(a, radius)
+        # Optax's branches disagree on the dtype of what is not of JAX's default float dtype.
+        dtype = jnp.result_type(float)
+        projected = _optax_l1_ball([leaf.astype(dtype) for leaf in a], radius.astype(dtype))
+        projected = [new.astype(old.dtype) for new, old in zip(projected, a, strict=True)]
     else:
         projected = _soft_threshold(a, c, radius)
     # The threshold carries a rounding error of the size of the largest magnitude's, which may be
-    # far more than the radius: what was projected must not stay outside.
+    # more than the radius; the projection has norm `radius` nevertheless.
     norm = _magnitudes.value(1, projected, c)
-    return [leaf * (radius / jnp.maximum(norm, radius)) for leaf in projected]
+    return [leaf * (radius / jnp.where(norm > 0, norm, radius)) for leaf in projected]
+
+
+# Called eagerly, its `cond` would be compiled anew at every call.
+_optax_l1_ball = jax.jit(projections.projection_l1_ball)
 
 
 def _soft_threshold(a: Magnitudes, c: Weights, radius: jax.Array) -> Magnitudes:

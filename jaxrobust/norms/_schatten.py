@@ -24,9 +24,12 @@ class Schatten(DecomposedNorm):
     def _take_apart(self, leaf: jax.Array) -> Parts:
         matrix = unshard(leaf)
         matrix = matrix.reshape((-1, leaf.shape[-1]) if leaf.ndim > 1 else (-1, 1))
-        u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
+        # LAPACK may never return from a matrix with an infinite entry. NaN is the answer to it.
+        is_finite = jnp.all(jnp.isfinite(matrix))
+        u, s, vt = jnp.linalg.svd(jnp.where(is_finite, matrix, 0), full_matrices=False)
+        s = jnp.where(is_finite, s, jnp.nan)
         # numpy.linalg.matrix_rank's threshold: below it rounding errors span a singular pair.
-        noise = max(matrix.shape) * jnp.finfo(s.dtype).eps * s[0]
+        noise = max(matrix.shape) * jnp.finfo(s.dtype).eps * jax.lax.stop_gradient(jnp.max(s))
 
         def rebuild(changed):
             product = jnp.matmul(u * changed[None, :], vt, precision=jax.lax.Precision.HIGHEST)

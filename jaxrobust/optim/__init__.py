@@ -1,4 +1,4 @@
-r"""Optax transforms: steepest descent in any norm, and its step rules.
+"""Optax transforms: steepest descent in any norm, and its step rules.
 
 Complete optimizers, for ``optax.apply_updates``:
 
@@ -23,9 +23,9 @@ Schedules, for any ``learning_rate``:
 ====================================  =========================================================
 
 All transforms are ``optax.GradientTransformationExtraArgs`` and work inside ``optax.chain``,
-``masked``, ``partition``, ``inject_hyperparams``, ``MultiSteps`` and ``apply_if_finite``, and
-with Optax's line searches behind them. "Needs ``value``": the loss is a required keyword of
-``update``.
+``masked``, ``partition``, ``inject_hyperparams``, ``MultiSteps`` and ``apply_if_finite``, with
+Optax's line searches behind them, and on updates sharded over a mesh (Auto or Explicit axes).
+"Needs ``value``": the loss is a required keyword of ``update``.
 """
 
 from jaxrobust.optim._descent import normalized_steepest_descent, steepest_descent

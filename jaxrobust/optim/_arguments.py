@@ -33,9 +33,7 @@ def check_scalar(name: str, value: Any, allowed: Callable[[float], bool], meanin
 
 
 def _is_real(value: Any) -> bool:
-    if isinstance(value, bool):
-        return False
     if not isinstance(value, int | float | np.generic | np.ndarray | jax.Array):
         return False
-    dtype = jnp.result_type(value)
+    dtype = jnp.result_type(value)  # of a bool it is neither
     return jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)

@@ -29,8 +29,8 @@ def scale_by_inverse_loss(
     step that depends on the loss, as in ``optax.scale_by_polyak`` and the line searches; a
     schedule could not do it, for it sees the count alone.
 
-    In float32 a loss underflows when all margins exceed about 88, and its gradient with it. The
-    same step without that limit is a *constant one on log L*: as
+    In float32 the gradient underflows to zero when all margins exceed about 87, and *the run stands
+    still without a sign*. The same step without that limit is a constant one on log L: as
     :math:`\nabla \log L = \nabla L / L` and the direction of steepest ascent is homogeneous, ::
 
         optim.steepest_descent(1 / bound**2, norm)  # fed with the gradient of log L(w)
@@ -109,7 +109,7 @@ def loss_scaled_steepest_descent(
 
     Returns:
       The optimizer. Its ``update`` needs the keyword ``value``, the loss at the current parameters.
-      What a zero, negative or NaN value does, and how to go on in float32 beyond margins of 88,
+      What a zero, negative or NaN value does, and how to go on in float32 beyond margins of 87,
       says :func:`scale_by_inverse_loss`.
 
     Raises:

@@ -41,9 +41,9 @@ def check_floating(name: str, tree: Any) -> None:
         raise ValueError(f"{name} has no array leaves: got {tree!r}")
     for path, leaf in leaves:
         check_floating_leaf(name, path, leaf)
-        if jnp.size(leaf) == 0:
-            where = f"{name}{jax.tree_util.keystr(path)}"
-            raise ValueError(f"{where} is empty: shape {jnp.shape(leaf)}")
+        shape = getattr(leaf, "shape", ())
+        if 0 in shape:
+            raise ValueError(f"{name}{jax.tree_util.keystr(path)} is empty: shape {shape}")
 
 
 def check_floating_leaf(name: str, path: Any, leaf: Any) -> None:

@@ -16,10 +16,13 @@ def one_problem(x, y) -> Problems:
     return Problems(x, y, jnp.ones(y.shape, bool))
 
 
-@pytest.mark.parametrize("name", ["seeds", "steps", "step_length"])
-def test_config_names_the_field(name):
-    with pytest.raises(ValueError, match=f"{name} must be positive"):
-        Config(**{name: 0})
+def test_config_names_the_field():
+    with pytest.raises(ValueError, match="seeds must be positive"):
+        Config(seeds=0)
+    with pytest.raises(ValueError, match="step_length must be positive"):
+        Config(step_length=-0.1)
+    with pytest.raises(ValueError, match="sizes"):
+        Config(sizes=())
 
 
 def test_predicted_threats_are_those_of_the_theory():
@@ -61,4 +64,4 @@ def test_a_small_run_makes_claims_and_figures():
     result = architecture.run(Config(sizes=(3,), steps=2000))
     assert set(architecture.plot(result)) == {"ratios", "spectra"}
     stationarity = result.series["stationarity"]
-    assert all(((0 <= v) & (v <= 1 + 1e-9)).all() for v in stationarity.values())
+    assert all(((v >= 0) & (v <= 1 + 1e-9)).all() for v in stationarity.values())
