@@ -12,6 +12,10 @@ SLOW ?= $(CI)
 BIN := $(VENV)/bin
 FAST_ONLY := $(if $(filter-out 0 false no,$(SLOW)),,-m "not slow")
 
+# XLA has its own threads. Those of the OpenBLAS under JAX's LAPACK calls compete with them for the
+# cores and wait by spinning: a Cholesky factorisation can take a hundred times longer with them.
+export OPENBLAS_NUM_THREADS ?= 1
+
 # What XLA compiled is kept between runs: test time is mostly compile time. The default threshold of
 # 1 s keeps nothing of what tests compile; 0.02 s keeps all but the trivial.
 test: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache

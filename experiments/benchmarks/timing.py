@@ -26,10 +26,11 @@ def median(function: Callable[[], Any], repeats: int) -> float:
 def machine() -> str:
     """One line that says what the figures were measured on."""
     device = jax.devices()[0]
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
     return (
-        f"{platform.machine()}, {os.cpu_count()} CPU cores, {device.platform}: "
-        f"{device.device_kind}, "
-        f"Python {platform.python_version()}, jax {jax.__version__}, jaxlib {importlib.metadata.version('jaxlib')}"
+        f"{platform.machine()}, {os.cpu_count()} CPU cores, {device.platform} "
+        f"({device.device_kind}), Python {platform.python_version()}, "
+        + ", ".join(f"{name} {version}" for name, version in versions.items())
     )
 
 

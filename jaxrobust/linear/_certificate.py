@@ -83,7 +83,8 @@ def certificate(
     _check_weights(weights, y)
     w, x = trees.promote((w, x))
     q = dual_weights(margins(w, x, y), loss) if weights is None else weights / jnp.sum(weights)
-    upper = norm.dual.value(_sharding.combine(q.astype(x.dtype) * y.astype(x.dtype), x))
+    signed_weights = jnp.asarray(q, x.dtype) * jnp.asarray(y, x.dtype)
+    upper = norm.dual.value(_sharding.combine(signed_weights, jnp.asarray(x)))
     return Certificate(margin(w, x, y, norm).astype(dtype), upper.astype(dtype))
 
 
@@ -114,8 +115,9 @@ def dual_vector(
       ValueError: as :func:`jaxrobust.linear.log_loss`.
     """
     check_loss(loss)
+    gradient = jnp.asarray(log_loss_gradient)
     if loss == "exponential":
-        return -log_loss_gradient
+        return -gradient
     # sum l / sum |l'| as the mean of l_i / |l'_i| = (1 + u) log(1 + u) / u, u = e^-m, weighted by
     # q. A difference of logarithms would, at a margin of 1000, be off by the rounding of 1000.
     m = trees.promote(margins)
@@ -125,7 +127,7 @@ def dual_vector(
     ratios = jnp.where(m > 0, right, (1 + u) * jax.nn.softplus(-m))
     q = dual_weights(m, loss, where=where)
     factor = jnp.sum(q * (ratios if where is None else jnp.where(where, ratios, 0)))
-    return -log_loss_gradient * factor.astype(log_loss_gradient.dtype)
+    return -gradient * factor.astype(gradient.dtype)
 
 
 def init_certificate(w: Array) -> CertificateState:

@@ -176,7 +176,7 @@ def _margins(w: Array, x: Array, y: Array, several: bool) -> jax.Array:
 def _signed_scores(w: Array, x: Array, y: Array) -> jax.Array:
     """``(n,)`` in float32 at least."""
     w, x = trees.promote((w, x))
-    return y.astype(x.dtype) * jnp.tensordot(x, w, axes=w.ndim, precision=_HIGHEST)
+    return jnp.asarray(y, x.dtype) * jnp.tensordot(x, w, axes=w.ndim, precision=_HIGHEST)
 
 
 def _class_margins(w: Array, x: Array, y: Array) -> jax.Array:
@@ -196,7 +196,7 @@ def _pairwise_lengths(w: Array, y: Array, dual: Norm) -> jax.Array:
     return _sharding.rows(pairs, y)
 
 
-def _divide(margins: Array, lengths: jax.Array) -> jax.Array:
+def _divide(margins: jax.Array, lengths: jax.Array) -> jax.Array:
     """The quotient; where the weights have no length, their margin: zero (or the own class's)."""
     return margins / jnp.where(lengths > 0, lengths, 1)
 

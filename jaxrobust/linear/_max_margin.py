@@ -111,11 +111,11 @@ def max_margin(
     """
     norm = as_norm(norm)
     _check_arguments(x, y, num_classes, tolerance, zero_tolerance, max_iterations)
-    method = _resolve_method(method, norm)
-    limit = _MAX_ITERATIONS[method] if max_iterations is None else max_iterations
+    solver = _resolve_method(method, norm)
+    limit = _MAX_ITERATIONS[solver] if max_iterations is None else max_iterations
     if not is_concrete(x, y):
         zero = _default_zero(x.dtype) if zero_tolerance is None else zero_tolerance
-        return _solve(x, y, tolerance, zero, limit, norm, num_classes, method)
+        return _solve(x, y, tolerance, zero, limit, norm, num_classes, solver)
     zero = _default_zero(jnp.float64) if zero_tolerance is None else zero_tolerance
     dtype = jax.dtypes.canonicalize_dtype(x.dtype)
     # Known values stay known even where something else is being traced.
@@ -124,7 +124,7 @@ def max_margin(
         # One dtype whatever the labels come in: one program for all.
         label_dtype = jnp.float64 if num_classes is None else jnp.int32
         labels = jnp.asarray(_sharding.on_one_device(y), label_dtype)
-        result = _solve(double, labels, tolerance, zero, limit, norm, num_classes, method)
+        result = _solve(double, labels, tolerance, zero, limit, norm, num_classes, solver)
         return jax.tree.map(
             lambda leaf: leaf.astype(dtype) if leaf.dtype == jnp.float64 else leaf, result
         )
@@ -191,7 +191,7 @@ def _solve_one(
     )
 
 
-def _signed_examples(x: Array, y: Array, num_classes: int | None) -> jax.Array:
+def _signed_examples(x: jax.Array, y: jax.Array, num_classes: int | None) -> jax.Array:
     """``(m, *weights_shape)``: all constraints in the form ``<a, w> >= margin``."""
     if num_classes is None:
         return y.astype(x.dtype).reshape(-1, *([1] * (x.ndim - 1))) * x
@@ -203,12 +203,12 @@ def _signed_examples(x: Array, y: Array, num_classes: int | None) -> jax.Array:
     return jax.vmap(lambda s, row: jnp.tensordot(s, row, axes=0))(signs, repeated)
 
 
-def _rivals(y: Array, num_classes: int) -> jax.Array:
+def _rivals(y: jax.Array, num_classes: int) -> jax.Array:
     # As int32: in the int8 of small labels the sum may overflow.
     return (y.astype(jnp.int32)[:, None] + jnp.arange(1, num_classes)[None, :]) % num_classes
 
 
-def _weights_by_class(q: jax.Array, y: Array, num_classes: int | None) -> jax.Array:
+def _weights_by_class(q: jax.Array, y: jax.Array, num_classes: int | None) -> jax.Array:
     if num_classes is None:
         return q
     rows = jnp.arange(y.shape[0])[:, None]
@@ -225,7 +225,7 @@ def _solve_in_groups(signed: jax.Array, norm: Norm, options: dict[str, Any]) -> 
     return solution._replace(w=w)
 
 
-def _resolve_method(method: str, norm: Norm) -> str:
+def _resolve_method(method: Method, norm: Norm) -> Method:
     has_interior = has_group_form(norm)
     if method == "auto":
         return "interior_point" if has_interior else "primal_dual"

@@ -28,7 +28,7 @@ def gather(x: jax.Array) -> jax.Array:
     return jax.sharding.reshard(x, NamedSharding(sharding.mesh, PartitionSpec(*[None] * x.ndim)))
 
 
-def rows(table: jax.Array, index: jax.Array) -> jax.Array:
+def rows(table: jax.Array, index: jax.Array | np.ndarray) -> jax.Array:
     """``table[index]``, sharded like ``index (n,)``."""
     sharding = jax.typeof(index).sharding
     if all(entry is None for entry in sharding.spec):

@@ -74,4 +74,5 @@ def classes(
     """Gaussian examples (float64) with the classes that random weights give them."""
     rng = np.random.default_rng(seed)
     x, w = rng.normal(size=(rows, *shape)), rng.normal(size=(num_classes, *shape))
-    return x, np.argmax(np.tensordot(x, w, axes=(range(1, x.ndim),) * 2), axis=1)
+    axes = range(1, x.ndim)
+    return x, np.argmax(np.tensordot(x, w, axes=(axes, axes)), axis=1)

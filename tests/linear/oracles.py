@@ -117,7 +117,8 @@ DIGITS = 500
 def log_of_mean_loss(margins, loss: str) -> float:
     """``log mean l(m_i)`` in exact arithmetic, for all purposes."""
     with decimal.localcontext(decimal.Context(prec=DIGITS)):
-        return float((sum(_loss(m, loss) for m in margins) / len(margins)).ln())
+        total = sum((_loss(m, loss) for m in margins), decimal.Decimal(0))
+        return float((total / len(margins)).ln())
 
 
 def slopes_of_log(margins, loss: str) -> np.ndarray:

@@ -10,7 +10,7 @@ import pytest
 from jaxrobust import linear, norms
 from jaxrobust.linear import _max_margin
 from tests.linear import verify
-from tests.linear.cases import INTERIOR, padded, separable
+from tests.linear.cases import INTERIOR, ROWS, padded, separable
 from tests.linear.verify import Problem
 from tests.norms.oracles import Truth
 
@@ -116,6 +116,13 @@ def test_under_jit_in_float32():
         assert upper >= optimum * (1 - 2e-6)
         assert bool(result.converged) == bool(result.gap <= 1e-4)
         assert result.gap < 1e-3
+
+
+def test_inseparable_in_float32():
+    rng = np.random.default_rng(0)
+    x = np.pad(rng.normal(size=(ROWS, 6)), ((0, 0), (0, 10))).astype(np.float32)
+    p = Problem(x, rng.choice([-1.0, 1.0], size=ROWS).astype(np.float32), L2.truth)
+    verify.inseparable(traced(p.x, p.y), p, zero=1e-5, rounding=1e-5)
 
 
 @pytest.mark.slow
@@ -257,9 +264,9 @@ def test_digits_against_a_support_vector_machine():
     from sklearn.datasets import load_digits
     from sklearn.svm import SVC
 
-    raw = load_digits()
-    kept = np.isin(raw.target, (3, 8))
-    x, y = raw.data[kept] / 16, np.where(raw.target[kept] == 8, 1.0, -1.0)
+    images, digits = load_digits(return_X_y=True)
+    kept = np.isin(digits, (3, 8))
+    x, y = images[kept] / 16, np.where(digits[kept] == 8, 1.0, -1.0)
     # A precomputed kernel of examples and their mirror images has no bias by symmetry.
     both, labels = np.concatenate([x, -x]), np.concatenate([y, -y])
     machine = SVC(C=1e8, kernel="precomputed", tol=1e-8).fit(both @ both.T, labels)

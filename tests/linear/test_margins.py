@@ -40,7 +40,7 @@ def problem(name: str, several: bool):
     return w, x, y
 
 
-def everything(norm, eps=0.25):
+def everything(norm, eps: float | jax.Array | np.ndarray = 0.25):
     """Every function of weights, examples and labels here."""
     return {
         "margins": linear.margins,
@@ -52,7 +52,7 @@ def everything(norm, eps=0.25):
     }
 
 
-def compute(w, x, y, norm, eps=0.25):
+def compute(w, x, y, norm, eps: float | jax.Array | np.ndarray = 0.25):
     return {name: function(w, x, y) for name, function in everything(norm, eps).items()}
 
 

@@ -96,8 +96,9 @@ def test_odd_signals():
 # The norms of the first-order method --------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [10, ROWS])
-@pytest.mark.parametrize("p", [pytest.param(1.5, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("p", [1.5, 3])
 def test_lp(p, rows):
     x, y = padded(*separable(rows, (FEATURES,), 0))
     check(linear.max_margin(x, y, norms.lp(p)), Problem(x, y, Truth(p)), 1e-6, 1e-4)
@@ -237,14 +238,8 @@ def test_one_feature(name):
         np.testing.assert_allclose(result.margin, np.abs(x[:, 0]).min(), rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("shape", "name"),
-    [
-        ((5, 1), "l1"),
-        pytest.param((1, 1), "l1", marks=pytest.mark.slow),
-        pytest.param((1, 5), "linf", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("shape", "name"), [((1, 1), "l1"), ((1, 5), "linf"), ((5, 1), "l1")])
 def test_smallest_sizes(shape, name):
     x = np.linspace(1, 2, math.prod(shape)).reshape(shape)
     y = np.where(np.arange(shape[0]) % 2, 1.0, -1.0)

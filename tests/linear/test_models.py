@@ -1,5 +1,7 @@
 """Linear networks against loops over their layers, and against what gradient descent conserves."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from jaxrobust import linear
 
-EPS32, EPS = np.finfo(np.float32).eps, np.finfo(np.float64).eps
+EPS32 = float(np.finfo(np.float32).eps)
 FEATURES, ROWS = 9, 5
 
 MODELS = {
@@ -234,4 +236,5 @@ def test_bad_sizes(size):
 
 
 def test_sizes_of_numpy():
-    assert linear.diagonal(np.int64(3)).init(jax.random.key(0))[0].shape == (3,)
+    size: Any = np.int64(3)
+    assert linear.diagonal(size).init(jax.random.key(0))[0].shape == (3,)

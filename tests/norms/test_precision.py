@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrobust import norms
-from tests.norms.cases import CASES
+from tests.norms.cases import CASES, FEW
 
 EPS = float(jnp.finfo(jnp.float32).eps)
 X = np.array([3.0, -4.0, 0.0, 1.0, 0.5, -2.0, 1.5, -0.25])
@@ -34,12 +34,11 @@ def test_dtype_comes_back_with_one_rounding(name, dtype):
     def operate(x):
         return case.norm.value(x), case.norm.lmo(x), case.norm.project(x, 1.25), case.norm.prox(x)
 
-    for found, expected in zip(operate(narrow), operate(wide), strict=True):
+    results = operate(narrow)
+    for found, expected in zip(results, operate(wide), strict=True):
         assert (found.dtype, expected.dtype) == (dtype, np.float32)
         np.testing.assert_allclose(found.astype(jnp.float32), expected, rtol=rtol, atol=atol)
-    np.testing.assert_allclose(
-        case.norm.value(narrow).astype(jnp.float32), case.truth.value(wide), rtol=rtol
-    )
+    np.testing.assert_allclose(float(results[0]), case.truth.value(wide), rtol=rtol)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -134,7 +133,7 @@ def test_norm_of_an_infinite_entry_is_infinite(name):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", FEW)
 def test_nan_in_gives_nan_out(name):
     norm, x = CASES[name].norm, CASES[name].draw(1)
     x.flat[1] = np.nan
@@ -143,3 +142,13 @@ def test_nan_in_gives_nan_out(name):
     for radius in (0.0, 1.0, np.inf):
         for y in (norm.lmo(x), norm.project(x, radius), norm.prox(x, radius)):
             assert np.isnan(np.ravel(y)[1])
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["l1", "linf", "fourier-l1-even", "nuclear"])
+def test_nan_in_gives_nan_out_when_compiled(name):
+    # The compiler makes a product with a mask a selection, and then 0 * NaN is 0.
+    norm, x = CASES[name].norm, CASES[name].draw(1)
+    x.flat[1] = np.nan
+    operate = jax.jit(lambda x: (norm.lmo(x), norm.project(x, 1.0), norm.prox(x, 1.0)))
+    assert all(np.isnan(np.ravel(y)[1]) for y in operate(x))
