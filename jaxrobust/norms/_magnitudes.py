@@ -75,10 +75,11 @@ def _one_hot_at_largest(a: Magnitudes, c: Weights) -> Magnitudes:
     """All of the unit l1 norm on one magnitude: the first largest one of the first leaf with it."""
     tops = [jnp.max(leaf) for leaf in a]
     top = functools.reduce(jnp.maximum, tops)
-    length = jnp.where(top > 0, 1, 0)
+    length = (top > 0).astype(top.dtype)
     # A broken gradient must not become a valid step. NaN is added, for the compiler makes a product
-    # with a mask a selection, and there 0 * NaN is 0.
-    broken = jnp.where(jnp.isnan(top), jnp.nan, 0)
+    # with a mask a selection, and there 0 * NaN is 0. Both branches are arrays: of two Python
+    # numbers JAX 0.12 makes, under vmap over an explicit mesh axis, an array without a mesh.
+    broken = jnp.where(jnp.isnan(top), top, jnp.zeros_like(top))
     placed, result = jnp.asarray(False), []
     for leaf, weight, leaf_top in zip(a, c, tops, strict=True):
         here = (leaf_top == top) & ~placed
@@ -87,7 +88,8 @@ def _one_hot_at_largest(a: Magnitudes, c: Weights) -> Magnitudes:
         is_top = leaf == top
         position = jnp.maximum(_positions(leaf.shape), leaf.size * ~is_top)
         is_first = here & is_top & (position == jnp.min(position))
-        result.append(is_first.astype(leaf.dtype) * (length / weight) + broken.astype(leaf.dtype))
+        size = length.astype(leaf.dtype) / weight
+        result.append(is_first.astype(leaf.dtype) * size + broken.astype(leaf.dtype))
     return result
 
 
