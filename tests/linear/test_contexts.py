@@ -160,6 +160,7 @@ def test_known_data_inside_of_a_trace():
     @jax.jit
     def ratio(w):
         best = linear.max_margin(p.x, p.y, "l2", tolerance=1e-9)
+        assert best.converged  # nothing of it is traced
         return linear.margin(w, p.x, p.y, "l2") / best.margin, best.gap
 
     share, gap = ratio(2 * expected.w)
@@ -188,14 +189,14 @@ def test_sharded_examples(axis):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("axis", [jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit])
-def test_sharded_examples_otherwise(axis):
+def test_sharded_examples_otherwise():
     """Under jit, by the first-order method, in several classes, in frequencies."""
     p = problem()
+    axis = jax.sharding.AxisType.Explicit  # the stricter kind
     with jax.set_mesh(jax.make_mesh((2,), ("batch",), axis_types=(axis,))):
         x, y = jax.device_put(p.x, jax.P("batch", None)), jax.device_put(p.y, jax.P("batch"))
         assert traced(x, y).gap < 1e-3
-        assert linear.max_margin(x, y, "l3").converged
+        assert traced(x, y, "l3").gap < 1e-3
         assert linear.max_margin(x, y, "fourier-l1").converged
         classes = jax.device_put((p.y > 0).astype(int) + 1, jax.P("batch"))
         assert linear.max_margin(x, classes, "l2", num_classes=3).converged

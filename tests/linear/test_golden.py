@@ -83,6 +83,7 @@ def test_max_margin(name):
             x, y = padded(*golden(n, seed), rows=100)
             result = linear.max_margin(x, y, NORMS[name][0], tolerance=1e-6)
             assert result.converged, (n, seed)
+            assert result.iterations <= 20, (n, seed)
             np.testing.assert_allclose(
                 1 / result.margin, row[column], atol=accuracy(name), err_msg=f"{n=} {seed=}"
             )

@@ -194,6 +194,12 @@ def test_an_l1_attack_moves_every_example(several):
     np.testing.assert_array_equal((delta != 0).sum(axis=1), 1)
 
 
+def test_an_l1_attack_on_tied_weights_stays_in_the_ball():
+    """A step on both of two equally heavy coordinates would be twice as long."""
+    delta = by_hand("l1", [1.0, -2.0, 2.0], [[1.0, 1.0, 1.0]], [1.0])["worst_case"]
+    np.testing.assert_array_equal(delta, RADII[:, None] * np.eye(8)[1])
+
+
 def test_lp_margins_take_the_root():
     """A margin is in units of x: it does not change with the scale of w, and scales with x."""
     w, x, y = problem("l1.5", several=False)

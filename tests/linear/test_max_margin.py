@@ -67,6 +67,14 @@ def test_primal_dual_agrees(name):
     assert outer.iterations > inner.iterations
 
 
+def test_restarts_of_the_primal_dual_method():
+    """They make it linear: 600 iterations, measured; 950 without, 1150 if from the wrong point."""
+    problem, norm = binary("fourier-l1"), INTERIOR["fourier-l1"].norm
+    result = linear.max_margin(problem.x, problem.y, norm, method="primal_dual", tolerance=1e-9)
+    verify.solved(result, problem, tolerance=1e-9)
+    assert result.iterations <= 800
+
+
 IMAGES = {
     "fourier-l1": (norms.fourier(norms.l1, (0, 1)), Truth(1, "spectrum", (0, 1))),
     "fourier-linf": (norms.fourier(norms.linf, (-3, -2)), Truth(math.inf, "spectrum", (0, 1))),

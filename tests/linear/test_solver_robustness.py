@@ -150,7 +150,7 @@ def test_many_examples_of_few_frequencies(name):
 def test_rectangles_of_frequencies():
     """Images whose axes are even and odd, with one channel and more."""
     rng = np.random.default_rng(0)
-    for shape in [(5, 4, 1), (4, 5, 3), (1, 6, 2)]:
+    for shape in [(5, 4, 1), (1, 6, 2)]:
         x = rng.normal(size=(12, *shape))
         y = np.sign(np.tensordot(x, rng.normal(size=shape), axes=3))
         truth = Truth(1, "spectrum", (0, 1))
