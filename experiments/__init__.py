@@ -16,6 +16,7 @@ This file imports nothing heavy, so that `--help` and `list` answer at once.
 import ast
 import dataclasses
 import importlib
+import os
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
@@ -34,6 +35,15 @@ RESERVED_FIELDS = {"preset", "output", "run"}  # options of the command line
 
 def silent(*_: float | str) -> None:
     """The progress callback that shows nothing: the default of every `run`."""
+
+
+def keep_blas_to_one_thread() -> None:
+    """Sets OPENBLAS_NUM_THREADS to 1 unless it is set; call it before NumPy or JAX is imported.
+
+    The threads of the OpenBLAS under JAX's LAPACK calls compete with XLA's own for the cores and
+    wait by spinning, which on a busy machine makes a factorisation many times slower.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import linear_training, plots, silent
+from experiments import certificate_plots, linear_training, silent
 from experiments.claims import Claim
 from experiments.geometry import as_plane, digit_pair
 from experiments.linear_training import METHODS, Problems, certified_step, descend_certified
@@ -356,52 +356,8 @@ def bounds_table(name: str, bounds: dict[Run, Bounds]) -> Table:
 
 def plot(result: Result) -> dict:
     """Bounds against steps for one threat; certified gaps of all matched runs."""
-    return {"bounds": plot_bounds(result), "gaps": plot_gaps(result)}
-
-
-def plot_bounds(result: Result):
-    """The linf threat on Gaussian data, seed 0: matched and mismatched."""
-    times, best = np.asarray(result.series["steps"]), float(result.series["optimum against linf"])
-    figure, axes = plots.subplots(columns=2, width=9.5, height=4.0, sharey=True)
-    runs = [Run("coordinate descent", "coordinate descent"), RUNS[1]]
-    for ax, run in zip(axes, runs, strict=True):
-        both = result.series["bounds"]["Gaussian data"][run.title]
-        lower, upper = (best * np.asarray(both[side])[0] for side in ("lower", "upper"))
-        ax.set_xscale("log")
-        ax.fill_between(times, lower, upper, color="0.6", alpha=0.25, linewidth=0)
-        plots.line(ax, times, upper, label="upper bound", index=1)
-        plots.line(ax, times, lower, label="lower bound: the model's radius", index=0)
-        plots.theory_line(ax, times, np.full(len(times), best), label="optimum, computed apart")
-        ax.set_ylim(-0.5 * best, 2.6 * best)
-        plots.describe(ax, title=f"{run.optimizer} ({run.fit})", x="training steps", y="")
-    axes[0].set_ylabel("robust radius, linf")
-    plots.legend(axes[1], loc="lower right")
-    return plots.finish(figure), (
-        "What training proves about the largest robust radius (linf) of any linear classifier: it "
-        "lies in the shaded band. Gaussian data, seed 0, best bounds so far; a radius below 0 "
-        "means that an example is misclassified."
-    )
-
-
-def plot_gaps(result: Result):
-    """The certified relative gap of every matched run, on both kinds of data."""
-    times = np.asarray(result.series["steps"])
-    figure, axes = plots.subplots(columns=2, width=10.5, height=4.2, sharey=True)
-    for ax, (name, bounds) in zip(axes, result.series["bounds"].items(), strict=True):
-        ax.set_xscale("log")
-        ax.set_yscale("log")
-        for index, method in enumerate(METHODS):
-            both = bounds[Run(method, method).title]
-            gap = Bounds(np.asarray(both["lower"]), np.asarray(both["upper"])).gap
-            band = gap.min(axis=0), gap.max(axis=0)
-            label = f"{method} ({THREATS[method]})"
-            plots.line(ax, times, gap.mean(axis=0), label=label, index=index, band=band)
-        ax.set_ylim(3e-3, 10)
-        plots.describe(ax, title=name, x="training steps", y="")
-        plots.direct_labels(ax)
-    axes[0].set_ylabel("certified gap: (upper - lower) / upper")
-    return plots.finish(figure), (
-        "How far from the most robust classifier a matched run is at most, proved by its own "
-        "gradients. Lines: mean over data sets, bands: their range; in parentheses the norm of the "
-        "perturbations."
-    )
+    shown = [run for run in RUNS if run.target == "coordinate descent"]
+    return {
+        "bounds": certificate_plots.bounds(result, {run.title: run.fit for run in shown}),
+        "gaps": certificate_plots.gaps(result, {run.title for run in RUNS if run.matched}),
+    }

@@ -4,7 +4,7 @@ import argparse
 import importlib
 import sys
 
-from experiments.benchmarks import timing
+from experiments import keep_blas_to_one_thread
 
 NAMES = ("geometry_table", "max_margin")
 
@@ -20,6 +20,8 @@ def main() -> int:
     unknown = [name for name in arguments.names if name not in NAMES]
     if unknown:
         parser.error(f"name: no benchmark {unknown[0]!r}; there are {', '.join(NAMES)}")
+    keep_blas_to_one_thread()
+    timing = importlib.import_module("experiments.benchmarks.timing")  # imports JAX
     print(timing.machine())
     missed = []
     for name in arguments.names or NAMES:
