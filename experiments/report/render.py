@@ -5,16 +5,28 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup, escape
 
+from experiments import glossary
 from experiments.claims import Claim
 from experiments.report.plain import write_atomically
+from experiments.report.result import Table
 
 RUN_FILE = "run.json"  # the runner's own record of the run: the command, and what was planned
+# What every stored result has, and the page shows.
+FIELDS = {
+    **dict.fromkeys(("experiment", "question", "description", "summary", "finished", "error"), str),
+    **dict.fromkeys(("wall_time", "versions"), dict),
+    **dict.fromkeys(("claims", "figures", "tables"), list),
+}
+_JSON_NAMES = {str: "string", dict: "object", list: "array"}
+_NUMBER = r"[-+]?(?:\d+(?:\.\d*)?(?:e[-+]?\d+)?|inf|nan)(?: %)?"
+_RANGE = rf"{_NUMBER}(?: to {_NUMBER})?"
+NUMBERS = re.compile(rf"{_RANGE}(?: \({_RANGE}\))?")  # 0.98 (-0.9 to 1.00)
 SYMBOLS = {"holds": "✓", "does not hold": "✗", "not reproduced": "○", "holds here": "✓"}
 
 
@@ -46,11 +58,22 @@ def read_run(folder: Path | str) -> dict[str, Any]:
 
 def _read_result(path: Path) -> dict[str, Any]:
     """One stored result, its claims computed again."""
-    plain = _read_json(path)
+    plain, none = _read_json(path), f"{path} is not the result of an experiment"
+    for name, kind in FIELDS.items():
+        if not isinstance(plain.get(name), kind):
+            found = f"has {name!r} = {plain[name]!r}" if name in plain else f"lacks {name!r}"
+            raise ValueError(f"{none}: it {found}, expected is a JSON {_JSON_NAMES[kind]}")
     try:
-        return {**plain, "claims": [Claim.from_json(c) for c in plain["claims"]]}
+        return {
+            **plain,
+            "claims": [Claim.from_json(c) for c in plain["claims"]],
+            "figures": [
+                {name: f[name] for name in ("name", "file", "caption")} for f in plain["figures"]
+            ],
+            "tables": [Table(**t) for t in plain["tables"]],
+        }
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not the result of an experiment: {error!r}") from error
+        raise ValueError(f"{none}: {error!r}") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -66,18 +89,39 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _page(run: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The values that the template shows."""
-    results = run["results"]
+    results = [_with_pictures(result, folder) for result in run["results"]]
     claims = [claim for result in results for claim in result["claims"]]
     return {
+        "lead": next((r for r in results if r["summary"] and not r["error"]), None),
+        "words": _words(results),
         "run": run,
         "run_name": folder.resolve().name,
-        "results": [_with_pictures(result, folder) for result in results],
+        "results": results,
         "verdicts": Counter(claim.verdict for claim in claims),
         "num_claims": len(claims),
         "num_holding": sum(claim.holds for claim in claims),
         "failed": [result["experiment"] for result in results if result.get("error")],
         "origins": _origins(results),
     }
+
+
+def _words(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """Group -> term -> meaning: the common terms that the page uses, and those of experiments."""
+    shown = [text for result in results for text in _texts(result)]
+    common = glossary.used_in("\n".join(shown))
+    own = {f"Only in {r['experiment']}": r["words"] for r in results if r.get("words")}
+    return {group: {t.name: t.meaning for t in terms} for group, terms in common.items()} | own
+
+
+def _texts(result: Mapping[str, Any]) -> Iterator[str]:
+    """What a reader meets of a result: no settings, no series."""
+    yield from (result[name] for name in ("question", "description", "summary"))
+    for claim in result["claims"]:
+        yield from (claim.statement, claim.reason)
+    yield from (figure["caption"] for figure in result["figures"])
+    for table in result["tables"]:
+        cells = (cell for row in table.rows for cell in row if isinstance(cell, str))
+        yield from (table.title, table.caption, *table.columns, *cells)
 
 
 def _origins(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -92,7 +136,7 @@ def _origins(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _with_pictures(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The result with each figure's picture as a data URI; None if its file is gone."""
     figures = []
-    for figure in result.get("figures", ()):
+    for figure in result["figures"]:
         path = folder / Path(figure["file"]).name
         uri = _data_uri(path.read_bytes()) if path.is_file() else None
         figures.append({**figure, "uri": uri})
@@ -119,6 +163,10 @@ def _template():
         "number": number,
         "measured": measured,
         "how_many": how_many,
+        "answer": answer,
+        "details": details,
+        "cell": table_cell,
+        "numeric_columns": numeric_columns,
         "minus": minus,
         "prose": prose,
         "seconds": seconds,
@@ -141,7 +189,15 @@ def number(value: Any) -> str:
         )  # a thin space: a comma is a point to some readers
     if isinstance(value, float):
         return _digits(value, 4, "#")  # zeros at the end included, so that a column lines up
-    return str(value)
+    return minus(str(value)) if _is_numeric(value) else str(value)
+
+
+def table_cell(value: Any) -> Markup:
+    """A cell as HTML: the range in brackets behind a number stands below it, to save width."""
+    head, bracket, spread = number(value).partition(" (" if _is_numeric(value) else "\0")
+    if not bracket:
+        return escape(head)
+    return Markup('{} <span class="range">({}</span>').format(head, spread)
 
 
 def _digits(value: float, digits: int, alternate: str = "") -> str:
@@ -165,7 +221,15 @@ def setting(value: Any) -> str:
 
 def _is_numeric(cell: Any) -> bool:
     """Whether a cell is set to the right, digits under digits; so is a dash for nothing."""
+    if isinstance(cell, str):
+        return NUMBERS.fullmatch(cell) is not None
     return cell is None or (isinstance(cell, int | float) and not isinstance(cell, bool))
+
+
+def numeric_columns(table: Table) -> list[bool]:
+    """For every column whether all its cells are numbers, so that its head stands over them."""
+    columns = list(zip(*table.rows, strict=True)) or [("",)] * len(table.columns)
+    return [all(map(_is_numeric, cells)) for cells in columns]
 
 
 def measured(claim: Claim) -> str:
@@ -189,10 +253,25 @@ def seconds(value: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
+def answer(summary: str) -> str:
+    """The first paragraph of a summary."""
+    return _paragraphs(summary)[0]
+
+
+def details(summary: str) -> str:
+    """What a summary says after its answer; often nothing."""
+    return "\n\n".join(_paragraphs(summary)[1:])
+
+
+def _paragraphs(text: str) -> list[str]:
+    """The parts of a text between empty lines."""
+    return re.split(r"\n\s*\n", text.strip())
+
+
 def prose(text: str) -> Markup:
     """Paragraphs and lists of a docstring as HTML; `code` in backticks; the rest is escaped."""
-    blocks = re.split(r"\n\s*\n", text.strip())
-    return Markup("\n").join(_block(block.strip()) for block in blocks if block.strip())
+    blocks = (block.strip() for block in _paragraphs(text))
+    return Markup("\n").join(_block(block) for block in blocks if block)
 
 
 def _block(block: str) -> Markup:
@@ -206,5 +285,10 @@ def _block(block: str) -> Markup:
 
 
 def _with_code(text: str) -> Markup:
-    """Escaped text, in which `x` is set as code."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+    """Escaped text, in which `x` is set as code, and a number below zero has a real minus."""
+
+    def replaced(found: re.Match) -> str:
+        return f"<code>{found[1]}</code>" if found[1] else "\u2212"
+
+    text = str(escape(text)).replace(" %", "\u00a0%")  # never at the beginning of a line
+    return Markup(re.sub(r"`([^`]+)`|(?<=\s)-(?=\d)", replaced, text))

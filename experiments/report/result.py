@@ -38,11 +38,15 @@ class Result:
     """What `run(config)` of an experiment returns. The fields below the line are the runner's.
 
     Attributes:
-      summary: two to four plain sentences for a reader who does not know the paper.
+      summary: the answer in two or three plain sentences, for a reader who does not know the
+        paper; more may follow in paragraphs of their own. The first result's answer and figure
+        open the page.
       claims: what was expected, what was measured, whether it holds.
       series: nested mappings of arrays: the numbers behind the figures. Thin out long ones.
       tables: tables for the report.
       figures: name -> figure, or name -> (figure, caption).
+      words: name -> meaning of terms that only this experiment uses; the report explains the
+        common ones (`experiments/glossary.py`).
       wall_time: seconds, split as the experiment sees fit ({"compile": 3.1, "train": 8.0}).
       experiment: name of the experiment.
       question: the first line of the experiment's docstring.
@@ -61,6 +65,7 @@ class Result:
     series: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     tables: Sequence[Table] = ()
     figures: "Mapping[str, Figure | tuple[Figure, str]]" = dataclasses.field(default_factory=dict)
+    words: Mapping[str, str] = dataclasses.field(default_factory=dict)
     wall_time: Mapping[str, float] = dataclasses.field(default_factory=dict)
     # ---
     experiment: str = ""

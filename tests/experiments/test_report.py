@@ -47,11 +47,17 @@ def figure():
 
 @pytest.fixture
 def page(tmp_path: Path) -> str:
-    table = Table("Numbers", ["name", "value"], [["a & b", 0.123456], ["none", None]], "A caption.")
+    rows = [["a & b", 0.123456, "-0.9 (-1.00 to 0.25)"], ["none", None, "4 %"]]
+    table = Table("Numbers", ["name", "value", "text"], rows, "A caption.")
     figures = {"curve": (figure(), "A <curve>."), "bare": figure()}
     store(tmp_path, tables=[table], figures=figures, wall_time={"train": 65.0})
     store(tmp_path, "other", claims=[], error="Traceback: <broken>")
     return report.write(tmp_path).read_text(encoding="utf-8")
+
+
+def words_of(html: str) -> str:
+    """The text of a page, without styles and elements."""
+    return re.sub(r"\s+", " ", re.sub(r"<style>.*</style>|<[^>]+>", " ", html, flags=re.DOTALL))
 
 
 class Elements(HTMLParser):
@@ -95,7 +101,9 @@ def test_links_lead_somewhere(page: str):
     elements = Elements(page).found
     targets = {attributes.get("id") for _, attributes in elements}
     links = {a["href"] for tag, a in elements if tag == "a"}
-    assert links == {"#demo", "#other"}
+    assert links == {
+        "#claims", "#claims-of-demo", "#figure-1", "#demo", "#other", "#origin",
+    }  # fmt: skip
     assert {link[1:] for link in links if link} <= targets
 
 
@@ -107,19 +115,63 @@ def test_what_is_shown_is_escaped(page: str):
 
 
 def test_a_claim_that_does_not_hold_is_shown_as_such(page: str):
-    text = re.sub(r"\s+", " ", re.sub(r"<style>.*</style>|<[^>]+>", " ", page, flags=re.DOTALL))
-    assert "2 of 4 ✓ claims hold" in text
-    assert "1 ○ not reproduced, with a reason" in text
-    assert "1 ✗ should hold and does not" in text
-    # Every claim stands twice: in the table of all claims, and with its experiment.
+    text = words_of(page)
+    assert "✓ 2 of 4 claims hold" in text
+    assert "○ 1 not reproduced, with a reason" in text
+    assert "✗ 1 should hold and does not" in text
     for source in ("First 2020", "Second 2021", "Third 2022", "Fourth 2023"):
-        assert text.count(source) == 2
-    assert text.count("✗ does not hold") == 2
-    assert text.count("○ not reproduced") == 3
-    assert "Why not: no reason is known" in text
-    assert "Why not: float32 ends here" in text
-    assert "It rises First 2020 ≥ 0.25 0.5 to 0.75 2 values — ✓ holds" in text
+        assert text.count(source) == 1
+    assert text.count("✗ does not hold:") == 1
+    assert text.count("○ not reproduced:") == 1
+    assert "Does not hold: no reason is known" in text
+    assert "Not reproduced: float32 ends here" in text
+    row = "✓ holds: It rises First 2020. Holds: 0.5 to 0.75 over 2 values, expected ≥ 0.25. "
+    assert row + "≥ 0.25 0.5 to 0.75" in text
     assert "part one: 1 (expected 1, tolerance 0.001)" in text
+
+
+def test_reasons_are_visible_and_full_statements_one_click_away(page: str):
+    folded = re.sub(r"<details>.*?</details>", "", page, flags=re.DOTALL)
+    assert "float32 ends here" in folded
+    assert "no reason is known" in folded
+    for claim in CLAIMS:
+        assert f'<summary title="{claim.statement}">' in page
+        assert claim.source not in folded
+
+
+def test_the_page_begins_with_the_answer_and_its_figure(tmp_path: Path):
+    store(tmp_path, "a", error="it raised", summary="Not this.")
+    figures = {"main": (figure(), "Main."), "second": (figure(), "Second.")}
+    store(tmp_path, "b", summary="The answer.\n\nMore about it.", figures=figures)
+    html = report.write(tmp_path).read_text(encoding="utf-8")
+    marks = ["What about b?</h1>", "The answer.", "Figure 1.</b> Main.", 'id="claims"']
+    marks += [
+        'id="a"',
+        "Not this.",
+        'id="b"',
+        'href="#figure-1"',
+        "More about it.",
+        "Figure 2.</b>",
+    ]
+    places = [html.index(mark) for mark in marks]
+    assert places == sorted(places)
+    assert html.count("The answer.") == 1
+    assert html.count("<img") == 2
+
+
+def test_the_words_are_those_that_occur(tmp_path: Path):
+    words = {"wobble <rate>": "How often it wobbles."}
+    store(tmp_path, summary="sign descent is robust against Fourier-linf", words=words, claims=[])
+    text = words_of(report.write(tmp_path).read_text(encoding="utf-8"))
+    for shown in ("sign descent w ← w − η", "Fourier-linf maxₖ", "Fourier-l1 Σₖ", "l1 Σⱼ"):
+        assert shown in text
+    assert "Only in demo wobble &lt;rate&gt; How often it wobbles." in text
+    assert "Fourier phase" not in text
+
+
+def test_without_words_there_is_no_section_of_words(tmp_path: Path):
+    store(tmp_path, summary="Nothing.", claims=[])
+    assert 'id="words"' not in report.write(tmp_path).read_text(encoding="utf-8")
 
 
 def test_a_failed_experiment_is_shown_as_such(page: str):
@@ -132,9 +184,17 @@ def test_the_page_says_where_the_numbers_come_from(page: str):
         assert f"<dt>{name}</dt>" in page
     assert jax.__version__ in page
     assert "1 min 05 s" in page
-    assert "0.1235" in page
+    assert '<td class="number">0.1235</td>' in page
     assert "<b>Figure 2.</b>" in page
     assert "<b>Table 1. Numbers.</b> A caption." in page
+
+
+def test_numbers_that_are_text_stand_right_with_their_heads(page: str):
+    assert '<th scope="col">name</th>' in page
+    assert '<th scope="col" class="number">text</th>' in page
+    spread = '<span class="range">(−1.00 to 0.25)</span>'
+    assert f'<td class="number">−0.9 {spread}</td>' in page
+    assert '<td class="number">4 %</td>' in page
 
 
 def test_the_page_made_again_is_equal(tmp_path: Path):
@@ -182,11 +242,37 @@ def test_a_missing_picture_is_said(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "not valid JSON"), ("[]", "holds no JSON object"), ("{}", "not the result")],
+    [
+        ("{", "not valid JSON"),
+        ("[]", "holds no JSON object"),
+        ("{}", "not the result of an experiment: it lacks 'experiment'"),
+    ],
 )
 def test_a_file_that_is_no_result_is_named(tmp_path: Path, content: str, message: str):
     (tmp_path / "bad.json").write_text(content)
     with pytest.raises(ValueError, match=rf"bad\.json.*{message}"):
+        report.write(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("wall_time", None, "has 'wall_time' = None, expected is a JSON object"),
+        ("figures", [{}], "KeyError"),
+        ("tables", [{"title": "t", "columns": ["a"], "rows": [[1, 2]]}], "row 0 has 2"),
+        ("claims", [{}], "KeyError"),
+    ],
+)
+def test_a_damaged_result_is_named(tmp_path: Path, field: str, value, message: str):
+    store(tmp_path)
+    path = tmp_path / "demo.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps(stored | {field: value}))
+    with pytest.raises(ValueError, match=rf"demo\.json is not the result.*{message}"):
+        report.write(tmp_path)
+    del stored[field]
+    path.write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match=rf"demo\.json is not the result.*lacks '{field}'"):
         report.write(tmp_path)
 
 
@@ -231,6 +317,9 @@ def test_a_table_with_a_row_of_the_wrong_length_is_refused():
         (True, "yes"),
         (None, "—"),
         ("x-y", "x-y"),
+        ("2026-11-21", "2026-11-21"),
+        ("-0.5 to 1e-3", "−0.5 to 1e−3"),
+        ("-3.0 (-4 to -2)", "−3.0 (−4 to −2)"),
     ],
 )
 def test_how_a_cell_is_shown(value, shown: str):
@@ -246,7 +335,8 @@ def test_how_a_duration_is_shown(value: float, shown: str):
 
 
 def test_prose_knows_paragraphs_lists_and_code():
-    html = render.prose("One `<x>`\nline.\n\n- first\n  still\n- second\n\n")
+    html = render.prose("One `<x> -1`\nline -1.\n\n- first\n  still\n- second\n\n")
     assert html == (
-        "<p>One <code>&lt;x&gt;</code>\nline.</p>\n<ul><li>first\n  still</li><li>second</li></ul>"
+        "<p>One <code>&lt;x&gt; -1</code>\nline −1.</p>\n"
+        "<ul><li>first\n  still</li><li>second</li></ul>"
     )
