@@ -5,7 +5,9 @@ An experiment is one file `experiments/<question>.py` (`python -m experiments li
 - a docstring: the question in the first line, then what is measured, and a section `Presets:` with
   one line per size, such as `quick: 40 s on 2 cores; digits, 3 seeds`;
 - `Config`, a frozen dataclass with a field `seed` or `seeds`; its defaults are the quick run, on
-  embedded data;
+  embedded data. `__post_init__` refuses senseless values with a `ValueError` that names the field;
+  an optional method `check()` raises `ValueError` or `OSError` if a data set that the values ask
+  for is missing. Both happen before any folder is made;
 - `run(config, progress=silent) -> Result`;
 - optionally `PRESETS: dict[str, Config]` (the larger sizes), `plot(result)` which returns
   `{name: figure or (figure, caption)}`, and `TOUR = False` to stay out of the tour.

@@ -1,8 +1,12 @@
 """The command line of `python -m experiments`.
 
 Exit status: 0 if every claim that should hold does; 1 if one does not or an experiment fails; 2 for
-arguments that make no sense, found before any work begins; 130 after Ctrl-C, with what was finished
-kept and reported.
+arguments that make no sense, found before any folder is made; 130 after Ctrl-C, with what was
+finished kept and reported.
+
+The link `results/latest` points to the newest run in which at least one experiment came to its end.
+A run that was interrupted before, or whose experiments all raised, keeps its folder but not that
+name.
 """
 
 import argparse
@@ -27,7 +31,8 @@ COMMANDS = {
     "tour": "one or two experiments per topic at quick size; what runs without a command",
     "all": "every experiment at quick size",
     "list": "the experiments: question, quick time, presets",
-    "report": "make report.html of a run again, from its JSON and PNG files",
+    "report": "[FOLDER]: make report.html of a run again, from its JSON and PNG files; "
+    "FOLDER is that of the run (default: results/latest)",
 }
 OUTPUT_HELP = "folder of the runs, each in a folder of its own (default: results)"
 RUN_HELP = "name of the run; one that exists is added to (default: the date and time)"
@@ -60,7 +65,10 @@ def main(argv: Sequence[str], experiments: Mapping[str, Experiment] | None = Non
 
 def _dispatch(argv: list[str], experiments: Mapping[str, Experiment]) -> int:
     """Hands the arguments to the command or the experiment they name."""
-    name = _arguments(experiments, add_help=False).parse_known_args(argv)[0].command
+    known, rest = _arguments(experiments, add_help=False).parse_known_args(argv)
+    name = known.command
+    if name not in experiments:
+        _refuse_options_of_experiments(name, argv, rest, experiments)
     if name not in (*COMMANDS, *experiments):
         raise UsageError(_unknown(name, [*experiments, *COMMANDS]))
     if name in experiments:
@@ -78,6 +86,22 @@ def _dispatch(argv: list[str], experiments: Mapping[str, Experiment]) -> int:
     return _several(chosen, options, shlex.join([*PROGRAM.split(), *argv]))
 
 
+def _refuse_options_of_experiments(
+    name: str, argv: Sequence[str], rest: Sequence[str], experiments: Mapping[str, Experiment]
+) -> None:
+    """Raises if `rest`, what is left over, has an option, and `name` is a command or its value."""
+    options = [word for word in rest if word.startswith("-") and word not in ("-h", "--help")]
+    # In "raito --seeds 3" the name is wrong, not the option; in "--seeds 3" the name is its value.
+    if not options or (name not in COMMANDS and argv.index(name) < argv.index(options[0])):
+        return
+    example = next((word for word in argv if word in experiments), next(iter(experiments)))
+    option = options[0].partition("=")[0]
+    raise UsageError(
+        f"argument {option}: an option of experiments, perhaps, but none is named. Its name comes "
+        f"first: {PROGRAM} {example} {option} ... ({PROGRAM} {example} --help lists its options)"
+    )
+
+
 def _unknown(name: str, known: Sequence[str]) -> str:
     """The message for an experiment or command that does not exist."""
     close = difflib.get_close_matches(name, known, n=1)
@@ -87,11 +111,11 @@ def _unknown(name: str, known: Sequence[str]) -> str:
 
 def _arguments(experiments: Mapping[str, Experiment], add_help: bool = True):
     """The arguments that all commands share; those of one experiment follow from its Config."""
-    names = [f"  {name:14}{e.question}" for name, e in experiments.items()]
-    commands = [f"  {name:14}{what}" for name, what in COMMANDS.items()]
+    names = [_entry(name, e.question) for name, e in experiments.items()]
+    commands = [_entry(name, what) for name, what in COMMANDS.items()]
     parser = argparse.ArgumentParser(
         PROGRAM,
-        usage=f"{PROGRAM} [COMMAND or EXPERIMENT] [options]",
+        usage=f"{PROGRAM} [COMMAND or EXPERIMENT] [options]\n       {PROGRAM} report [FOLDER]",
         description="Statements of theory held against trained models, with a report to read.",
         epilog="\n".join(
             ["commands:", *commands, "", "experiments (each has its own --help):", *names]
@@ -108,6 +132,12 @@ def _arguments(experiments: Mapping[str, Experiment], add_help: bool = True):
     parser.add_argument("--run", metavar="NAME", default="", help=RUN_HELP)
     parser.add_argument("--preset", metavar="NAME", help=f"{PRESET_HELP}, for those that have it")
     return parser
+
+
+def _entry(name: str, what: str) -> str:
+    """A name and what it is, for the help; the text stands in a column of its own."""
+    indent = " " * 16
+    return textwrap.fill(f"  {name:14}{what}", 98, subsequent_indent=indent)
 
 
 def _listing(experiments: Mapping[str, Experiment]) -> str:
@@ -176,21 +206,52 @@ def _option(kind: Any, text: str, **settings: Any) -> Any:
 
 def _run(plans: Sequence[Any], output: Path, run: str, command: str) -> int:
     """Runs the plans, writes the report, and says where it is."""
-    folder = _make_folder(output, run)  # before JAX is loaded: nothing is lost if it fails
+    _check_run(output, run)
     _prepare_jax()
+    for plan in plans:
+        _check_plan(plan)
+    folder = _make_folder(output, run)
     from experiments import report, runner
-    from experiments.report.screen import Terminal
+    from experiments.report.screen import screen
 
-    with Terminal(len(plans)) as screen:
-        outcome = runner.run_all(plans, folder, command, screen)
+    with screen(len(plans)) as shown:
+        outcome = runner.run_all(plans, folder, command, shown)
     if outcome.interrupted:
         print("\nInterrupted. What was finished is kept.", file=sys.stderr)
     path = report.write(folder)
-    latest = _point_latest_to(folder)
+    latest = _point_latest_to(folder) if outcome.any_finished else None
     print(f"\nReport: {path}")
     if latest:
         print(f"  also: {latest / path.name}, until the next run")
     return outcome.exit_code
+
+
+def _check_run(output: Path, run: str) -> None:
+    """Raises if the name of the run is none, or if results stand there that cannot be read."""
+    if not run:
+        return
+    if not re.fullmatch(r"[\w.-]+", run) or run.strip(".") in ("", "latest"):
+        raise UsageError(f"argument --run: a name of letters, digits, _ - . is needed, got {run!r}")
+    from experiments import report
+
+    try:
+        if any((output / run).glob("*.json")):
+            report.read_run(output / run)  # one report is made of these results and the new ones
+    except (OSError, ValueError) as error:
+        raise UsageError(f"argument --run: {run!r} cannot be added to: {error}") from error
+
+
+def _check_plan(plan: Any) -> None:
+    """Raises if the configuration says that something it needs is missing, such as a data set."""
+    try:
+        config = plan.config
+        config = plan.experiment.config(plan.preset) if config is None else config
+    except Exception:  # an experiment that cannot be imported: the runner reports it, and goes on
+        return
+    try:
+        getattr(config, "check", lambda: None)()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"experiment {plan.experiment.name}: {error}") from error
 
 
 def _report(folder: Path) -> int:
@@ -206,8 +267,6 @@ def _report(folder: Path) -> int:
 
 def _make_folder(output: Path, run: str) -> Path:
     """The folder of the run, made and found writable."""
-    if run and (not re.fullmatch(r"[\w.-]+", run) or run.strip(".") in ("", "latest")):
-        raise UsageError(f"argument --run: a name of letters, digits, _ - . is needed, got {run!r}")
     folder = output / (run or _unused_name(output))
     try:
         folder.mkdir(parents=True, exist_ok=True)

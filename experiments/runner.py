@@ -45,6 +45,11 @@ class Outcome:
     interrupted: bool
 
     @property
+    def any_finished(self) -> bool:
+        """Whether at least one experiment came to its end."""
+        return any(not result["error"] for result in self.results)
+
+    @property
     def exit_code(self) -> int:
         """0; 1 after an error or if a claim that should hold does not; 130 after Ctrl-C."""
         if self.interrupted:

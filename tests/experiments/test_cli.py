@@ -16,7 +16,7 @@ REAL = experiments.discover()
 
 
 def test_an_experiment_is_described_by_its_file(fakes):
-    assert list(fakes) == ["broken", "failing", "plotless", "ratio", "waiting"]
+    assert list(fakes) == ["broken", "failing", "needy", "plotless", "ratio", "waiting"]
     ratio = fakes["ratio"]
     assert ratio.question == "Does the ratio reach one?"
     assert ratio.description.startswith("A sequence")
@@ -83,7 +83,17 @@ def test_help_and_list_load_neither_jax_nor_matplotlib(argument: str):
 def test_help_names_commands_and_experiments(fakes, capsys):
     assert main(["--help"], fakes) == 0
     shown = capsys.readouterr().out
-    for text in ("tour", "all", "list", "report", "--output", "--run", "--preset", "ratio"):
+    for text in (
+        "tour",
+        "all",
+        "list",
+        "report",
+        "[FOLDER]",
+        "--output",
+        "--run",
+        "--preset",
+        "ratio",
+    ):
         assert text in shown
     assert "Does the ratio reach one?" in shown
 
@@ -126,7 +136,12 @@ def test_an_unknown_experiment_is_named_with_the_known_ones(fakes, capsys):
         (["ratio", "--sedes", "3"], "--sedes"),
         (["ratio", "--preset", "huge"], "argument --preset"),
         (["all", "--preset", "huge"], "argument --preset: no experiment has 'huge'"),
-        (["all", "--sedes", "3"], "unrecognized arguments"),
+        (["all", "--sedes", "3"], "argument --sedes: an option of experiments"),
+        (["--seeds", "3"], "first: python -m experiments broken --seeds ..."),
+        (["--seeds=3"], "first: python -m experiments broken --seeds ..."),
+        (["--seeds", "3", "ratio"], "first: python -m experiments ratio --seeds ..."),
+        (["needy", "--needed"], "experiment needy: needed: the data are not here"),
+        (["all", "--preset", "big"], "experiment needy: needed: the data are not here"),
         (["all", "extra"], "argument FOLDER"),
         (["report", "/no/such/folder"], "argument FOLDER: no results in"),
         (["ratio", "--run", "../up"], "argument --run"),
@@ -141,6 +156,18 @@ def test_bad_arguments_end_with_2_and_are_named(
     assert main(argv, fakes) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())  # nothing was begun
+
+
+def test_results_that_cannot_be_read_are_found_before_a_run_is_added_to_them(
+    fakes, capsys, tmp_path, cache_dir_restored
+):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "old.json").write_text("{}")
+    assert main(["ratio", "--output", str(tmp_path), "--run", "run"], fakes) == 2
+    assert "argument --run: 'run' cannot be added to" in capsys.readouterr().err
+    assert main(["report", str(tmp_path / "run")], fakes) == 2
+    assert "argument FOLDER: " in capsys.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*.*")] == ["old.json"]
 
 
 @pytest.mark.parametrize("command", ["tour", "waiting"])

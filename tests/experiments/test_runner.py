@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def test_a_run_leaves_json_pictures_and_a_report(run, tmp_path, capsys):
     assert command.startswith("python -m experiments ratio --seeds 2")
     shown = capsys.readouterr()
     assert str(folder / "report.html") in shown.out
-    assert "1/1 ratio" in shown.err  # the progress bar
+    assert "1/1 ratio" in shown.err
     assert (tmp_path / "latest" / "report.html").samefile(folder / "report.html")
 
 
@@ -51,10 +52,25 @@ def test_options_may_stand_before_the_name(fakes, tmp_path, cache_dir_restored):
 
 def test_runs_without_a_name_do_not_overwrite_each_other(fakes, tmp_path, cache_dir_restored):
     for _ in range(2):
-        assert main(["plotless", "--output", str(tmp_path)], fakes) == 1
+        assert main(["ratio", "--output", str(tmp_path)], fakes) == 0
     runs = [path for path in tmp_path.iterdir() if not path.is_symlink()]
     assert len(runs) == 2
     assert (tmp_path / "latest").resolve() in [path.resolve() for path in runs]
+
+
+def test_latest_is_a_run_in_which_something_came_to_its_end(fakes, tmp_path, cache_dir_restored):
+    def run(*argv: str) -> bool:
+        main([*argv, "--output", str(tmp_path), "--run", argv[0]], fakes)
+        latest = tmp_path / "latest"
+        return latest.exists() and latest.samefile(tmp_path / argv[0])
+
+    assert not run("broken")  # raised
+    assert not (tmp_path / "latest").exists()
+    assert run("failing")  # a claim that does not hold is a result
+    assert not run("waiting")  # interrupted
+    assert not run("plotless")
+    assert (tmp_path / "latest").samefile(tmp_path / "failing")
+    assert (tmp_path / "broken" / "report.html").exists()
 
 
 def test_a_named_run_is_added_to(run, tmp_path):
@@ -180,9 +196,9 @@ def test_the_compilation_cache_is_set_by_the_command_line_only(fakes, run, monke
 
 
 def test_progress_takes_fractions_and_messages(capsys):
-    from experiments.report.screen import Terminal
+    from experiments.report.screen import Bar
 
-    with Terminal(2) as screen:
+    with Bar(2) as screen:
         progress = screen.begin("first")
         progress(0.5, "halfway")
         assert screen._bar.n == 0.5
@@ -194,3 +210,29 @@ def test_progress_takes_fractions_and_messages(capsys):
         assert screen._bar.n == 1.0
     assert "2/2 second" in capsys.readouterr().err
     experiments.silent(0.5, "nothing happens")
+
+
+def test_a_log_has_whole_lines_and_no_bar(run, capsys, monkeypatch):
+    from experiments.report import screen
+
+    monkeypatch.setattr(screen, "PAUSE", 0.0)
+    assert run("tour") == 1
+    shown = capsys.readouterr()
+    assert "\r" not in shown.out + shown.err
+    assert "|" not in shown.err
+    begun = [line for line in shown.err.splitlines() if re.match(r"\d/4 ", line)]
+    assert begun == [
+        "1/4 broken", "2/4 failing", "3/4 plotless", "4/4 ratio", "4/4 ratio, 50 % done: halfway",
+    ]  # fmt: skip
+
+
+def test_long_claims_are_wrapped(capsys):
+    from experiments.claims import Claim
+    from experiments.report.screen import Lines
+
+    claim = Claim.at_least("A source " * 20, "A statement " * 20, 0.0, 1.0)
+    stored = {"experiment": "x", "claims": [claim.to_json()], "wall_time": {}, "error": ""}
+    Lines(1).end(stored)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 4
+    assert max(map(len, lines)) <= 100
