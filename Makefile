@@ -51,7 +51,8 @@ bench: $(VENV)/.stamp-dev  ## the benchmarks, each beside its rival
 
 clean:  ## removes caches and build output; keeps the environments and results/
 	rm -rf .jax_cache .pytest_cache .ruff_cache .hypothesis build dist
-	find jaxrobust experiments tests colab -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . \( -name '.venv*' -o -name results -o -name .git \) -prune -o \
+	  -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp per set of extras: pip runs again only when pyproject.toml is newer.
 $(VENV)/.stamp-%: pyproject.toml | $(BIN)/python

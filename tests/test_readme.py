@@ -1,6 +1,8 @@
 """What the README shows must run, and what it names must be there."""
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,14 +16,18 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_example_runs_and_its_bounds_enclose_the_optimum(capsys):
-    (code,) = blocks("python")
+    first, more = blocks("python")
+    assert len([line for line in first.splitlines() if line.strip()]) <= 13
     names: dict = {}
-    exec(compile(code, "README.md", "exec"), names)
+    exec(compile(first, "README.md", "exec"), names)
+    assert "lower" in capsys.readouterr().out
+    exec(compile(more, "README.md", "exec"), names)
     bounds = names["linear"].certificate(names["w"], names["x"], names["y"], names["norms"].linf)
-    best = names["linear"].max_margin(names["x"], names["y"], names["norms"].linf)
-    assert 0 < float(bounds.lower) <= float(best.upper_bound)
-    assert float(best.margin) <= float(bounds.upper)
-    assert "margin" in capsys.readouterr().out
+    assert 0 < float(bounds.lower) <= float(names["best"].upper_bound)
+    assert float(names["best"].margin) <= float(bounds.upper)
+    shown = capsys.readouterr().out
+    assert "margin" in shown
+    assert "reached: " in shown
 
 
 def test_the_two_setup_commands_are_targets_of_the_makefile():
@@ -30,6 +36,19 @@ def test_the_two_setup_commands_are_targets_of_the_makefile():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for command in commands:
         assert re.search(rf"^{command.split()[1]}:", makefile, re.MULTILINE)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_clean_needs_no_folder_and_keeps_environments_and_results(tmp_path: Path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    kept = [".venv/lib/__pycache__", ".venv-newest/__pycache__", "results/run/__pycache__"]
+    gone = ["jaxrobust/linear/__pycache__", ".pytest_cache", ".jax_cache"]
+    for folder in (*kept, *gone):
+        (tmp_path / folder).mkdir(parents=True)
+    done = subprocess.run(["make", "clean"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert all((tmp_path / folder).exists() for folder in kept)
+    assert not any((tmp_path / folder).exists() for folder in gone)
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\((?!http)([^)]+)\)", README))
