@@ -1,0 +1,80 @@
+"""What the benchmarks count, and that both sides solve the same problem."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+from experiments.benchmarks import max_margin, timing
+from experiments.benchmarks.max_margin import GAP, Comparison, Rival
+
+FINE = Rival("default", 2.0, 0.1 * GAP, False)
+
+
+def compared(*rivals: Rival) -> Comparison:
+    return Comparison(max_margin.SIZES[-1], "l2", 1.0, 0.5, 0.5 * GAP, rivals)
+
+
+def test_the_fastest_run_that_reaches_the_gap_counts():
+    fast = Rival("1e-04", 1.0, 0.9 * GAP, False)
+    assert compared(FINE, fast).counted is fast
+    assert compared(FINE, fast).times_faster == 2.0
+    assert compared(FINE._replace(seconds=0.5), fast).counted.tolerance == "default"
+
+
+def test_a_run_that_does_not_reach_the_gap_is_shown_and_does_not_count():
+    rough = Rival("1e-04", 0.1, 1.9 * GAP, True)
+    found = compared(FINE, rough)
+    assert found.counted is FINE
+    first, last = max_margin.notes([found])
+    assert first.startswith("not reached by CLARABEL with 1e-04 tolerance: 500 x 2000 l2, gap 1.9e")
+    assert first.endswith("(not counted)")
+    assert last == "CVXPY warned of an inaccurate solution in 1 of 2 runs."
+    neither = compared(FINE._replace(gap=2 * GAP), rough)
+    assert neither.counted.tolerance == "default"
+    assert "counted: no run reached it" in max_margin.notes([neither])[0]
+
+
+def test_bars():
+    assert max_margin.missed(compared(FINE._replace(seconds=2.6))) == []
+    (slow,) = max_margin.missed(compared(FINE))
+    assert "4.00 times faster, bar 5.0" in slow
+    (wide,) = max_margin.missed(compared(FINE._replace(seconds=2.6))._replace(gap=2 * GAP))
+    assert "gap 2.0e-04" in wide
+
+
+@pytest.mark.parametrize("name", max_margin.NORMS)
+@pytest.mark.parametrize("num_features", [5, 6])
+def test_both_sides_mean_the_same_norm(name: str, num_features: int):
+    import cvxpy as cp
+    import jax.numpy as jnp
+
+    value = np.random.default_rng(num_features).normal(size=num_features)
+    w = cp.Variable(num_features, value=value)
+    found = max_margin.NORMS[name].value(jnp.asarray(value, jnp.float32))
+    assert float(max_margin.norm_of(w, name).value) == pytest.approx(float(found), rel=1e-5)
+
+
+def test_inaccurate_solutions_are_counted_and_other_warnings_are_shown(monkeypatch):
+    import cvxpy as cp
+
+    solve = cp.Problem.solve
+
+    def solve_and_warn(self, **options):
+        warnings.warn(f"{message}. Try another solver.", stacklevel=1)
+        return solve(self, **options)
+
+    monkeypatch.setattr(cp.Problem, "solve", solve_and_warn)
+    x, y = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([1.0, -1.0])
+    message = max_margin.INACCURATE
+    _, w, warned = max_margin.clarabel("l2", x, y, None)
+    np.testing.assert_allclose(w, [1, -1], atol=1e-6)
+    assert warned
+    message = "Something else"
+    with pytest.warns(UserWarning, match=message):
+        assert not max_margin.clarabel("l2", x, y, None)[2]
+
+
+def test_tables_are_aligned():
+    shown = timing.table(["name", "s"], [["a", 0.123456], ["long name", 10]]).splitlines()
+    assert shown == ["name           s", "-" * 16, "a          0.123", "long name     10"]
