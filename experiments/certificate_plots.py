@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from experiments import plots
+from experiments.linear_training import FOURIER
 from experiments.report import Result
 
 
@@ -37,7 +38,7 @@ def bounds(result: Result, shown: Mapping[str, str]):
 def gaps(result: Result, shown: Collection[str]):
     """The certified relative gap of the runs of these titles, on both kinds of data."""
     times = np.asarray(result.series["steps"])
-    figure, axes = plots.subplots(columns=2, width=10.5, height=4.2, sharey=True)
+    figure, axes = plots.subplots(columns=2, width=10, height=4.4, sharey=True)
     for ax, (data_name, runs) in zip(axes, result.series["bounds"].items(), strict=True):
         ax.set_xscale("log")
         ax.set_yscale("log")
@@ -48,10 +49,12 @@ def gaps(result: Result, shown: Collection[str]):
             plots.line(ax, times, gap.mean(axis=0), label=title, index=index, band=band)
         ax.set_ylim(3e-3, 10)
         plots.describe(ax, title=data_name, x="training steps", y="")
-        plots.direct_labels(ax)
     axes[0].set_ylabel("certified gap: (upper - lower) / upper")
+    handles, names = axes[0].get_legend_handles_labels()
+    with plots.style():  # the names are long: beside the curves they would leave them no room
+        figure.legend(handles, names, loc="outside lower center", ncols=3, handlelength=3.2)
     return plots.finish(figure), (
         "How far from the most robust classifier a matched run is at most, proved by its own "
         "gradients. Lines: mean over data sets, bands: their range. Named: the optimizer and the "
-        "norm of the perturbations."
+        f"norm of the perturbations. {FOURIER}"
     )

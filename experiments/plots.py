@@ -15,7 +15,7 @@ import contextlib
 import functools
 import io
 from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import matplotlib as mpl
 import numpy as np
@@ -23,10 +23,13 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.transforms import Affine2D, Affine2DBase, ScaledTranslation
 
 RESOLUTION = 150  # dots per inch: sharp on a phone, and still some tens of kB
 WIDTH = 7.0  # inches
+SAMPLE = (5, 33)  # begin and end of the line before a direct label, points right of the axes
 
 # Okabe and Ito's colours without yellow (invisible on white) and black (theory), ordered so that
 # neighbours differ in brightness too; marker and dash pattern carry the same information again.
@@ -159,7 +162,9 @@ def legend(ax: Axes, **options):
 def direct_labels(ax: Axes) -> None:
     """Writes each curve's label at its right end, moved apart where they would overlap.
 
-    Call it last: positions follow from the limits the axes have at that moment.
+    A sample of the line stands before the label: curves that end close together could not be told
+    apart by colour alone, nor in grey. Call it last: positions follow from the limits the axes have
+    at that moment.
     """
     lines = [ln for ln in ax.get_lines() if not str(ln.get_label()).startswith("_")]
     ends = [(height, ln) for ln in lines if (height := _end_height(ax, ln)) is not None]
@@ -167,10 +172,11 @@ def direct_labels(ax: Axes) -> None:
     line_height = 1.25 * mpl.rcParams["legend.fontsize"] * ax.figure.dpi / 72  # in pixels
     gap = line_height / ax.bbox.height
     for height, (_, ln) in zip(_spread([e[0] for e in ends], gap), ends, strict=True):
+        _draw_sample(ax, ln, height)
         ax.annotate(
             str(ln.get_label()),
             xy=(1.0, height),
-            xytext=(6, 0),
+            xytext=(SAMPLE[1] + 4, 0),
             xycoords="axes fraction",
             textcoords="offset points",
             va="center",
@@ -178,6 +184,21 @@ def direct_labels(ax: Axes) -> None:
             color=_darker(ln.get_color()),
             annotation_clip=False,
         )
+
+
+def _draw_sample(ax: Axes, ln: Any, height: float) -> None:
+    """A short piece of a curve, with one marker, to the right of the axes at a height in them."""
+    begin, end = SAMPLE
+    points = Affine2D().scale(1 / 72) + ax.figure.dpi_scale_trans
+    sample = Line2D([begin, (begin + end) / 2, end], [0, 0, 0])
+    sample.update_from(ln)
+    sample.set(
+        markevery=[1],
+        clip_on=False,
+        transform=points + ScaledTranslation(1.0, height, cast(Affine2DBase, ax.transAxes)),
+    )
+    # To the figure: in the axes it would count as one of the curves.
+    ax.figure.add_artist(sample)
 
 
 def _end_height(ax: Axes, ln: Any) -> float | None:

@@ -93,12 +93,27 @@ def test_gap_claims_see_a_bound_that_does_not_close(result):
     target = Run("gradient descent", "gradient descent")
     loose = bounds["Gaussian data"][target]
     bounds["Gaussian data"][target] = loose._replace(upper=2 * loose.upper)
-    claims = certificate.matched_claims(Config(seeds=1, steps=10_000), bounds)
-    assert not claims[list(METHODS).index("gradient descent")].holds
+    shares = dict.fromkeys(bounds, dict.fromkeys(METHODS, np.array([0.1])))
+    claims = certificate.matched_claims(Config(seeds=1, steps=10_000), bounds, shares)
+    assert claims[list(METHODS).index("gradient descent")].verdict == "does not hold"
+    few = dict.fromkeys(bounds, dict.fromkeys(METHODS, np.array([0.01])))
+    claims = certificate.matched_claims(Config(seeds=1, steps=10_000), bounds, few)
+    assert claims[list(METHODS).index("gradient descent")].verdict == "not reproduced"
     bounds["Gaussian data"][RUNS[1]] = Bounds(np.full((1, 2), 0.95), np.full((1, 2), 1.01))
     times = result.series["steps"]
     bounds["Gaussian data"][target] = loose._replace(upper=np.full(loose.upper.shape, 1.02))
     assert not any(claim.holds for claim in certificate.upper_claims(times, bounds))
+
+
+def test_the_summary_names_the_worst_matched_run():
+    def gap(size):
+        return Bounds(np.full((1, 1), 1.0 - size), np.ones((1, 1)))
+
+    by = {run: gap(0.02 if run.matched else 0.3) for run in RUNS}
+    by[Run("sign descent", "sign descent")] = gap(0.4)
+    text = certificate.closed("On these", by)
+    assert "within 2.0 % of the optimum, but for sign descent against l1 with 40.0 %" in text
+    assert "mismatched ones leave at least 30.0 %" in text
 
 
 def test_plot(result):

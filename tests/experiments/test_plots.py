@@ -106,6 +106,18 @@ def test_direct_labels_stand_at_the_ends_and_do_not_overlap():
     assert min(box.y0 for box in boxes) < figure.axes[0].bbox.y0 + 30
 
 
+def test_a_sample_of_its_line_stands_before_each_label():
+    figure = curves()
+    (ax,) = figure.axes
+    for text, sample in zip(ax.texts, figure.artists, strict=True):
+        (curve,) = (ln for ln in ax.get_lines() if ln.get_label() == text.get_text())
+        for look in ("color", "marker", "linestyle", "linewidth"):
+            assert getattr(sample, f"get_{look}")() == getattr(curve, f"get_{look}")()
+        line_box, text_box = sample.get_window_extent(), text.get_window_extent()
+        assert ax.bbox.x1 < line_box.x0 < line_box.x1 < text_box.x0
+        assert text_box.y0 < (line_box.y0 + line_box.y1) / 2 < text_box.y1
+
+
 def test_direct_labels_of_curves_that_end_in_nan():
     figure, ax = plots.subplots()
     plots.line(ax, [0, 1, 2], [0.0, 1.0, np.nan], label="stops", index=0)
