@@ -21,6 +21,8 @@ def test_config_names_the_field():
         Config(seeds=0)
     with pytest.raises(ValueError, match="step_length must be positive"):
         Config(step_length=-0.1)
+    with pytest.raises(ValueError, match="step_length must be positive"):
+        Config(step_length=float("inf"))
     with pytest.raises(ValueError, match="sizes"):
         Config(sizes=())
 
@@ -41,6 +43,23 @@ def test_stationarity_is_one_at_the_maximum_margin_and_less_elsewhere():
     np.testing.assert_allclose(tilted, np.cos(np.arctan(0.3) + np.arctan(0.5)), atol=1e-5)
 
 
+@pytest.mark.parametrize("w", [[0.1, 1.0], [-1.0, 0.0], [1.0, 2.0]])
+def test_weights_that_do_not_separate_are_nowhere_near_stationary(w):
+    """Smallest margins -0.8, -2 and 0: no multiple of these weights has margin 1."""
+    problems = one_problem([[2.0, 1.0], [2.0, -1.0]], [1.0, 1.0])
+    model = architecture.Model(linear.plain(2), 0.0, None)
+    assert np.isnan(architecture.stationarity(problems, model, (jnp.array([w]),))).all()
+    assert architecture.bridge_values(problems, {"w": jnp.array([w])})["w"] == np.inf
+
+
+def test_an_unseparated_network_breaks_the_claim_of_stationarity():
+    ratios = {t: {m: np.ones(1) for m in MODELS} for t in architecture.WEIGHT_NORMS}
+    for cosine, holds in ((1.0, True), (np.nan, False)):
+        claims = architecture.claims([50], ratios, {"convolution, depth 3": np.array([cosine])})
+        (claim,) = (c for c in claims if "stationary point" in c.statement)
+        assert claim.holds is holds
+
+
 def test_bridge_value_of_a_single_sinusoid():
     """One pair of coefficients c: (2 c^(2/3))^(3/2) = 2^1.5 c, divided by the margin."""
     t = np.arange(8)
@@ -57,6 +76,13 @@ def test_training_finds_the_margin_of_a_known_problem():
     (*_, params) = [architecture.train(problems, jax.random.key(0)[None], model, 2000, 0.1)]
     w = np.asarray(model.network.predictor(jax.tree.map(lambda leaf: leaf[0], params)))
     assert abs(w[1] / w[0]) < 0.02
+
+
+@pytest.mark.slow
+def test_training_that_separates_nothing_is_reported_and_not_fatal():
+    result = architecture.run(Config(steps=1))
+    assert not all(claim.holds for claim in result.claims)
+    assert set(architecture.plot(result)) == {"ratios", "spectra"}
 
 
 @pytest.mark.slow
