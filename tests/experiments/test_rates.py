@@ -75,6 +75,17 @@ def test_another_table_breaks_the_claim():
     assert not rates.claims(STEPS, EXACT, wrong)[-1].holds
 
 
+def test_overtaking_is_the_time_on_the_slowest_data_set():
+    times = np.array([10, 100, 1_000])
+    gaps = {
+        "constant": np.array([[0.5, 0.4, 0.3], [0.5, 0.4, 0.3]]),
+        "inverse loss": np.array([[0.4, 0.2, 0.1], [0.4, 0.31, 0.3]]),
+    }
+    assert "within 1,000 steps" in rates.overtaking(times, gaps)
+    never = gaps | {"inverse loss": gaps["constant"] + 1}
+    assert rates.overtaking(times, never) == ""
+
+
 def test_plot(result):
     ((figure, caption),) = rates.plot(result).values()
     assert caption
