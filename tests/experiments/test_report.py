@@ -144,15 +144,8 @@ def test_the_page_begins_with_the_answer_and_its_figure(tmp_path: Path):
     figures = {"main": (figure(), "Main."), "second": (figure(), "Second.")}
     store(tmp_path, "b", summary="The answer.\n\nMore about it.", figures=figures)
     html = report.write(tmp_path).read_text(encoding="utf-8")
-    marks = ["What about b?</h1>", "The answer.", "Figure 1.</b> Main.", 'id="claims"']
-    marks += [
-        'id="a"',
-        "Not this.",
-        'id="b"',
-        'href="#figure-1"',
-        "More about it.",
-        "Figure 2.</b>",
-    ]
+    marks = ["What about b?</h1>", "The answer.", "Figure 1.</b> Main.", "More about it."]
+    marks += ['id="claims"', 'id="a"', "Not this.", 'id="b"', 'href="#figure-1"', "Figure 2.</b>"]
     places = [html.index(mark) for mark in marks]
     assert places == sorted(places)
     assert html.count("The answer.") == 1
@@ -195,6 +188,15 @@ def test_numbers_that_are_text_stand_right_with_their_heads(page: str):
     spread = '<span class="range">(−1.00 to 0.25)</span>'
     assert f'<td class="number">−0.9 {spread}</td>' in page
     assert '<td class="number">4 %</td>' in page
+
+
+def test_a_long_table_is_folded(tmp_path: Path):
+    tables = [Table("Long", ["n"], [[i] for i in range(13)]), Table("Short", ["n"], [[1]])]
+    store(tmp_path, tables=tables)
+    html = report.write(tmp_path).read_text(encoding="utf-8")
+    assert html.count("<summary>All 13 rows</summary>") == 1
+    assert "All 1 rows" not in html
+    Elements(html)  # what was opened is closed
 
 
 def test_the_page_made_again_is_equal(tmp_path: Path):
