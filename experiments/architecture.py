@@ -23,6 +23,7 @@ import dataclasses
 import functools
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -100,10 +101,7 @@ def run(config: Config, progress=silent) -> Result:
     seconds, weights, cosines = {}, {}, {}
     # In float64: the parameters grow like exp(sqrt(t)), and three of them are multiplied.
     with jax.enable_x64(True):
-        problems = stack([data.logistic_gaussian(n, num_test=1, seed=seed) for n, seed in runs])
-        problems = problems._replace(
-            x=problems.x.astype(jnp.float64), y=problems.y.astype(jnp.float64)
-        )
+        problems = gaussian(runs)
         keys = jax.vmap(jax.random.key)(jnp.arange(len(runs)))
         for number, (name, model) in enumerate(MODELS.items()):
             progress(number / (len(MODELS) + 1), name)
@@ -138,6 +136,12 @@ def run(config: Config, progress=silent) -> Result:
         tables=[ratio_table(sizes, ratios), penalty_table(sizes, cosines, bridge)],
         wall_time=seconds,
     )
+
+
+def gaussian(runs: Sequence[tuple[int, int]]) -> Problems:
+    """The Gaussian data of every (number of examples, seed), in float64."""
+    x, y, where = stack([data.logistic_gaussian(n, num_test=1, seed=seed) for n, seed in runs])
+    return Problems(x.astype(jnp.float64), y.astype(jnp.float64), where)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "steps"))

@@ -3,10 +3,10 @@
 A linear classifier that separates its training data has a robust radius: the largest perturbation,
 measured in some norm, that cannot change the sign of any training example. Theory says that
 steepest descent in a norm, without adversarial training or regularisation, converges to the
-classifier of largest radius against perturbations bounded in the *dual* norm: coordinate descent
-(l1) against linf, gradient descent (l2) against l2, sign descent (linf) against l1, and the same
-after a Fourier transform, Fourier coordinate descent against Fourier-linf and Fourier phase descent
-against Fourier-l1.
+classifier of largest radius against perturbations bounded in the *dual* norm: coordinate
+descent (l1) against linf, gradient descent (l2) against l2, sign descent (linf) against l1, and the
+same after a Fourier transform, Fourier coordinate descent against Fourier-linf and Fourier phase
+descent against Fourier-l1.
 
 All run from zero on the exponential loss with the step 1/(B² L), where B is the largest dual norm
 of an example and L the loss. What is reported is the radius they reach over the best one that any
