@@ -1,0 +1,173 @@
+"""Norms of per-example gradients, alone or along with the mean gradient."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrobust import trees
+from jaxrobust.per_example import _algebra
+from jaxrobust.per_example._backward import Pass, factors_of, map_chunks, recorded, run
+from jaxrobust.per_example._batching import reduce_examples
+from jaxrobust.per_example._trace import LossFn, Traced, trace
+from jaxrobust.per_example._uses import to_leaf
+
+
+def norms(
+    loss_fn: LossFn, *, has_aux: bool = False, by_leaf: bool = False
+) -> Callable[[Any, Any], Any]:
+    r"""Euclidean norms :math:`\|\nabla_\theta \ell(\theta, x_i)\|_2` of all gradients of a batch.
+
+    One forward and one backward pass, cheaper than the mean gradient where the weights enter by
+    products, for the products that give the gradient are left out. Exact for every loss that JAX
+    can differentiate; :func:`explain` says how each leaf is done.
+
+    Args:
+      loss_fn: ``loss_fn(params, example) -> ()``, the loss of one example, without the batch axis;
+        with ``has_aux``, ``(loss, aux)``. Parameters used several times (tied embeddings,
+        recurrence) are combined before the norm is taken.
+      has_aux: whether ``loss_fn`` returns something else along with the loss.
+      by_leaf: whether each leaf's norm is wanted, instead of the norm of all together.
+
+    Returns:
+      A function of ``(params, batch)``; the leaves of ``batch`` are ``(B, ...)``. It returns
+      ``(B,)`` in float32 at least, or with ``by_leaf`` a tree like ``params`` of such; with
+      ``has_aux``, ``(norms, aux)``. In float32 norms between 1e-18 and 1e18 come out; the square of
+      others is out of range. Where the positions of a sequence cancel, so that the gradient is
+      c times smaller than its parts, a leaf done by "factors" has a relative error of order
+      ``eps / c**2``; one that is instantiated, of order ``eps / c``.
+
+    Raises:
+      ValueError: at the call, if ``batch`` is empty, has leaves of different lengths or a scalar,
+        or the loss is not a scalar.
+      TypeError: at the call, if a leaf of ``params`` or the loss is not real floating, or a leaf of
+        ``batch`` is no array.
+
+    Source:
+      For single products Goodfellow, arXiv:1510.01799; for sequences and convolutions the "ghost
+      norm" of Li et al., arXiv:2110.05679, and Bu et al., arXiv:2205.10683.
+    """
+
+    def per_example_norms(params: Any, batch: Any) -> Any:
+        traced = trace(loss_fn, params, batch, has_aux=has_aux)
+        done = run(traced)
+        squared, _ = squared_norms(traced, done)
+        if by_leaf:
+            leaves = [jnp.sqrt(squared[i]) for i in range(len(traced.leaves))]
+            result = traced.params_structure.unflatten(leaves)
+        else:
+            result = jnp.sqrt(total(squared))
+        return (result, aux_of(traced, done)) if has_aux else result
+
+    return per_example_norms
+
+
+def value_grad_and_norms(
+    loss_fn: LossFn, *, has_aux: bool = False
+) -> Callable[[Any, Any], tuple[Any, Any, jax.Array]]:
+    r"""Losses, *mean* gradient and per-example gradient norms, in one backward pass.
+
+    What a training step needs that weights, clips or samples examples by their gradients, at about
+    the price of the mean gradient alone.
+
+    Args:
+      loss_fn: as for :func:`norms`.
+      has_aux: whether ``loss_fn`` returns ``(loss, aux)``.
+
+    Returns:
+      A function of ``(params, batch)`` that returns ``(losses, gradient, norms)``: the losses
+      ``(B,)``, with ``has_aux`` ``(losses, aux)``; the gradient of their mean, like ``params``; the
+      norms ``(B,)`` of the gradients of the single losses (not divided by B).
+
+    Raises:
+      ValueError, TypeError: at the call, as :func:`norms`.
+    """
+
+    def per_example_value_grad_and_norms(params: Any, batch: Any) -> tuple[Any, Any, jax.Array]:
+        traced = trace(loss_fn, params, batch, has_aux=has_aux)
+        done = run(traced, differentiate=to_differentiate(traced))
+        squared, sums = squared_norms(traced, done, with_sums=True)
+        gradient = mean_gradient(traced, done, sums)
+        values = (done.losses, aux_of(traced, done)) if has_aux else done.losses
+        return values, gradient, jnp.sqrt(total(squared))
+
+    return per_example_value_grad_and_norms
+
+
+def aux_of(traced: Traced, done: Pass) -> Any:
+    """What the loss returned besides, with a leading axis B."""
+    return traced.aux_structure.unflatten(done.aux)
+
+
+def total(squared: dict[int, jax.Array]) -> jax.Array:
+    """The sum over the leaves, ``(B,)``."""
+    # Pairs of positions can cancel to a rounding error below zero.
+    return jnp.maximum(sum(squared.values(), jnp.zeros(())), 0)
+
+
+def to_differentiate(traced: Traced) -> list[int]:
+    """Leaves whose mean gradient does not come out of the per-example gradients."""
+    return traced.plan.leaves_by("factors", "chunks")
+
+
+def squared_norms(
+    traced: Traced, done: Pass, *, with_sums: bool = False
+) -> tuple[dict[int, jax.Array], dict[int, jax.Array]]:
+    """Squared norms of each leaf's gradients, ``(B,)``, and the sums of those that were formed."""
+    squared: dict[int, jax.Array] = {}
+    sums: dict[int, jax.Array] = {}
+    plan = traced.plan
+    for leaf in plan.leaves_by("unused"):
+        dtype = trees.accumulator(traced.leaves[leaf].dtype)
+        squared[leaf] = jnp.zeros((traced.batch_size,), dtype)
+    for leaf in plan.leaves_by("expand"):
+        squared[leaf] = jax.vmap(square)(done.expanded[leaf])
+        sums[leaf] = jnp.sum(trees.promote(done.expanded[leaf]), axis=0)
+    for leaf in plan.leaves_by("factors", "instantiate"):
+        formed, squared[leaf] = _norms_of_leaf(traced, done, leaf, with_sum=with_sums)
+        sums.update(formed)
+    if plan.leaves_by("chunks"):
+        squared.update(map_chunks(traced, lambda grads: {i: square(g) for i, g in grads.items()}))
+    return squared, sums
+
+
+def _norms_of_leaf(
+    traced: Traced, done: Pass, leaf: int, *, with_sum: bool
+) -> tuple[dict[int, jax.Array], jax.Array]:
+    """The sum over the batch of a leaf's gradients, if they are formed, and their squared norms."""
+    plan = traced.plan.leaves[leaf]
+
+    def one(inputs, cotangents):
+        groups = factors_of(traced, leaf, inputs, cotangents)
+        if plan.method == "factors":
+            return {}, sum(map(_algebra.squared_norm, groups))
+        gradients = [_algebra.instantiate(group) for group in groups]
+        formed = {leaf: sum_of_groups(traced, leaf, gradients)} if with_sum else {}
+        return formed, sum(map(square, gradients))
+
+    positions = sum(use.sizes.positions for group in plan.groups for use in group)
+    return reduce_examples(one, *recorded(traced, done, leaf), matrices=positions > 1)
+
+
+def sum_of_groups(traced: Traced, leaf: int, gradients: list[jax.Array]) -> jax.Array:
+    """The gradients of a leaf's groups of uses, as one array of the leaf's shape."""
+    groups, shape = traced.plan.leaves[leaf].groups, traced.leaves[leaf].shape
+    placed = [
+        to_leaf(g, group[0].layout, shape) for g, group in zip(gradients, groups, strict=True)
+    ]
+    return sum(placed[1:], placed[0])
+
+
+def mean_gradient(traced: Traced, done: Pass, sums: dict[int, jax.Array]) -> Any:
+    """The mean over the batch of all gradients, like the params."""
+    leaves = []
+    for number, leaf in enumerate(traced.leaves):
+        summed = {**sums, **done.gradients}.get(number, jnp.zeros_like(leaf))
+        leaves.append((summed / traced.batch_size).astype(leaf.dtype))
+    return traced.params_structure.unflatten(leaves)
+
+
+def square(gradient: jax.Array) -> jax.Array:
+    """``||g||^2`` of one leaf, ``()``."""
+    return jnp.sum(trees.promote(gradient) ** 2)

@@ -1,0 +1,192 @@
+"""How the gradient of every leaf is found: decided from the traced program, by counted cost."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from jaxrobust.per_example import _sites
+from jaxrobust.per_example._sites import Path, Site
+from jaxrobust.per_example._uses import Layout, Use, uses_of
+
+# unused:      the loss does not depend on the leaf
+# factors:     squared norms from pairs of positions
+# instantiate: the example's gradient is made from the factors, and dropped again
+# expand:      every example gets a copy of the leaf; its gradient is the example's
+# chunks:      as expand, in a pass of its own over few examples at a time
+Method = Literal["unused", "factors", "instantiate", "expand", "chunks"]
+
+# Copies of leaves for every example take at most this many bytes for all leaves together; what is
+# larger is done in chunks of examples that take as much.
+EXPAND_BYTES = 2**26
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """What is done for one leaf."""
+
+    method: Method
+    groups: tuple[tuple[Use, ...], ...] = ()  # uses with the same entries; groups are disjoint
+    reason: str = ""  # why it is not done by factors
+    cost: int = 0  # multiply-adds per example, besides those of the pass itself
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is done for every leaf, and the sites that are needed for it."""
+
+    leaves: tuple[Leaf, ...]
+    sites: dict[Path, Site]
+
+    def leaves_by(self, *methods: Method) -> list[int]:
+        """Numbers of the leaves that are done by one of these methods."""
+        return [number for number, leaf in enumerate(self.leaves) if leaf.method in methods]
+
+
+def plan(closed, shapes: Sequence[tuple[int, ...]], itemsizes: Sequence[int], batch_size: int):
+    """Decides for a program whose first inputs are leaves of these shapes."""
+    found = _sites.walk(closed, len(shapes))
+    uses: dict[int, list[Use]] = {number: [] for number in range(len(shapes))}
+    for site in found.sites:
+        for use in uses_of(site):
+            uses[use.piece.leaf].append(use)
+    leaves = []
+    for number, shape in enumerate(shapes):
+        if number not in found.used:
+            leaves.append(Leaf("unused"))
+        elif number in found.opaque:
+            leaves.append(_whole(shape, f"used by {found.opaque[number]}"))
+        else:
+            leaves.append(_by_factors(uses[number], shape))
+    leaves = _in_chunks(leaves, shapes, itemsizes, batch_size)
+    needed = {
+        use.site.path: use.site
+        for leaf in leaves
+        if leaf.method in ("factors", "instantiate")
+        for group in leaf.groups
+        for use in group
+    }
+    return Plan(tuple(leaves), needed)
+
+
+def _whole(shape: tuple[int, ...], reason: str) -> Leaf:
+    return Leaf("expand", reason=reason, cost=math.prod(shape))
+
+
+def _in_chunks(leaves, shapes, itemsizes, batch_size: int) -> list[Leaf]:
+    """The largest of the leaves to expand go to a pass of their own if all together are too big."""
+    sizes = {
+        number: batch_size * math.prod(shapes[number]) * itemsizes[number]
+        for number, leaf in enumerate(leaves)
+        if leaf.method == "expand"
+    }
+    total, result = sum(sizes.values()), list(leaves)
+    for number in sorted(sizes, key=lambda n: sizes[n], reverse=True):
+        if total <= EXPAND_BYTES:
+            break
+        total -= sizes[number]
+        result[number] = dataclasses.replace(result[number], method="chunks")
+    return result
+
+
+def _by_factors(uses: list[Use], shape: tuple[int, ...]) -> Leaf:
+    groups: list[list[Use]] = []
+    for use in uses:
+        for number, group in enumerate(groups):
+            aligned = _align(group, use)
+            if aligned is not None:
+                groups[number] = aligned
+                break
+            if not _disjoint(use.layout, group[0].layout):
+                return _whole(shape, "used in different arrangements")
+        else:
+            groups.append([use])
+    costs = [_costs(group) for group in groups]
+    by_factors, by_instance = (sum(cost[i] for cost in costs) for i in (0, 1))
+    method: Method = "factors" if by_factors <= by_instance else "instantiate"
+    return Leaf(method, tuple(map(tuple, groups)), cost=min(by_factors, by_instance))
+
+
+def _align(group: list[Use], use: Use) -> list[Use] | None:
+    """The group with the use in it, all of one layout, if that can be."""
+    layout = _normal(group[0].layout)
+    if _normal(use.layout) == layout:
+        return [*group, use]
+    if use.site.kind == "dot" and _normal(use.swapped().layout) == layout:
+        return [*group, use.swapped()]
+    if all(other.site.kind == "dot" for other in group):
+        swapped = [other.swapped() for other in group]
+        if _normal(use.layout) == _normal(swapped[0].layout):
+            return [*swapped, use]
+    return None
+
+
+def _costs(group: Sequence[Use]) -> tuple[int, int]:
+    """Multiply-adds per example by factors and by instantiating."""
+    blocks, _, rows, columns = group[0].sizes
+    positions = sum(use.sizes.positions for use in group)
+    looked_up = all(use.site.kind == "lookup" for use in group)
+    row_cost = 1 if looked_up else rows
+    if positions == 1:
+        by_factors = blocks * (row_cost + columns)
+    else:
+        by_factors = blocks * positions**2 * (row_cost + columns + 1)
+    by_instance = blocks * (positions * row_cost * columns + rows * columns)
+    return by_factors, by_instance
+
+
+def _normal(layout: Layout):
+    """The layout without axes of length 1, and with axes joined that lie behind each other."""
+
+    def joined(axes):
+        result: list[tuple[int, int]] = []
+        for length, stride in axes:
+            if length == 1:
+                continue
+            if result and result[-1][1] == length * stride:
+                result[-1] = (result[-1][0] * length, stride)
+            else:
+                result.append((length, stride))
+        return tuple(result)
+
+    return joined(layout.blocks), joined(layout.rows), joined(layout.columns), layout.offset
+
+
+def _disjoint(first: Layout, second: Layout) -> bool:
+    """Whether two layouts have no entry in common."""
+    return _end(first) <= _begin(second) or _end(second) <= _begin(first) or _apart(first, second)
+
+
+def _strided(layout: Layout):
+    return [*layout.blocks, *layout.rows, *layout.columns]
+
+
+def _begin(layout: Layout) -> int:
+    return layout.offset + sum((n - 1) * min(s, 0) for n, s in _strided(layout))
+
+
+def _end(layout: Layout) -> int:
+    return layout.offset + sum((n - 1) * max(s, 0) for n, s in _strided(layout)) + 1
+
+
+def _apart(first: Layout, second: Layout) -> bool:
+    """Whether both lie in different intervals of one axis of the leaf, as column slices do."""
+    # Along the largest common stride the rest of each must stay inside its own residues.
+    for stride in sorted({s for _, s in _strided(first)} & {s for _, s in _strided(second)}):
+        if stride <= 1:
+            continue
+        intervals = []
+        for layout in (first, second):
+            inner = [(n, s) for n, s in _strided(layout) if 0 < s < stride]
+            if any(s < 0 or (s > stride and s % stride) for _, s in _strided(layout)):
+                break
+            low = layout.offset % stride
+            high = low + sum((n - 1) * s for n, s in inner)
+            if high >= stride:
+                break
+            intervals.append((low, high))
+        if len(intervals) == 2:
+            (a, b), (c, d) = intervals
+            if b < c or d < a:
+                return True
+    return False

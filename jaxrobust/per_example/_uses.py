@@ -1,0 +1,369 @@
+"""One use of a parameter leaf: the factors of its gradient, for one example.
+
+At every site the gradient of the leaf is a sum of outer products over positions,
+
+    g[gamma, i, o] = sum_t a[gamma, t, i] * d[gamma, t, o],
+
+with *a* from the site's data input and *d* the cotangent of its output. The axis ``gamma`` runs
+over blocks that do not mix (batch axes of a product, groups of a convolution, layers of a scan).
+A :class:`Layout` says to which entries of the leaf ``g`` belongs.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrobust import trees
+from jaxrobust.per_example._interpret import narrow_axis
+from jaxrobust.per_example._sites import Site
+from jaxrobust.per_example._views import Piece, Strided, shape_of
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+Axes = tuple[tuple[int, int], ...]  # (length, stride in the leaf) of each axis
+
+
+class Layout(NamedTuple):
+    """Entry (gamma, i, o) of a gradient is the leaf's flat entry ``offset + strides * index``."""
+
+    blocks: Axes
+    rows: Axes
+    columns: Axes
+    offset: int
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return math.prod(n for n, _ in (*self.blocks, *self.rows, *self.columns))
+
+
+class Sizes(NamedTuple):
+    """Lengths of the axes of a use."""
+
+    blocks: int
+    positions: int
+    rows: int
+    columns: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Use:
+    """A piece of a leaf at a site, and how the factors follow from what was recorded there."""
+
+    site: Site
+    piece: Piece
+    layout: Layout
+    sizes: Sizes
+    factors: Callable[[jax.Array, jax.Array], "Factors"]  # of one example's input and cotangent
+
+    def swapped(self) -> "Use":
+        """The use with rows and columns exchanged; for products."""
+
+        def factors(data: jax.Array, cotangent: jax.Array) -> Factors:
+            found = self.factors(data, cotangent)
+            return Factors(found.rows(), found.d.shape[2], found.d)
+
+        blocks, rows, columns, offset = self.layout
+        sizes = self.sizes._replace(rows=self.sizes.columns, columns=self.sizes.rows)
+        layout = Layout(blocks, columns, rows, offset)
+        return dataclasses.replace(self, layout=layout, sizes=sizes, factors=factors)
+
+
+@dataclasses.dataclass(frozen=True)
+class Factors:
+    """The factors of one example at one use.
+
+    Exactly one of ``a``, ``index`` and ``unfold`` is there. ``index`` stands for one-hot rows: row
+    ``index[t]`` is 1, none if it is out of range.
+    """
+
+    d: jax.Array  # (blocks, positions, columns)
+    num_rows: int
+    a: jax.Array | None = None  # (blocks, positions, rows)
+    index: jax.Array | None = None  # (positions,) int
+    unfold: Callable[[], jax.Array] | None = None  # makes `a`: the windows of a convolution
+    convolve: Callable[[jax.Array], jax.Array] | None = None  # with unfold: see `project`
+
+    def rows(self) -> jax.Array:
+        """``a``, made if it was not there."""
+        if self.a is not None:
+            return self.a
+        if self.unfold is not None:
+            return self.unfold()
+        return jax.nn.one_hot(self.index, self.num_rows, dtype=self.d.dtype)[None]
+
+    def project(self, matrices: jax.Array) -> jax.Array:
+        """``a @ matrices``, with one ``(rows, k)`` matrix per block: ``(blocks, positions, k)``."""
+        if self.convolve is not None:
+            return self.convolve(matrices)
+        if self.index is not None:
+            return matrices.at[:, self.index].get(mode="fill", fill_value=0)
+        dtype = trees.accumulator(self.d.dtype)
+        return jnp.einsum(
+            "gti,gik->gtk", self.a, matrices, precision=_HIGHEST, preferred_element_type=dtype
+        )
+
+
+def to_leaf(gradient: jax.Array, layout: Layout, shape: tuple[int, ...]) -> jax.Array:
+    """A gradient ``(blocks, rows, columns)`` at its entries of a leaf, zero at the others."""
+    axes = [*layout.blocks, *layout.rows, *layout.columns]
+    gradient = gradient.reshape([n for n, _ in axes])
+    order = sorted(range(len(axes)), key=lambda i: (-axes[i][1], -axes[i][0]))
+    rest = math.prod(shape)
+    if layout.size == rest and layout.offset == 0:
+        for i in order:
+            length, stride = axes[i]
+            rest //= length
+            if length != 1 and stride != rest:
+                break
+        else:  # the whole leaf in another order of its axes
+            return gradient.transpose(order).reshape(shape)
+    index = jnp.full((1,) * len(axes), layout.offset, jnp.int32)
+    for axis, (_, stride) in enumerate(axes):
+        index = index + stride * jax.lax.broadcasted_iota(jnp.int32, gradient.shape, axis)
+    flat = jnp.zeros((math.prod(shape),), gradient.dtype)
+    return flat.at[index.reshape(-1)].add(gradient.reshape(-1)).reshape(shape)
+
+
+def uses_of(site: Site) -> list[Use]:
+    """The uses of leaves at a site, one for each piece."""
+    make = {"dot": _dot, "conv": _convolution, "lookup": _lookup}[site.kind]
+    return [make(site, piece) for piece in site.pieces]
+
+
+def _loop_axes(site: Site, piece: Piece) -> tuple[list[int], list[int], Axes]:
+    """Loops that are blocks (each iteration has weights of its own), loops that are positions."""
+    blocks = [i for i, stride in enumerate(piece.loops) if stride is not None]
+    positions = [i for i, stride in enumerate(piece.loops) if stride is None]
+    axes = tuple(
+        (site.loops[i], stride) for i, stride in enumerate(piece.loops) if stride is not None
+    )
+    return blocks, positions, axes
+
+
+def _axes(view: Strided, which: Sequence[int]) -> Axes:
+    return tuple((view.shape[i], view.strides[i]) for i in which)
+
+
+def _arrange(
+    array: jax.Array,
+    groups: Sequence[Sequence[int]],
+    boxes: dict[int, tuple[int, int]],
+    scale: float = 1.0,
+) -> jax.Array:
+    """Cuts axes to their boxes, and joins the axes of each group to one."""
+    for axis, (start, size) in boxes.items():
+        array = jax.lax.slice_in_dim(array, start, start + size, axis=axis)
+    lengths = [math.prod(array.shape[i] for i in group) for group in groups]
+    array = array.transpose([i for group in groups for i in group]).reshape(lengths)
+    return array if scale == 1.0 else array * jnp.asarray(scale, array.dtype)
+
+
+def _dot(site: Site, piece: Piece) -> Use:
+    (lhs_contract, rhs_contract), (lhs_batch, rhs_batch) = site.eqn.params["dimension_numbers"]
+    contract, batch = (lhs_contract, lhs_batch), (rhs_contract, rhs_batch)
+    ours, theirs = (contract, batch) if site.operand == 0 else (batch, contract)
+    data_ndim = len(shape_of(site.eqn.invars[1 - site.operand]))
+    parameter_ndim = len(piece.view.shape)
+    free = [i for i in range(parameter_ndim) if i not in ours[0] and i not in ours[1]]
+    data_free = [i for i in range(data_ndim) if i not in theirs[0] and i not in theirs[1]]
+    # The output has the batch axes, those of the left, those of the right operand.
+    num_batch, first = len(ours[1]), len(free) if site.operand == 0 else len(data_free)
+    left = list(range(num_batch, num_batch + first))
+    right = list(range(num_batch + first, num_batch + len(free) + len(data_free)))
+    out_free, out_data = (left, right) if site.operand == 0 else (right, left)
+    blocks, positions, loop_axes = _loop_axes(site, piece)
+    loops = len(site.loops)
+
+    def at(axes: Sequence[int]) -> list[int]:
+        return [loops + axis for axis in axes]
+
+    data_groups = [
+        [*blocks, *at(theirs[1])],
+        [*positions, *at(data_free)],
+        at(theirs[0]),
+    ]
+    out_groups = [[*blocks, *at(range(num_batch))], [*positions, *at(out_data)], at(out_free)]
+    box = [(piece.start[i], piece.view.shape[i]) for i in range(parameter_ndim)]
+    data_boxes = {loops + theirs[k][j]: box[axis] for k in (0, 1) for j, axis in enumerate(ours[k])}
+    out_boxes = {
+        **{loops + j: box[axis] for j, axis in enumerate(ours[1])},
+        **{loops + out_free[j]: box[axis] for j, axis in enumerate(free)},
+    }
+    layout = Layout(
+        (*loop_axes, *_axes(piece.view, ours[1])),
+        _axes(piece.view, ours[0]),
+        _axes(piece.view, free),
+        piece.view.offset,
+    )
+
+    def factors(data: jax.Array, cotangent: jax.Array) -> Factors:
+        a = _arrange(data, data_groups, data_boxes)
+        return Factors(_arrange(cotangent, out_groups, out_boxes, piece.scale), a.shape[2], a)
+
+    data_shape = (*site.loops, *shape_of(site.eqn.invars[1 - site.operand]))
+    num_positions = math.prod(data_shape[i] for i in data_groups[1])
+    return Use(site, piece, layout, _sizes(layout, num_positions), factors)
+
+
+def _sizes(layout: Layout, positions: int) -> Sizes:
+    blocks, rows, columns = (
+        math.prod(n for n, _ in axes) for axes in (layout.blocks, layout.rows, layout.columns)
+    )
+    return Sizes(blocks, positions, rows, columns)
+
+
+def _lookup(site: Site, piece: Piece) -> Use:
+    eqn, loops = site.eqn, len(site.loops)
+    out_ndim = len(site.output.shape)
+    if eqn.primitive.name == "gather":
+        (axis,) = eqn.params["dimension_numbers"].start_index_map
+        offset = list(eqn.params["dimension_numbers"].offset_dims)
+        mode = eqn.params["mode"]
+        fills = mode == jax.lax.GatherScatterMode.FILL_OR_DROP
+    else:
+        axis, fills = narrow_axis(eqn), False
+        offset = [i for i in range(out_ndim) if i != axis]
+    rest = [i for i in range(out_ndim) if i not in offset]
+    columns = [i for i in range(len(piece.view.shape)) if i != axis]
+    layout = Layout((), _axes(piece.view, [axis]), _axes(piece.view, columns), piece.view.offset)
+    groups = [[], [*range(loops), *(loops + i for i in rest)], [loops + i for i in offset]]
+    num_rows = piece.view.shape[axis]
+
+    def factors(data: jax.Array, cotangent: jax.Array) -> Factors:
+        index = data.reshape(-1).astype(jnp.int32)
+        d = _arrange(cotangent, groups, {}, piece.scale)
+        if fills:
+            # What is out of range was filled in, not read.
+            index = jnp.where((index >= 0) & (index < num_rows), index, num_rows)
+        else:
+            index = jnp.clip(index, 0, num_rows - 1)
+        return Factors(d, num_rows, index=index)
+
+    shape = (*site.loops, *site.output.shape)
+    positions = math.prod(shape[i] for i in groups[1])
+    return Use(site, piece, layout, _sizes(layout, positions), factors)
+
+
+def _convolution(site: Site, piece: Piece) -> Use:
+    parameters, loops = site.eqn.params, len(site.loops)
+    numbers = parameters["dimension_numbers"]
+    out_channel, in_channel, *space = numbers.rhs_spec
+    num_groups = parameters["feature_group_count"]
+    channels, stride = piece.view.shape[out_channel], piece.view.strides[out_channel]
+    per_group = channels // num_groups
+    blocks, positions, loop_axes = _loop_axes(site, piece)
+    groups_axes = ((num_groups, per_group * stride),) if num_groups > 1 else ()
+    layout = Layout(
+        (*loop_axes, *groups_axes),
+        _axes(piece.view, [*space, in_channel]),
+        ((per_group, stride),),
+        piece.view.offset,
+    )
+    layout_blocks = math.prod(n for n, _ in layout.blocks)
+    kernel = [piece.view.shape[i] for i in space]
+    out_batch, out_feature, *out_space = numbers.out_spec
+    lhs_batch, lhs_feature, *lhs_space = numbers.lhs_spec
+    out_shape = site.output.shape
+    out_sizes = [out_shape[i] for i in out_space]
+
+    def split(
+        array: jax.Array, batch: int, space: Sequence[int], feature: int, joined: bool = True
+    ) -> jax.Array:
+        """(blocks, positions, channels), the channels of one group.
+
+        Not joined: every axis by itself, those of space last but one.
+        """
+        feature += loops
+        shape = array.shape
+        array = array.reshape(
+            *shape[:feature], num_groups, shape[feature] // num_groups, *shape[feature + 1 :]
+        )
+
+        def at(axis: int) -> int:
+            return axis + loops + (axis + loops > feature)
+
+        where = [*positions, at(batch), *map(at, space)]
+        groups = [[*blocks, feature], where, [feature + 1]]
+        return _arrange(array, groups if joined else [[i] for group in groups for i in group], {})
+
+    def unfold(data: jax.Array) -> jax.Array:
+        # The windows axis by axis, the last first: fewer and longer copies than tap by tap.
+        windows = _padded(data, parameters, [loops + i for i in lhs_space])
+        windows = split(windows, lhs_batch, lhs_space, lhs_feature, joined=False)
+        first = windows.ndim - len(lhs_space) - 1  # of the axes of space; the channels are last
+        for place in reversed(range(len(lhs_space))):
+            step, dilation = (
+                parameters["window_strides"][place],
+                parameters["rhs_dilation"][place],
+            )
+            span = (out_sizes[place] - 1) * step + 1
+            taps = [
+                jax.lax.slice_in_dim(
+                    windows, at * dilation, at * dilation + span, step, axis=first + place
+                )
+                for at in range(kernel[place])
+            ]
+            windows = jnp.concatenate(taps, axis=-1) if len(taps) > 1 else taps[0]
+        return windows.reshape(layout_blocks, -1, windows.shape[-1])
+
+    def convolve(data: jax.Array, matrices: jax.Array) -> jax.Array:
+        # Channels of all groups, and `matrices` as the kernel with as many outputs per group.
+        _, _, width = matrices.shape
+        per_block = matrices.reshape(-1, num_groups, *kernel, piece.view.shape[in_channel], width)
+        order = [0] * len(piece.view.shape)
+        for place, axis in enumerate((*space, in_channel)):
+            order[axis] = 1 + place
+        order[out_channel] = -1
+
+        def one(data, matrices):  # (groups, *kernel, in, width)
+            joined = jnp.moveaxis(matrices, 0, -2).reshape(*matrices.shape[1:-1], -1)
+            weights = joined.transpose([joined.ndim - 1 if i < 0 else i - 1 for i in order])
+            return jax.lax.conv_general_dilated(
+                data,
+                weights.astype(data.dtype),
+                parameters["window_strides"],
+                parameters["padding"],
+                parameters["lhs_dilation"],
+                parameters["rhs_dilation"],
+                numbers,
+                num_groups,
+                precision=_HIGHEST,
+            )
+
+        # The loops are mapped over: those with weights of their own with their matrices.
+        mapped = one
+        for stride in reversed(piece.loops):
+            mapped = jax.vmap(mapped, in_axes=(0, None if stride is None else 0))
+        lengths = [site.loops[i] for i in blocks]
+        output = mapped(data, per_block.reshape(*lengths, *per_block.shape[1:]))
+        return split(output, out_batch, out_space, out_feature)
+
+    def factors(data: jax.Array, cotangent: jax.Array) -> Factors:
+        d = split(cotangent, out_batch, out_space, out_feature)
+        if piece.scale != 1.0:
+            d = d * jnp.asarray(piece.scale, d.dtype)
+        sizes = math.prod(kernel) * piece.view.shape[in_channel]
+        return Factors(
+            d,
+            sizes,
+            unfold=functools.partial(unfold, data),
+            convolve=functools.partial(convolve, data),
+        )
+
+    num_positions = math.prod([site.loops[i] for i in positions])
+    num_positions *= out_shape[out_batch] * math.prod(out_sizes)
+    return Use(site, piece, layout, _sizes(layout, num_positions), factors)
+
+
+def _padded(data: jax.Array, parameters: dict[str, Any], axes: Sequence[int]) -> jax.Array:
+    config = [(0, 0, 0)] * data.ndim
+    for axis, (low, high), dilation in zip(
+        axes, parameters["padding"], parameters["lhs_dilation"], strict=True
+    ):
+        config[axis] = (low, high, dilation - 1)
+    return jax.lax.pad(data, jnp.zeros((), data.dtype), config)

@@ -1,0 +1,141 @@
+"""Norms and mean gradients are those of `vmap(grad)`, however the parameters are used."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from per_example import oracles
+from per_example.cases import CASES, B, normal
+
+from jaxrobust import per_example
+from jaxrobust.per_example import _batching, _plan
+
+WAYS = {"mapped": False, "one by one": True}
+
+
+@pytest.fixture(params=WAYS)
+def way(request, monkeypatch):
+    """Examples by one batched product, or in a loop as on a CPU with one device."""
+    monkeypatch.setattr(_batching, "_one_by_one", lambda: WAYS[request.param])
+
+
+def in_float64(name):
+    """A case in the dtypes that x64 gives it."""
+    loss, params, batch = CASES[name]()
+    return loss, jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params), batch
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_float64(name, way, x64):
+    loss, params, batch = in_float64(name)
+    slow = oracles.gradients(loss, params, batch)
+    losses, gradient, norms = jax.jit(per_example.value_grad_and_norms(loss))(params, batch)
+    # Pairs of positions may cancel; in these cases by no more than a factor of 10.
+    np.testing.assert_allclose(norms, oracles.norms(slow), rtol=1e-12)
+    np.testing.assert_allclose(losses, jax.vmap(loss, (None, 0))(params, batch), rtol=1e-13)
+    scale = np.max(np.abs(oracles.matrix(slow)))
+    jax.tree.map(
+        lambda ours, leaf: np.testing.assert_allclose(ours, leaf.mean(0), atol=1e-13 * scale),
+        gradient,
+        slow,
+    )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_by_leaf_in_float32(name):
+    loss, params, batch = CASES[name]()
+    slow = oracles.gradients(loss, params, batch)
+    found = jax.jit(per_example.norms(loss, by_leaf=True))(params, batch)
+    scale = oracles.norms(slow)
+    jax.tree.map(
+        lambda norms, leaf: np.testing.assert_array_less(
+            np.abs(norms - oracles.norms([leaf])), 1e-5 * scale + 1e-30
+        ),
+        found,
+        slow,
+    )
+
+
+@pytest.mark.parametrize("name", ["embedding_tied", "convolution_grouped", "recurrence"])
+def test_without_jit(name):
+    loss, params, batch = CASES[name]()
+    expected = oracles.norms(oracles.gradients(loss, params, batch))
+    norms = per_example.norms(loss)(params, batch)
+    assert norms.dtype == jnp.float32
+    np.testing.assert_allclose(norms, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["penalty_in_the_loss", "branches", "normalisation_and_positions"])
+def test_leaves_too_large_to_be_copied_are_done_in_chunks(name, monkeypatch, x64):
+    loss, params, batch = in_float64(name)
+    monkeypatch.setattr(_plan, "EXPAND_BYTES", 1)
+    rows = per_example.explain(loss)(params, batch).rows
+    assert "chunks" in {row.method for row in rows}
+    assert "expand" not in {row.method for row in rows}
+    slow = oracles.gradients(loss, params, batch)
+    _, gradient, norms = jax.jit(per_example.value_grad_and_norms(loss))(params, batch)
+    np.testing.assert_allclose(norms, oracles.norms(slow), rtol=1e-12)
+    jax.tree.map(
+        lambda ours, leaf: np.testing.assert_allclose(ours, leaf.mean(0), rtol=1e-12, atol=1e-14),
+        gradient,
+        slow,
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["dense_layers", "sequence_short", "convolution_same", "embedding"]
+)
+def test_bfloat16(name):
+    loss, params, batch = CASES[name]()
+    narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), (params, batch))
+    if name == "embedding":
+        narrow = narrow[0], batch
+    expected = oracles.norms(oracles.gradients(loss, *narrow))
+    losses, gradient, norms = jax.jit(per_example.value_grad_and_norms(loss))(*narrow)
+    assert norms.dtype == jnp.float32
+    assert losses.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {jnp.dtype(jnp.bfloat16)}
+    # The twin rounds every entry of its gradients to 8 bits; ours sums in float32.
+    np.testing.assert_allclose(norms, expected, rtol=0.02)
+
+
+def test_zero_gradients_have_norm_zero():
+    norms = per_example.norms(lambda p, x: jnp.sum(x @ p) * 0.0)(normal(3, 2), normal(B, 3))
+    np.testing.assert_array_equal(norms, np.zeros(B))
+
+
+def test_cancelling_positions_give_no_nan():
+    # The two positions have opposite cotangents: the gradient is zero, its parts are not.
+    def loss(p, x):
+        return jnp.sum((x @ p) * jnp.array([[1.0], [-1.0]]))
+
+    x = jnp.repeat(normal(B, 1, 20), 2, axis=1)
+    norms = jax.jit(per_example.norms(loss))(normal(20, 20), x)
+    scale = np.sqrt(20) * np.linalg.norm(x[:, 0], axis=1)  # of one position's part
+    # eps of the squares of the parts, and no NaN from the root of a negative rounding error
+    assert np.all(norms <= np.sqrt(8 * 1.2e-7) * scale)
+
+
+def test_aux_comes_along():
+    def loss(p, x):
+        hidden = x @ p
+        return jnp.sum(hidden**2), {"hidden": hidden, "first": x[0]}
+
+    params, batch = normal(3, 2), normal(B, 3)
+    (losses, aux), _, norms = per_example.value_grad_and_norms(loss, has_aux=True)(params, batch)
+    again, more = per_example.norms(loss, has_aux=True)(params, batch)
+    np.testing.assert_allclose(aux["hidden"], batch @ params, rtol=1e-6)
+    np.testing.assert_array_equal(aux["first"], batch[:, 0])
+    np.testing.assert_allclose(losses, np.sum(np.asarray(batch @ params) ** 2, axis=1), rtol=1e-5)
+    np.testing.assert_array_equal(norms, again)
+    assert jax.tree.map(jnp.shape, aux) == jax.tree.map(jnp.shape, more)
+
+
+def test_a_batch_of_one_example():
+    loss, params, batch = CASES["einsum_heads"]()
+    one = batch[:1]
+    np.testing.assert_allclose(
+        per_example.norms(loss)(params, one),
+        oracles.norms(oracles.gradients(loss, params, one)),
+        rtol=1e-5,
+    )
