@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxrobust.per_example._batching import map_in_chunks
 from jaxrobust.per_example._interpret import Arrays, evaluate
 from jaxrobust.per_example._plan import EXPAND_BYTES
-from jaxrobust.per_example._trace import Traced
+from jaxrobust.per_example._trace import Traced, explained
 from jaxrobust.per_example._uses import Factors
+from jaxrobust.per_example._views import shape_of
 
 
 class Pass(NamedTuple):
@@ -30,16 +32,20 @@ def run(traced: Traced, differentiate: Collection[int] = ()) -> Pass:
       traced: the program and its batch.
       differentiate: leaves whose summed gradient is wanted from differentiation.
     """
-    plan, size = traced.plan, traced.batch_size
+    plan = traced.plan
     direct = {i: traced.leaves[i] for i in differentiate}
-    copies = {
-        i: jnp.broadcast_to(traced.leaves[i], (size, *traced.leaves[i].shape))
-        for i in plan.leaves_by("expand")
-    }
-    probes = {
-        path: jnp.zeros((size, *site.loops, *site.output.shape), site.output.dtype)
-        for path, site in plan.sites.items()
-    }
+
+    def start(example):
+        del example
+        copies = {i: traced.leaves[i] for i in plan.leaves_by("expand")}
+        probes = {
+            path: jnp.zeros((*site.loops, *shape_of(site.output)), site.output.aval.dtype)
+            for path, site in plan.sites.items()
+        }
+        return copies, probes
+
+    # Mapped over the batch, they are sharded as the batch is.
+    copies, probes = jax.vmap(start)(traced.batch)
 
     def total(direct, copies, probes):
         def one(example, copies, probes):
@@ -51,9 +57,9 @@ def run(traced: Traced, differentiate: Collection[int] = ()) -> Pass:
         losses, aux, inputs = jax.vmap(one)(traced.batch, copies, probes)
         return jnp.sum(losses), (losses, aux, inputs)
 
-    found, (losses, aux, inputs) = jax.grad(total, argnums=(0, 1, 2), has_aux=True)(
-        direct, copies, probes
-    )
+    differentiated = jax.grad(total, argnums=(0, 1, 2), has_aux=True)
+    with explained():
+        found, (losses, aux, inputs) = differentiated(direct, copies, probes)
     gradients, expanded, cotangents = found
     return Pass(losses, aux, inputs, cotangents, expanded, gradients)
 
@@ -95,9 +101,8 @@ def map_chunks(
 
         return statistic(jax.grad(loss)({i: traced.leaves[i] for i in numbers}))
 
-    chunk = max(1, min(traced.batch_size, EXPAND_BYTES // each))
     if not summed:
-        return jax.lax.map(one, traced.batch, batch_size=chunk)
+        return map_in_chunks(one, traced.batch, max(1, EXPAND_BYTES // each))
 
     def add(total, example):
         return jax.tree.map(jnp.add, total, one(example)), ()

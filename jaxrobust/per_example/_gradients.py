@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from jaxrobust.per_example._batching import map_in_chunks
 from jaxrobust.per_example._trace import LossFn, check_loss
 
 
@@ -20,7 +21,8 @@ def gradients(
       loss_fn: ``loss_fn(params, example) -> ()``, the loss of one example, without the batch axis;
         with ``has_aux``, ``(loss, aux)``.
       chunk_size: number of examples whose gradients are computed at once; None for all. The result
-        is of the same size either way, what is computed on the way is not.
+        is of the same size either way, what is computed on the way is not. Not heeded for a batch
+        that is sharded over explicit mesh axes, which is spread over devices already.
       has_aux: whether ``loss_fn`` returns something else along with the loss.
 
     Returns:
@@ -43,8 +45,6 @@ def gradients(
         def one(example):
             return jax.grad(loss_fn, has_aux=has_aux)(params, example)
 
-        if chunk_size is None or chunk_size >= batch_size:
-            return jax.vmap(one)(batch)
-        return jax.lax.map(one, batch, batch_size=chunk_size)
+        return map_in_chunks(one, batch, chunk_size or batch_size)
 
     return per_example_gradients

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxrobust import trees
 from jaxrobust.per_example import _algebra
 from jaxrobust.per_example._backward import Pass, factors_of, map_chunks, recorded, run
+from jaxrobust.per_example._batching import bring_together, is_sharded
 from jaxrobust.per_example._plan import EXPAND_BYTES
 from jaxrobust.per_example._trace import LossFn, Traced, trace
 from jaxrobust.per_example._uses import Factors, Use
@@ -46,15 +47,17 @@ def gram(loss_fn: LossFn) -> Callable[..., jax.Array]:
         left, right = left.with_plan(larger.plan), right.with_plan(larger.plan)
         left_pass = run(left)
         right_pass = left_pass if other is None else run(right)
-        total = jnp.zeros((left.batch_size, right.batch_size), jnp.float32)
+        total = jnp.zeros(())
         for leaf in left.plan.leaves_by("expand"):
-            total = total + _products(left_pass.expanded[leaf], right_pass.expanded[leaf])
+            total = total + _products(
+                left_pass.expanded[leaf], bring_together(right_pass.expanded[leaf])
+            )
         for leaf in left.plan.leaves_by("factors", "instantiate"):
             for number in range(len(left.plan.leaves[leaf].groups)):
                 total = total + _of_group(left, left_pass, right, right_pass, leaf, number)
         if left.plan.leaves_by("chunks"):
             total = total + _of_chunks(left, right)
-        return total
+        return jnp.broadcast_to(total, (left.batch_size, right.batch_size))
 
     return per_example_gram
 
@@ -78,7 +81,8 @@ def _of_group(
     left: Traced, left_pass: Pass, right: Traced, right_pass: Pass, leaf: int, number: int
 ) -> jax.Array:
     group = left.plan.leaves[leaf].groups[number]
-    ours, theirs = recorded(left, left_pass, leaf), recorded(right, right_pass, leaf)
+    ours = recorded(left, left_pass, leaf)
+    theirs = bring_together(recorded(right, right_pass, leaf))
 
     def factors(*found):
         return factors_of(left, leaf, *found)[number]
@@ -95,11 +99,16 @@ def _of_group(
         form = jax.vmap(lambda *found: _algebra.instantiate(factors(*found)))
         return _products(form(*ours), form(*theirs))
 
+    if is_sharded(jax.tree.leaves(ours)[0]):
+        map_rows = jax.vmap
+    else:
+        map_rows = lambda row: lambda found: jax.lax.map(row, found)
+
     def row(found):
         uses = _algebra.merge(factors(*found))
         return jax.vmap(lambda *others: _inner(uses, _algebra.merge(factors(*others))))(*theirs)
 
-    return jax.lax.map(row, ours)
+    return map_rows(row)(ours)
 
 
 def _inner(uses: Sequence[Factors], others: Sequence[Factors]) -> jax.Array:

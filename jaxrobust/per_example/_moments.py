@@ -143,7 +143,8 @@ def summarize_moments(state: MomentsState) -> Moments:
       biased and use an absolute epsilon; these do not); McCandlish et al., arXiv:1812.06162, for
       the (simple) noise scale.
     """
-    variance = state.scatter / (state.count - 1)
+    several = state.count > 1
+    variance = jnp.where(several, state.scatter / jnp.where(several, state.count - 1, 1), jnp.nan)
     mean_square = trees.dot(state.mean, state.mean)
     signal = mean_square - variance / state.count
     positive = signal > 0

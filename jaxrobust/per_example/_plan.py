@@ -5,6 +5,8 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
+
 from jaxrobust.per_example import _sites
 from jaxrobust.per_example._sites import Path, Site
 from jaxrobust.per_example._uses import Layout, Use, uses_of
@@ -19,6 +21,8 @@ Method = Literal["unused", "factors", "instantiate", "expand", "chunks"]
 # Copies of leaves for every example take at most this many bytes for all leaves together; what is
 # larger is done in chunks of examples that take as much.
 EXPAND_BYTES = 2**26
+# Up to this size the entries of two uses of a leaf are compared one by one.
+_ENUMERABLE = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,40 +157,52 @@ def _normal(layout: Layout):
 
 
 def _disjoint(first: Layout, second: Layout) -> bool:
-    """Whether two layouts have no entry in common."""
-    return _end(first) <= _begin(second) or _end(second) <= _begin(first) or _apart(first, second)
+    """Whether two layouts have no entry in common; False where that is not found out."""
+    if _end(first) <= _begin(second) or _end(second) <= _begin(first):
+        return True
+    if _in_different_columns(first, second):
+        return True
+    if max(first.size, second.size) > _ENUMERABLE:
+        return False
+    return np.intersect1d(_entries(first), _entries(second)).size == 0
 
 
-def _strided(layout: Layout):
+def _axes(layout: Layout) -> list[tuple[int, int]]:
     return [*layout.blocks, *layout.rows, *layout.columns]
 
 
+def _entries(layout: Layout) -> np.ndarray:
+    """The flat numbers of all entries."""
+    entries = np.full((1,), layout.offset)
+    for length, stride in _axes(layout):
+        entries = (entries[:, None] + stride * np.arange(length)[None, :]).reshape(-1)
+    return entries
+
+
 def _begin(layout: Layout) -> int:
-    return layout.offset + sum((n - 1) * min(s, 0) for n, s in _strided(layout))
+    return layout.offset + sum((n - 1) * min(s, 0) for n, s in _axes(layout))
 
 
 def _end(layout: Layout) -> int:
-    return layout.offset + sum((n - 1) * max(s, 0) for n, s in _strided(layout)) + 1
+    return layout.offset + sum((n - 1) * max(s, 0) for n, s in _axes(layout)) + 1
 
 
-def _apart(first: Layout, second: Layout) -> bool:
-    """Whether both lie in different intervals of one axis of the leaf, as column slices do."""
-    # Along the largest common stride the rest of each must stay inside its own residues.
-    for stride in sorted({s for _, s in _strided(first)} & {s for _, s in _strided(second)}):
-        if stride <= 1:
-            continue
-        intervals = []
-        for layout in (first, second):
-            inner = [(n, s) for n, s in _strided(layout) if 0 < s < stride]
-            if any(s < 0 or (s > stride and s % stride) for _, s in _strided(layout)):
-                break
-            low = layout.offset % stride
-            high = low + sum((n - 1) * s for n, s in inner)
-            if high >= stride:
-                break
-            intervals.append((low, high))
-        if len(intervals) == 2:
-            (a, b), (c, d) = intervals
-            if b < c or d < a:
-                return True
-    return False
+def _in_different_columns(first: Layout, second: Layout) -> bool:
+    """Whether both lie in different intervals along one axis of the leaf, as slices do."""
+    strides = {s for _, s in _axes(first)} & {s for _, s in _axes(second)}
+    return any(
+        a is not None and b is not None and (a[1] < b[0] or b[1] < a[0])
+        for stride in strides
+        if stride > 1
+        for a, b in [(_interval(first, stride), _interval(second, stride))]
+    )
+
+
+def _interval(layout: Layout, stride: int) -> tuple[int, int] | None:
+    """The least and largest entry modulo a stride, if the layout nowhere passes a multiple."""
+    axes = _axes(layout)
+    if any(s < 0 or (s > stride and s % stride) for _, s in axes):
+        return None
+    low = layout.offset % stride
+    high = low + sum((n - 1) * s for n, s in axes if s < stride)
+    return (low, high) if high < stride else None

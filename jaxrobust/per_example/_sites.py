@@ -37,8 +37,8 @@ class Site:
 
     @property
     def output(self) -> Any:
-        """Shape and dtype of the equation's output in one iteration."""
-        return self.eqn.outvars[0].aval
+        """The variable that comes out, of one iteration."""
+        return self.eqn.outvars[0]
 
 
 @dataclasses.dataclass(frozen=True)

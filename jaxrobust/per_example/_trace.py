@@ -1,7 +1,8 @@
 """Traces a loss to a program, and checks what it is given."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -54,7 +55,9 @@ def trace(loss_fn: LossFn, params: Any, batch: Any, *, has_aux: bool) -> Traced:
         return [loss, *aux_leaves]
 
     example = [_abstract(leaf, leaf.shape[1:]) for leaf in batch_leaves]
-    closed = jax.make_jaxpr(program)([_abstract(leaf, leaf.shape) for leaf in leaves], example)
+    with explained():
+        closed = jax.make_jaxpr(program)([_abstract(leaf, leaf.shape) for leaf in leaves], example)
+    _check_pure(closed)
     shapes, itemsizes = (
         [leaf.shape for leaf in leaves],
         [leaf.dtype.itemsize for leaf in leaves],
@@ -103,12 +106,44 @@ def check_loss(loss_fn: LossFn, params: Any, batch: Any, *, has_aux: bool) -> in
     batch_leaves, structure, batch_size = check_batch(batch)
     example = structure.unflatten([_abstract(leaf, leaf.shape[1:]) for leaf in batch_leaves])
     abstract = jax.tree.map(lambda leaf: _abstract(leaf, jnp.shape(leaf)), params)
-    jax.eval_shape(
-        lambda params, example: _check_result(loss_fn(params, example), has_aux)[0],
-        abstract,
-        example,
-    )
+    with explained():
+        jax.eval_shape(
+            lambda params, example: _check_result(loss_fn(params, example), has_aux)[0],
+            abstract,
+            example,
+        )
     return batch_size
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Says in the terms of this room what JAX says in its own."""
+    try:
+        yield
+    except NameError as error:
+        if "unbound axis name" not in str(error):
+            raise
+        raise ValueError(
+            "loss_fn couples examples: it communicates along a named axis, as batch normalisation "
+            "in training mode does, and so has no per-example gradients; use the statistics of "
+            f"evaluation mode ({error})"
+        ) from error
+    except jax.errors.UnexpectedTracerError as error:
+        error.add_note(
+            "loss_fn uses a traced value that belongs to another trace: it has kept one in a list, "
+            "an attribute or a global in an earlier call. It must be a pure function of "
+            "(params, example)."
+        )
+        raise
+
+
+def _check_pure(closed: core.ClosedJaxpr) -> None:
+    changed = [effect for effect in closed.effects if "state" in type(effect).__module__]
+    if changed:
+        raise ValueError(
+            "loss_fn reads or changes state outside of itself (a jax.Ref); it must be a pure "
+            "function of (params, example)"
+        )
 
 
 def _as_array(leaf: Any) -> Any:

@@ -219,7 +219,7 @@ def _sizes(layout: Layout, positions: int) -> Sizes:
 
 def _lookup(site: Site, piece: Piece) -> Use:
     eqn, loops = site.eqn, len(site.loops)
-    out_ndim = len(site.output.shape)
+    out_ndim = len(shape_of(site.output))
     if eqn.primitive.name == "gather":
         (axis,) = eqn.params["dimension_numbers"].start_index_map
         offset = list(eqn.params["dimension_numbers"].offset_dims)
@@ -244,7 +244,7 @@ def _lookup(site: Site, piece: Piece) -> Use:
             index = jnp.clip(index, 0, num_rows - 1)
         return Factors(d, num_rows, index=index)
 
-    shape = (*site.loops, *site.output.shape)
+    shape = (*site.loops, *shape_of(site.output))
     positions = math.prod(shape[i] for i in groups[1])
     return Use(site, piece, layout, _sizes(layout, positions), factors)
 
@@ -268,7 +268,7 @@ def _convolution(site: Site, piece: Piece) -> Use:
     kernel = [piece.view.shape[i] for i in space]
     out_batch, out_feature, *out_space = numbers.out_spec
     lhs_batch, lhs_feature, *lhs_space = numbers.lhs_spec
-    out_shape = site.output.shape
+    out_shape = shape_of(site.output)
     out_sizes = [out_shape[i] for i in out_space]
 
     def split(

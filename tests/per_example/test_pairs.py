@@ -1,0 +1,189 @@
+"""Gram matrices, inner products with directions, and sketches of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrobust import per_example
+from jaxrobust.per_example import _gram, _plan, _sketches, _trace
+from tests.per_example import oracles
+from tests.per_example.cases import CASES, B, normal
+
+# One of every kind: single products, sequences, convolutions, look-ups, loops, leaves without rule.
+PAIRS = [
+    "dense_layers",
+    "sequence_short",
+    "experts_with_a_batch_axis_in_the_weights",
+    "convolution_grouped",
+    "convolution_few_positions",
+    "embedding_tied",
+    "embedding_out_of_range",
+    "weights_in_slices",
+    "weights_concatenated",
+    "recurrence",
+    "convolutions_in_a_loop",
+    "penalty_in_the_loss",
+    "stopped_and_unused",
+]
+
+
+def exact(name):
+    loss, params, batch = CASES[name]()
+    rows = oracles.matrix(oracles.gradients(loss, params, batch))
+    return loss, params, batch, rows @ rows.T
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_gram(name):
+    loss, params, batch, expected = exact(name)
+    scale = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
+    found = jax.jit(per_example.gram(loss))(params, batch)
+    assert found.shape == (B, B)
+    np.testing.assert_array_less(np.abs(found - expected), 1e-5 * scale + 1e-12)
+
+
+@pytest.mark.parametrize("name", ["sequence_short", "embedding_tied", "convolution_grouped"])
+@pytest.mark.parametrize("formed", [True, False])
+def test_gram_by_either_formula(name, formed, monkeypatch):
+    monkeypatch.setattr(_gram, "_is_cheaper_formed", lambda *_: formed)
+    loss, params, batch, expected = exact(name)
+    found = jax.jit(per_example.gram(loss))(params, batch)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.max(expected))
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+def test_gram_of_two_batches(limit, monkeypatch):
+    if limit:
+        monkeypatch.setattr(_plan, "EXPAND_BYTES", limit)  # all that is expanded goes in chunks
+    loss, params, batch, expected = exact("penalty_in_the_loss")
+    tolerance = 1e-5 * np.max(expected)
+    found = jax.jit(per_example.gram(loss))(params, batch, batch[:3])
+    np.testing.assert_allclose(found, expected[:, :3], atol=tolerance)
+    found = jax.jit(per_example.gram(loss))(params, batch[3:], batch)
+    np.testing.assert_allclose(found, expected[3:], atol=tolerance)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_dots(name):
+    loss, params, batch, expected = exact(name)
+    slow = oracles.gradients(loss, params, batch)
+    scale = np.max(expected)
+    dots = jax.jit(per_example.dots(loss))
+    one = jax.tree.map(lambda leaf: leaf[1], slow)
+    np.testing.assert_allclose(dots(params, batch, one), expected[:, 1], atol=1e-5 * scale)
+    np.testing.assert_allclose(dots(params, batch, slow), expected, atol=1e-5 * scale)
+
+
+def test_directions_are_cast_to_the_dtype_of_the_params():
+    loss, params, batch, _ = exact("dense_layers")
+    narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    dots = per_example.dots(loss)
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), narrow)
+    np.testing.assert_allclose(dots(params, batch, narrow), dots(params, batch, wide), rtol=1e-6)
+
+
+NUM_KEYS = 300
+
+
+@pytest.mark.parametrize("dim", [64, 10])
+@pytest.mark.parametrize("name", PAIRS)
+def test_sketches_are_unbiased_within_their_variance(name, dim):
+    loss, params, batch, expected = exact(name)
+
+    @jax.jit
+    def estimate(key):
+        s = per_example.sketches(loss, key=key, dim=dim)(params, batch)
+        return s @ s.T
+
+    found = np.stack([estimate(key) for key in jax.random.split(jax.random.key(0), NUM_KEYS)])
+    bound = variance_bound(loss, params, batch, dim)
+    # 5 standard errors, by the bound: no more than it may be, and not biased
+    error = np.abs(found.mean(0) - expected)
+    assert np.all(error <= 5 * np.sqrt(bound / NUM_KEYS) + 1e-5 * np.max(expected))
+    # The variance itself is known to 20 % from 300 draws of tails no heavier than a square's.
+    assert np.all(found.var(0) <= 1.4 * bound + 1e-9 * np.max(expected) ** 2)
+
+
+def variance_bound(loss, params, batch, dim):
+    """The variance in the docstring, for all pairs."""
+    traced = _trace.trace(loss, params, batch, has_aux=False)
+    shapes = _sketches.sketch_shapes(traced, dim)
+    slow = oracles.gradients(loss, params, batch)
+    grams = []
+    for leaf in jax.tree.leaves(slow):
+        rows = oracles.matrix([leaf])
+        grams.append(rows @ rows.T)
+    squares = [np.outer(np.diag(g), np.diag(g)) for g in grams]
+    within = np.zeros((B, B))
+    for number, (gram, square) in enumerate(zip(grams, squares, strict=True)):
+        if traced.leaves[number].size <= dim:
+            continue  # kept whole
+        plan = traced.plan.leaves[number]
+        if plan.groups:
+            rank = max(shapes[number, g].rank for g in range(len(plan.groups)))
+            within += ((1 + 2 / rank) ** 2 * square - gram**2) / (dim / rank**2)
+            if len(plan.groups) > 1:  # maps of their own: pairs of groups are as pairs of leaves
+                within += 2 * square / dim
+        else:
+            within += 2 * square / dim  # dense signs
+    across = np.zeros((B, B))
+    for i, first in enumerate(grams):
+        for j, second in enumerate(grams):
+            if i != j:
+                across += np.outer(np.diag(first), np.diag(second)) + first * second
+    return within + across / dim
+
+
+def test_a_sketch_without_room_for_error_has_none():
+    # One leaf of no more entries than the sketch has numbers.
+    loss, params, batch, expected = exact("experts_with_a_batch_axis_in_the_weights")
+    s = per_example.sketches(loss, key=jax.random.key(3), dim=64)(params, batch)
+    np.testing.assert_allclose(s @ s.T, expected, rtol=1e-5)
+
+
+def test_the_same_key_gives_the_same_map():
+    loss, params, batch, _ = exact("einsum_heads")
+    sketch = per_example.sketches(loss, key=jax.random.key(0), dim=16)
+    whole = sketch(params, batch)
+    np.testing.assert_allclose(sketch(params, batch[2:4]), whole[2:4], rtol=1e-5)
+    other = per_example.sketches(loss, key=jax.random.key(1), dim=16)(params, batch)
+    assert not np.allclose(whole, other)
+    # and for sequences of another length: half of the sum over positions comes from each half
+    linear = lambda p, x: jnp.sum(x @ p)
+    w, x = normal(9, 8), normal(B, 6, 9)
+    sketch = per_example.sketches(linear, key=jax.random.key(0), dim=16)
+    halves = sketch(w, x[:, :2]) + sketch(w, x[:, 2:])
+    np.testing.assert_allclose(sketch(w, x), halves, rtol=1e-4, atol=1e-5)
+
+
+def test_projected_and_formed_gradients_have_the_same_sketch(monkeypatch):
+    for name in ("convolution_grouped", "convolutions_in_a_loop", "sequence_short"):
+        loss, params, batch, _ = exact(name)
+        sketch = per_example.sketches(loss, key=jax.random.key(0), dim=4)
+        found = {}
+        for formed in (0, 1):
+            monkeypatch.setattr(_sketches, "_costs", lambda *_, formed=formed: (formed, 1 - formed))
+            found[formed] = sketch(params, batch)
+        np.testing.assert_allclose(found[0], found[1], rtol=1e-4, atol=1e-5)
+
+
+def test_the_ranks_follow_the_budget():
+    def shape(rows, columns, dim=256):
+        loss = lambda p, x: jnp.sum(jnp.sin(x @ p))
+        traced = _trace.trace(loss, normal(rows, columns), normal(B, rows), has_aux=False)
+        return _sketches.sketch_shapes(traced, dim)[0, 0]
+
+    assert shape(4000, 4000) == _sketches.Shape(256, 1)  # (8000) * 256 is 13 % of the entries
+    assert shape(1000, 1000) == _sketches.Shape(64, 2)  # 51 % with rank 1, 26 % with rank 2
+    assert shape(20, 20) == _sketches.Shape(1, 16)
+    assert shape(20, 20, dim=10) == _sketches.Shape(10, 1)  # 10 has no square factor
+
+
+def test_sketches_with_aux():
+    loss = lambda p, x: (jnp.sum(x @ p), x[0])
+    sketches, aux = per_example.sketches(loss, key=jax.random.key(0), dim=8, has_aux=True)(
+        normal(3, 2), normal(B, 3)
+    )
+    assert sketches.shape == (B, 8)
+    np.testing.assert_array_equal(aux, normal(B, 3)[:, 0])
