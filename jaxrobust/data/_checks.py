@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
+
+import numpy as np
 
 
 def whole(name: str, value: SupportsIndex, low: int, high: int | None = None) -> int:
@@ -20,16 +22,26 @@ def whole(name: str, value: SupportsIndex, low: int, high: int | None = None) ->
 
 
 def positive(name: str, value: float) -> float:
-    """``value`` as a finite float above zero; ValueError naming the argument otherwise."""
-    number = float(value)
+    """``value`` as a finite float above zero; an error naming the argument otherwise."""
+    number = _real(name, value)
     if not (number > 0 and math.isfinite(number)):
         raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
     return number
 
 
 def fraction(name: str, value: float) -> float:
-    """``value`` as a float in [0, 1); ValueError naming the argument otherwise."""
-    number = float(value)
+    """``value`` as a float in [0, 1); an error naming the argument otherwise."""
+    number = _real(name, value)
     if not 0 <= number < 1:
         raise ValueError(f"{name} must be in [0, 1), got {value!r}")
     return number
+
+
+def _real(name: str, value: Any) -> float:
+    """``value`` as a float; TypeError naming the argument otherwise, also for a number in words."""
+    try:
+        if isinstance(value, str | bytes) or np.ndim(value) != 0:
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a real number, got {value!r}") from None

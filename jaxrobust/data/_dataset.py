@@ -62,7 +62,8 @@ def from_arrays(
     """A :class:`Dataset` of your own arrays, checked and brought to the dtypes of the room.
 
     Args:
-      x_train: (num_train, *features) real numbers, num_train >= 1; becomes float32. Not rescaled.
+      x_train: (num_train, *features) real numbers, at least one row and one feature; becomes
+        float32. Not rescaled.
       y_train: (num_train,) labels: integers 0..C-1 for classes, floats -1/+1 for a binary problem.
       x_test: (num_test, *features), or None for no test set.
       y_test: (num_test,) labels of the same kind, or None together with ``x_test``.
@@ -78,12 +79,14 @@ def from_arrays(
 
     Raises:
       ValueError: if lengths, feature shapes or kinds of labels disagree, a label is not allowed, a
-        feature is not finite, or ``x_train`` has no row.
-      TypeError: if labels are neither integers nor floats, or features are complex.
+        feature or true weight is not finite, ``x_train`` has no row or no feature, or
+        ``true_weights`` have another shape.
+      TypeError: if labels are neither integers nor floats, or features are no real numbers.
     """
     x, y = _features("x_train", x_train), _labels("y_train", y_train)
-    if not len(x):
-        raise ValueError(f"x_train must have at least one row, got shape {x.shape}")
+    if not x.size:
+        lacking = "feature" if len(x) else "row"
+        raise ValueError(f"x_train must have at least one {lacking}, got shape {x.shape}")
     if (x_test is None) != (y_test is None):
         raise ValueError("x_test and y_test must be given together, got only one of them")
     x_other = x[:0] if x_test is None else _features("x_test", x_test)
@@ -93,7 +96,7 @@ def from_arrays(
     shape = tuple(x.shape[1:] if feature_shape is None else feature_shape)
     if np.prod(shape) != np.prod(x.shape[1:]):
         raise ValueError(f"feature_shape must have {x[0].size} entries in all, got {shape}")
-    weights = None if true_weights is None else np.asarray(true_weights, np.float32)
+    weights = None if true_weights is None else _weights(true_weights, x[0].size)
     info = Info(name, source, shape, names, tuple(notes))
     x, y, x_other, y_other, weights = jax.device_put((x, y, x_other, y_other, weights))
     return Dataset(x, y, x_other, y_other, info, weights)
@@ -105,15 +108,36 @@ def is_binary(dataset: Dataset) -> bool:
 
 
 def _features(name: str, x: ArrayLike) -> np.ndarray:
-    if np.iscomplexobj(x):
-        raise TypeError(f"{name} must be real, got complex numbers")
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, see below
-        array = np.asarray(x, np.float32)
+    array = _real(name, x)
     if array.ndim < 2:
         raise ValueError(f"{name} must be (num_examples, *features), got shape {array.shape}")
+    _check_finite(name, array)
+    return array
+
+
+def _weights(true_weights: ArrayLike, num_features: int) -> np.ndarray:
+    array = _real("true_weights", true_weights)
+    if array.shape != (num_features,):
+        raise ValueError(f"true_weights must have shape ({num_features},), got {array.shape}")
+    _check_finite("true_weights", array)
+    return array
+
+
+def _real(name: str, values: ArrayLike) -> np.ndarray:
+    try:
+        array = np.asarray(values)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite: not finite
+            real = np.real(array).astype(np.float32)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be an array of real numbers: {error}") from error
+    if np.iscomplexobj(array):
+        raise TypeError(f"{name} must be real, got complex numbers")
+    return real
+
+
+def _check_finite(name: str, array: np.ndarray) -> None:
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite, got NaN or infinity (in float32)")
-    return array
 
 
 def _labels(name: str, y: ArrayLike) -> np.ndarray:

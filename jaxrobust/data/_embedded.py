@@ -23,6 +23,7 @@ def digits(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
     Raises:
       ImportError: if scikit-learn is missing.
       ValueError: if an argument is outside its range.
+      TypeError: if ``test_fraction`` is no real number, or ``seed`` no whole one.
 
     Source: UCI "Optical recognition of handwritten digits", test part, as scikit-learn ships it.
     """
@@ -55,6 +56,7 @@ def breast_cancer(
     Raises:
       ImportError: if scikit-learn is missing.
       ValueError: if an argument is outside its range.
+      TypeError: if ``test_fraction`` is no real number, or ``seed`` no whole one.
 
     Source: UCI "Breast cancer Wisconsin (diagnostic)", as scikit-learn ships it.
     """
@@ -77,7 +79,7 @@ def _scikit_learn(name: str):
 
 
 def _split_set(x: np.ndarray, y: np.ndarray, test_fraction: float, seed: int, **info) -> Dataset:
-    _checks.fraction("test_fraction", test_fraction)
-    _checks.whole("seed", seed, 0, 2**32 - 1)
+    test_fraction = _checks.fraction("test_fraction", test_fraction)
+    seed = _checks.whole("seed", seed, 0, 2**32 - 1)
     train, test = _split.train_test(y, test_fraction, seed)
     return from_arrays(x[train], y[train], x[test], y[test], **info)

@@ -43,7 +43,7 @@ def logistic_gaussian(
 
     Raises:
       ValueError: if a number is outside its range, or a set would have 2**32 numbers or more.
-      TypeError: if a count or the seed is not a whole number.
+      TypeError: if a count or the seed is not a whole number, or another argument no real one.
 
     Source: the data model of Faghri et al., arXiv 2102.08868 (their public code).
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,10 @@ from jaxrobust.data import _files, _locate, _tfds
 from jaxrobust.data._dataset import Dataset, from_arrays
 from jaxrobust.data._locate import Found, Layout
 
+# Images and labels to train, images and labels to test, by the place a message names.
+Arrays = Mapping[str, np.ndarray]
+
+_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 _PARTS = {"train": "train", "test": "t10k"}
 _MNIST = (
     Layout(
@@ -72,7 +76,7 @@ def mnist(
       path: folder with the files, or with a subfolder ``mnist/``.
       data_dir: folder of tensorflow-datasets (the one that has ``mnist/<version>/``).
       cache_dir: folder in which arrays read through tensorflow-datasets are kept as one npz file
-        and from which they are read next time; None: no cache.
+        for each prepared set, and from which they are read next time; None: no cache.
 
     Returns:
       Features (n, 28, 28, 1) float32 in [0, 1] (grey values divided by 255), labels int32 0..9.
@@ -82,19 +86,18 @@ def mnist(
         them), a folder given is missing or has no data, or a folder holds a part of the files.
       ValueError: if a file is damaged, shapes or labels are wrong, a prepared set has no random
         access, or both ``path`` and ``data_dir`` are given.
+      OSError: if ``cache_dir`` has to be written to and cannot be.
       ImportError: if a prepared set was found, but not the packages to read it.
 
     Source: LeCun, Cortes, Burges, "The MNIST database of handwritten digits".
     """
-    names = tuple(map(str, range(10)))
     found = _resolve("MNIST", "mnist", _MNIST, path, data_dir)
-    if not isinstance(found, Found):
-        return _image_set("mnist", _tfds.read(found, cache_dir), f"TFDS {found}", names)
-    if found.form == "idx":
-        arrays = _files.idx_images(found.files)
-    else:
-        arrays = _files.npz(found.files["all"], ("x_train", "y_train", "x_test", "y_test"))
-    return _image_set("mnist", arrays, f"{found.form} files in {found.folder}", names)
+    arrays = _mnist_arrays(found) if isinstance(found, Found) else _prepared(found, cache_dir)
+    # The files have no axis for the one channel.
+    arrays = {
+        place: array[..., None] if array.ndim == 3 else array for place, array in arrays.items()
+    }
+    return _image_set("mnist", arrays, _source(found), tuple(map(str, range(10))), channels=1)
 
 
 def cifar10(
@@ -125,16 +128,14 @@ def cifar10(
     Raises:
       FileNotFoundError: as for :func:`mnist`.
       ValueError: as for :func:`mnist`.
+      OSError: as for :func:`mnist`.
       ImportError: as for :func:`mnist`.
 
     Source: Krizhevsky, "Learning multiple layers of features from tiny images", 2009.
     """
     found = _resolve("CIFAR-10", "cifar10", _CIFAR10, path, data_dir)
-    if isinstance(found, Found):
-        arrays, source = _cifar_arrays(found), f"{found.form} files in {found.folder}"
-    else:
-        arrays, source = _tfds.read(found, cache_dir), f"TFDS {found}"
-    return _image_set("cifar10", arrays, source, _CIFAR10_CLASSES, whole=50_000)
+    arrays = _cifar_arrays(found) if isinstance(found, Found) else _prepared(found, cache_dir)
+    return _image_set("cifar10", arrays, _source(found), _CIFAR10_CLASSES, channels=3, whole=50_000)
 
 
 def _resolve(
@@ -161,41 +162,91 @@ def _resolve(
     return found
 
 
-def _cifar_arrays(found: Found) -> list[np.ndarray]:
+def _source(found: Found | Path) -> str:
+    if isinstance(found, Found):
+        return f"{found.form} files in {found.folder}"
+    return f"TFDS {found}"
+
+
+def _prepared(folder: Path, cache_dir: str | os.PathLike | None) -> dict[str, np.ndarray]:
+    arrays = _tfds.read(folder, cache_dir)
+    return dict(zip([f"{folder}: {name}" for name in _ARRAYS], arrays, strict=True))
+
+
+def _mnist_arrays(found: Found) -> dict[str, np.ndarray]:
     if found.form == "npz":
-        return [
-            array
-            for part in ("train", "test")
-            for array in _files.npz(found.files[part], ("images", "labels"))
-        ]
+        return _npz_arrays(found.files["all"], _ARRAYS)
+    roles = [f"{part} {kind}" for part in ("train", "test") for kind in ("images", "labels")]
+    places = [str(found.files[role]) for role in roles]
+    return dict(zip(places, _files.idx_images(found.files), strict=True))
+
+
+def _cifar_arrays(found: Found) -> dict[str, np.ndarray]:
+    if found.form == "npz":
+        train, test = (
+            _npz_arrays(found.files[part], ("images", "labels")) for part in ("train", "test")
+        )
+        return train | test
     batches = [_files.cifar_binary(found.files[name]) for name in _BINARY]
     images, labels = (np.concatenate(parts) for parts in zip(*batches[:5], strict=True))
-    return [images, labels, *batches[5]]
+    train, test = f"{found.folder}/data_batch_1.bin to 5", str(found.files["test_batch.bin"])
+    kinds = [f"{place}: {kind}" for place in (train, test) for kind in ("images", "labels")]
+    return dict(zip(kinds, (images, labels, *batches[5]), strict=True))
+
+
+def _npz_arrays(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    return {
+        f"{path}: {name}": array for name, array in zip(names, _files.npz(path, names), strict=True)
+    }
 
 
 def _image_set(
     name: str,
-    arrays: Sequence[np.ndarray],
+    arrays: Arrays,
     source: str,
     class_names: Sequence[str],
+    *,
+    channels: int,
     whole: int | None = None,
 ) -> Dataset:
     """uint8 images to float32 in [0, 1]; ``whole`` is the size of the complete training set."""
-    x_train, y_train, x_test, y_test = arrays
-    for x in (x_train, x_test):
-        if x.dtype != np.uint8:
-            raise ValueError(f"{source}: images must be uint8, got {x.dtype}")
-    x_train, x_test = (x[..., None] if x.ndim == 3 else x for x in (x_train, x_test))
+    for number, (place, array) in enumerate(arrays.items()):
+        if number % 2 == 0:
+            _check_images(place, array, channels)
+        else:
+            _check_labels(place, array, len(class_names))
+    x_train, y_train, x_test, y_test = arrays.values()
     notes = ["values 0..255 divided by 255"]
     if whole is not None and len(x_train) != whole:
         notes.append(f"training set: {len(x_train)} of {whole} images")
-    return from_arrays(
-        x_train.astype(np.float32) / np.float32(255),
-        y_train.astype(np.int32),
-        x_test.astype(np.float32) / np.float32(255),
-        y_test.astype(np.int32),
-        name=name,
-        source=source,
-        class_names=class_names,
-        notes=notes,
-    )
+    try:
+        return from_arrays(
+            x_train.astype(np.float32) / np.float32(255),
+            y_train.astype(np.int32),
+            x_test.astype(np.float32) / np.float32(255),
+            y_test.astype(np.int32),
+            name=name,
+            source=source,
+            class_names=class_names,
+            notes=notes,
+        )
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+
+
+def _check_images(place: str, images: np.ndarray, channels: int) -> None:
+    if images.dtype != np.uint8:
+        raise ValueError(f"{place}: images must be uint8, got {images.dtype}")
+    if images.ndim != 4 or images.shape[-1] != channels:
+        shape = f"(n, height, width, {channels})"
+        raise ValueError(f"{place}: images must have shape {shape}, got {images.shape}")
+
+
+def _check_labels(place: str, labels: np.ndarray, num_classes: int) -> None:
+    # A cast would turn the label 0.5 into a 0.
+    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
+        got = f"{labels.dtype} of shape {labels.shape}"
+        raise ValueError(f"{place}: labels must be (n,) whole numbers, got {got}")
+    wrong = labels[(labels < 0) | (labels >= num_classes)]
+    if wrong.size:
+        raise ValueError(f"{place}: labels must be in 0..{num_classes - 1}, got {wrong[0]}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,17 +46,20 @@ def read(folder: Path, cache_dir: str | os.PathLike | None) -> _files.Images:
 
     Args:
       folder: of :func:`prepared`.
-      cache_dir: folder for ``<name>-<version>.npz``, made if it does not exist; None: no cache.
+      cache_dir: folder for ``<name>-<version>-<place>.npz``, made if it does not exist; None: no
+        cache. ``<place>`` stands for the folder, for other folders may hold other records.
 
     Raises:
+      OSError: if there is no cache yet, and ``cache_dir`` cannot be written to.
       ImportError: if tensorflow-datasets or an image decoder is missing.
       ValueError: if the set was prepared in a format without random access.
     """
-    name, version = folder.parent.name, folder.name
-    cache = None if cache_dir is None else Path(cache_dir).expanduser() / f"{name}-{version}.npz"
+    cache = None if cache_dir is None else Path(cache_dir).expanduser() / _cache_name(folder)
     if cache is not None and cache.is_file():
         x_train, y_train, x_test, y_test = _files.npz(cache, _ARRAYS)
         return x_train, y_train, x_test, y_test
+    if cache is not None:
+        _check_writable(cache.parent)  # before minutes of decoding, not after
     arrays = (*_split(folder, "train"), *_split(folder, "test"))
     if cache is not None:
         _save(cache, arrays)
@@ -101,8 +106,23 @@ def _version(name: str) -> tuple[int, ...]:
     return tuple(int(part) if part.isdigit() else -1 for part in name.split("."))
 
 
+def _cache_name(folder: Path) -> str:
+    place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
+    return f"{folder.parent.name}-{folder.name}-{place}.npz"
+
+
+def _check_writable(cache_dir: Path) -> None:
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache_dir):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"cache_dir must be a folder to write to, got {cache_dir}: {error}"
+        ) from error
+
+
 def _save(cache: Path, arrays: _files.Images) -> None:
-    cache.parent.mkdir(parents=True, exist_ok=True)
     # Written aside and moved, so that a run that is stopped leaves no half of a file behind.
     aside = cache.with_name(f"{cache.stem}.{os.getpid()}.part.npz")
     np.savez(aside, **dict(zip(_ARRAYS, arrays, strict=True)))

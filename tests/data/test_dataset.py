@@ -63,6 +63,7 @@ def test_a_data_set_is_a_pytree_of_arrays(classes):
     ("change", "message"),
     [
         ({"x_train": X[:0], "y_train": CLASSES[:0]}, "x_train must have at least one row"),
+        ({"x_train": X[:, :0]}, r"x_train must have at least one feature, got shape \(6, 0\)"),
         ({"x_train": X[:, 0]}, r"x_train must be \(num_examples, \*features\), got shape \(6,\)"),
         ({"x_train": np.where(X == 3, np.nan, X)}, "x_train must be finite"),
         ({"x_train": X * 1e39}, "x_train must be finite"),
@@ -80,6 +81,9 @@ def test_a_data_set_is_a_pytree_of_arrays(classes):
         ({"class_names": ["ant", "bee", "bee"]}, "class_names must differ from each other"),
         ({"y_train": SIGNS, "class_names": list("abc")}, "class_names must name all 2 classes"),
         ({"feature_shape": (2, 3)}, r"feature_shape must have 4 entries in all, got \(2, 3\)"),
+        ({"true_weights": np.ones(3)}, r"true_weights must have shape \(4,\), got \(3,\)"),
+        ({"true_weights": np.ones((2, 2))}, r"true_weights must have shape \(4,\), got \(2, 2\)"),
+        ({"true_weights": np.full(4, np.nan)}, "true_weights must be finite"),
     ],
 )
 def test_bad_arrays_are_named(change, message):
@@ -93,6 +97,9 @@ def test_bad_arrays_are_named(change, message):
         ({"y_train": CLASSES == 1}, "y_train must hold integers or floats, got dtype bool"),
         ({"y_train": np.array(list("abcabc"))}, "y_train must hold integers or floats"),
         ({"x_train": X * 1j}, "x_train must be real"),
+        ({"x_train": "a"}, "x_train must be an array of real numbers: could not convert"),
+        ({"x_train": [[1.0], [2.0, 3.0]]}, "x_train must be an array of real numbers"),
+        ({"true_weights": ["a"] * 4}, "true_weights must be an array of real numbers"),
     ],
 )
 def test_bad_dtypes_are_named(change, message):
@@ -308,6 +315,13 @@ def test_bad_splits_are_named(load, arguments, message):
     pytest.importorskip("sklearn")
     with pytest.raises(ValueError, match=message):
         load(**arguments)
+
+
+@pytest.mark.parametrize("bad", ["a", "0.5", None, [0.5], 0.5j])
+def test_splits_that_are_no_numbers_are_named(bad):
+    pytest.importorskip("sklearn")
+    with pytest.raises(TypeError, match="test_fraction must be a real number, got"):
+        data.digits(test_fraction=bad)
 
 
 @pytest.mark.parametrize("load", [data.digits, data.breast_cancer])

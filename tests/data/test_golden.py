@@ -273,3 +273,10 @@ def test_bad_numbers_are_named(arguments, name):
 def test_a_count_that_is_not_whole_is_a_type_error():
     with pytest.raises(TypeError, match="num_train must be a whole number, got 2.5"):
         data.logistic_gaussian(2.5)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("name", ["radius", "temperature"])
+@pytest.mark.parametrize("bad", ["x", "1", None, [1.0], 1j])
+def test_a_number_that_is_none_is_a_type_error(name, bad):
+    with pytest.raises(TypeError, match=f"{name} must be a real number, got"):
+        data.logistic_gaussian(5, **{name: bad})

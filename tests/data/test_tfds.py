@@ -19,13 +19,6 @@ needs_tfds = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(autouse=True)
-def _nothing_installed_is_found(request, monkeypatch, tmp_path_factory):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path_factory.mktemp("tfds") / "none"))
-    if "data_dir" not in request.fixturenames:
-        monkeypatch.delenv("JAXROBUST_DATA", raising=False)
-
-
 def pretend(data_dir, name="mnist", version="3.0.1", file_format="array_record"):
     """The folder of a prepared set, without records; the mock makes those up."""
     folder = data_dir / name / version
@@ -70,6 +63,16 @@ def test_the_newest_version_is_taken(tmp_path):
     assert _tfds.prepared("mnist", [tmp_path]) == tmp_path / "mnist" / "2.10.0"
 
 
+def test_the_environments_folder_comes_before_the_default(tmp_path, monkeypatch):
+    """As the documentation has it, also where both have the set."""
+    for name in ("tfds", "default"):
+        store(tmp_path, pretend(tmp_path / name), 1)
+    monkeypatch.setenv("JAXROBUST_DATA", str(tmp_path))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "default"))
+    source = data.mnist(cache_dir=tmp_path).info.source
+    assert source == f"TFDS {tmp_path / 'tfds' / 'mnist' / '3.0.1'}"
+
+
 @pytest.mark.usefixtures("mock")
 def test_files_come_before_a_prepared_set(tmp_path, monkeypatch):
     pretend(tmp_path / "tfds")
@@ -86,8 +89,9 @@ def test_the_cache_is_written_once_and_read(tmp_path):
     folder, cache = pretend(tmp_path / "tfds"), tmp_path / "deep" / "cache"
     with tfds.testing.mock_data(num_examples=8):
         first = data.mnist(data_dir=folder, cache_dir=cache)
-    assert [file.name for file in cache.iterdir()] == ["mnist-3.0.1.npz"]
-    with np.load(cache / "mnist-3.0.1.npz") as stored:
+    (file,) = cache.iterdir()
+    assert file.match("mnist-3.0.1-*.npz")
+    with np.load(file) as stored:
         assert stored["x_train"].dtype == np.uint8
     # Without the mock there is nothing to read but the cache.
     again = data.mnist(data_dir=folder, cache_dir=cache)
@@ -95,10 +99,56 @@ def test_the_cache_is_written_once_and_read(tmp_path):
         np.testing.assert_array_equal(array, other)
 
 
+def store(cache, data_dir, label):
+    """A cache of the set in ``data_dir`` whose labels are all ``label``."""
+    x, y = np.zeros((2, 4, 4, 1), np.uint8), np.full(2, label)
+    name = _tfds._cache_name(data_dir / "mnist" / "3.0.1")
+    np.savez(cache / name, x_train=x, y_train=y, x_test=x, y_test=y)
+
+
+def test_each_folder_has_a_cache_of_its_own(tmp_path):
+    for label in (3, 7):
+        store(tmp_path, pretend(tmp_path / f"tfds{label}"), label)
+    for label in (3, 7):
+        dataset = data.mnist(data_dir=tmp_path / f"tfds{label}", cache_dir=tmp_path)
+        assert dataset.info.source == f"TFDS {tmp_path / f'tfds{label}' / 'mnist' / '3.0.1'}"
+        np.testing.assert_array_equal(dataset.y_train, label)
+    # Another way to name a folder is no other folder.
+    dataset = data.mnist(data_dir=tmp_path / "tfds7" / ".." / "tfds3", cache_dir=tmp_path)
+    np.testing.assert_array_equal(dataset.y_train, 3)
+
+
+def test_a_cache_of_wrong_labels_is_an_error(tmp_path):
+    folder = pretend(tmp_path / "tfds")
+    store(tmp_path, folder, 10)
+    with pytest.raises(ValueError, match=r"mnist/3.0.1: y_train: labels must be in 0\.\.9, got 10"):
+        data.mnist(data_dir=folder, cache_dir=tmp_path)
+
+
 def test_a_damaged_cache_is_an_error(tmp_path):
-    (tmp_path / "mnist-3.0.1.npz").write_bytes(b"PK")
-    with pytest.raises(ValueError, match="mnist-3.0.1.npz is truncated or no npz file"):
-        data.mnist(data_dir=pretend(tmp_path / "tfds"), cache_dir=tmp_path)
+    folder = pretend(tmp_path / "tfds")
+    (tmp_path / _tfds._cache_name(folder / "mnist" / "3.0.1")).write_bytes(b"PK")
+    with pytest.raises(ValueError, match="mnist-3.0.1-.*.npz is truncated or no npz file"):
+        data.mnist(data_dir=folder, cache_dir=tmp_path)
+
+
+def test_a_cache_that_cannot_be_written_is_an_error_before_the_set_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(_tfds, "_split", lambda *_: pytest.fail("records were read"))
+    folder = pretend(tmp_path / "tfds")
+    (tmp_path / "file").write_text("")
+    for cache_dir in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(
+            OSError, match=f"cache_dir must be a folder to write to, got {cache_dir}"
+        ):
+            data.mnist(data_dir=folder, cache_dir=cache_dir)
+
+    def refuse(dir):
+        raise PermissionError("no")
+
+    # By itself: for a root user no folder is read-only.
+    monkeypatch.setattr(_tfds.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(OSError, match="cache_dir must be a folder to write to"):
+        data.mnist(data_dir=folder, cache_dir=tmp_path / "cache")
 
 
 def test_a_given_data_dir_without_the_set_is_an_error_at_once(tmp_path, monkeypatch):
