@@ -44,3 +44,11 @@ def combine(weights: jax.Array, x: jax.Array) -> jax.Array:
         return jnp.tensordot(weights, x, axes=1, precision=_HIGHEST)
     out = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
     return jnp.tensordot(weights, x, axes=1, precision=_HIGHEST, out_sharding=out)
+
+
+def smallest(x: jax.Array) -> jax.Array:
+    """``min(x)``, ``()``, and NaN if any entry is.
+
+    On the CPU the minimum over the shards of an array drops NaN; an ``or`` over them does not.
+    """
+    return jnp.where(jnp.any(jnp.isnan(x)), jnp.nan, jnp.min(x))

@@ -23,7 +23,14 @@ Weights = list[np.ndarray]
 
 def largest(a: Magnitudes) -> jax.Array:
     """The largest magnitude, ``()``; NaN if any is."""
-    return functools.reduce(jnp.maximum, [jnp.max(leaf) for leaf in a])
+    return functools.reduce(jnp.maximum, [_top(leaf) for leaf in a])
+
+
+def _top(leaf: jax.Array) -> jax.Array:
+    # On the CPU the maximum over the shards of an array drops NaN, if it is not on all of them. An
+    # `or` over the shards drops nothing. Added, for to the derivative a selection is a constant.
+    top = jnp.max(leaf)
+    return top + jnp.where(jnp.any(jnp.isnan(leaf)), jnp.nan, jnp.zeros_like(top))
 
 
 def total(terms: Sequence[Any]) -> jax.Array:
@@ -73,7 +80,7 @@ def lmo(p: float, a: Magnitudes, c: Weights) -> Magnitudes:
 
 def _one_hot_at_largest(a: Magnitudes, c: Weights) -> Magnitudes:
     """All of the unit l1 norm on one magnitude: the first largest one of the first leaf with it."""
-    tops = [jnp.max(leaf) for leaf in a]
+    tops = [_top(leaf) for leaf in a]
     top = functools.reduce(jnp.maximum, tops)
     length = (top > 0).astype(top.dtype)
     # A broken gradient must not become a valid step. NaN is added, for the compiler makes a product

@@ -104,3 +104,15 @@ def test_sharded_linear_algebra(mesh):
     for tree in jax.jit(lambda t: (trees.add(t, t, weight=-0.5), trees.scale(0.5, t)))(sharded):
         jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b / 2), tree, TREE)
         assert jax.tree.map(jax.typeof, tree) == jax.tree.map(jax.typeof, sharded)
+
+
+@pytest.mark.parametrize("norm", [norms.l1, norms.l2, norms.linf, norms.lp(3)], ids=str)
+def test_a_nan_on_one_device(mesh, norm):
+    """It reaches the value and the step, though a maximum over the shards would drop it."""
+    vector = TREE["vector"].copy()
+    for bad in (slice(5, 6), slice(0, 16)):
+        vector[bad] = np.nan
+        sharded = shard(mesh, vector, SPECS["vector"])
+        value, step = jax.jit(lambda v: (norm.value(v), norm.lmo(v)))(sharded)
+        assert np.isnan(value)
+        assert np.any(np.isnan(step))
