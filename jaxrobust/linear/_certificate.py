@@ -37,12 +37,19 @@ class Certificate(NamedTuple):
 
 
 class CertificateState(NamedTuple):
-    """Best bounds so far, and an average of dual vectors; see :func:`update_certificate`."""
+    """Best bounds so far, and an average of dual vectors; see :func:`update_certificate`.
+
+    All in float32 at least. Each sum is that of its two fields: what the additions so far have
+    rounded off is kept apart, or after 100,000 steps the average would no longer be one, and its
+    dual norm no upper bound.
+    """
 
     lower: jax.Array  # () best lower bound so far
     upper: jax.Array  # () best upper bound so far, of single dual vectors and of their average
     dual_sum: jax.Array  # (*features) weighted sum of the dual vectors sum_i q_i y_i x_i
+    dual_rest: jax.Array  # (*features) what rounding has taken from dual_sum
     weight_sum: jax.Array  # () sum of the weights
+    weight_rest: jax.Array  # () what rounding has taken from weight_sum
 
 
 def certificate(
@@ -132,8 +139,9 @@ def dual_vector(
 
 def init_certificate(w: Array) -> CertificateState:
     """State before the first step, for weights of the shape and dtype of ``w``."""
-    infinity = jnp.full((), jnp.inf, w.dtype)
-    return CertificateState(-infinity, infinity, jnp.zeros_like(w), jnp.zeros((), w.dtype))
+    zero = trees.promote(jnp.zeros_like(w))
+    number = jnp.zeros((), zero.dtype)
+    return CertificateState(number - jnp.inf, number + jnp.inf, zero, zero, number, number)
 
 
 def update_certificate(
@@ -160,29 +168,50 @@ def update_certificate(
         the step, let the average forget the beginning.
 
     Returns:
-      The new state; ``state.lower <= optimum <= state.upper`` at all times, both monotone. Bounds
-      that are NaN or infinite (of a run that diverges) change nothing.
+      The new state; ``state.lower <= optimum <= state.upper`` at all times up to some roundings
+      of float32 (float64) and of ``w``, ``margins`` and ``dual`` as given, however many the steps;
+      both monotone. Bounds that are NaN or infinite (of a run that diverges) change nothing.
 
     Raises:
       ValueError: for an unknown norm, or a known ``weight`` that is negative or NaN.
     """
     norm = as_norm(norm)
     check_nonnegative("weight", weight)
-    length, smallest = norm.value(w), jnp.min(margins)
+    dtype = state.dual_sum.dtype
+    # In the state's dtype from here on: a weight of 0.1 is another number in bfloat16.
+    w, margins, dual, weight = (jnp.asarray(a, dtype) for a in (w, margins, dual, weight))
+    length, smallest = norm.value(w), _sharding.smallest(margins)
     proves = (length > 0) & jnp.isfinite(smallest)  # margins that overflowed prove nothing
     lower = jnp.where(proves, smallest / jnp.where(proves, length, 1), -jnp.inf)
-    dual_sum = (state.dual_sum + weight * dual).astype(state.dual_sum.dtype)
-    weight_sum = (state.weight_sum + weight).astype(state.weight_sum.dtype)
-    average = norm.dual.value(dual_sum / jnp.where(weight_sum > 0, weight_sum, 1))
-    average = jnp.where(weight_sum > 0, average, jnp.inf)
-    upper = jnp.fmin(norm.dual.value(dual), average)
+    single = norm.dual.value(dual)
+    usable = jnp.isfinite(single)  # else the average would be lost for good
+    term = jnp.where(usable, weight * dual, 0)
+    dual_sum, dual_rest = _add(state.dual_sum, state.dual_rest, term)
+    weight = jnp.where(usable, weight, 0)
+    weight_sum, weight_rest = _add(state.weight_sum, state.weight_rest, weight)
+    total = weight_sum + weight_rest
+    average = norm.dual.value((dual_sum + dual_rest) / jnp.where(total > 0, total, 1))
+    average = jnp.where(total > 0, average, jnp.inf)
     # fmax and fmin pass over NaN: what was proved before a run diverged stays proved.
     return CertificateState(
-        jnp.fmax(state.lower, lower).astype(state.lower.dtype),
-        jnp.fmin(state.upper, upper).astype(state.upper.dtype),
+        jnp.fmax(state.lower, lower),
+        jnp.fmin(state.upper, jnp.fmin(single, average)),
         dual_sum,
+        dual_rest,
         weight_sum,
+        weight_rest,
     )
+
+
+def _add(total: jax.Array, rest: jax.Array, term: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """``total + rest + term`` as a rounded sum and what the rounding took (Knuth's two-sum)."""
+    rounded = total + term
+    added = rounded - total
+    rest = rest + ((total - (rounded - added)) + (term - added))
+    # The rest goes back into the sum as soon as it can. Left to grow, its own roundings would
+    # reach 100 eps after a million steps.
+    total = rounded + rest
+    return total, rest - (total - rounded)
 
 
 def _check_weights(weights: Array | None, y: Array) -> None:

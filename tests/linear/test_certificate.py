@@ -241,6 +241,48 @@ def test_what_was_proved_stays_proved():
         assert linear.update_certificate(state, w, overflowed, w, norm).lower == state.lower
 
 
+def test_one_bad_step_does_not_spoil_the_average():
+    x, y, signed, _ = problem("l2")
+    norm, w = INTERIOR["l2"].norm, jnp.asarray(signed.mean(axis=0))
+    state = linear.init_certificate(w)
+    for scale in (1.0, np.nan, np.inf, 1.0):
+        state = linear.update_certificate(state, w, jnp.ones(ROWS), scale * w, norm)
+    np.testing.assert_allclose(state.dual_sum, 2 * w, rtol=1e-15)
+    assert state.weight_sum == 2
+
+
+@pytest.mark.parametrize("growing", [False, True])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_hundred_thousand_steps(dtype, growing):
+    """One example v, and w = v: both bounds are its length, whatever the number of steps."""
+    jax.config.update("jax_enable_x64", False)
+    v = jnp.asarray(np.random.default_rng(0).normal(size=8), dtype)
+    exact = np.linalg.norm(np.asarray(v, np.float64))
+
+    def step(state, t):
+        margins = jnp.sum(v.astype(np.float32) ** 2)[None]
+        weight = t + 1.0 if growing else 0.1
+        return linear.update_certificate(state, v, margins, v, "l2", weight=weight), None
+
+    run = jax.jit(lambda: jax.lax.scan(step, linear.init_certificate(v), jnp.arange(100_000))[0])
+    state = run()
+    # Roundings of each term (in the same direction at worst), of the quotient and of the length.
+    np.testing.assert_allclose((state.lower, state.upper), exact, rtol=4 * 2**-23)
+
+
+def test_margins_that_are_nan_on_one_device():
+    """A minimum over the shards would pass over them, and prove a margin that is none."""
+    for axis in (jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit):
+        mesh = jax.make_mesh((8,), ("batch",), axis_types=(axis,))
+        margins = np.ones(ROWS)
+        margins[3] = np.nan
+        margins = jax.device_put(margins, jax.NamedSharding(mesh, jax.P("batch")))
+        w = jnp.ones(2)
+        update = jax.jit(lambda m, w=w: linear.update_certificate(
+            linear.init_certificate(w), w, m, w, "l2"))  # fmt: skip
+        assert update(margins).lower == -np.inf
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
 def test_the_state_keeps_its_dtypes(dtype):
     x, y, signed, _ = problem("l2")
@@ -252,6 +294,7 @@ def test_the_state_keeps_its_dtypes(dtype):
 
     before, after = jax.eval_shape(run, w, x, jnp.float32(2.0))
     assert before == after
+    assert {leaf.dtype for leaf in after} == {jnp.promote_types(dtype, jnp.float32)}
     bounds = jax.eval_shape(lambda w, x: linear.certificate(w, x, y, "l2"), w, x)
     assert {bound.dtype for bound in bounds} == {jnp.dtype(dtype)}
 
