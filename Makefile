@@ -10,6 +10,8 @@ PYTEST_WORKERS ?= 4
 SLOW ?= $(CI)
 
 BIN := $(VENV)/bin
+TORCH_VENV ?= .venv-torch
+TORCH_PIP = $(TORCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 FAST_ONLY := $(if $(filter-out 0 false no,$(SLOW)),,-m "not slow")
 
 # XLA has its own threads. Those of the OpenBLAS under JAX's LAPACK calls compete with them for the
@@ -46,7 +48,8 @@ lint: $(VENV)/.stamp-dev  ## format, lint and types; changes nothing
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-bench: $(VENV)/.stamp-dev  ## the benchmarks, each beside its rival
+bench: export JAXROBUST_TORCH_PYTHON ?= $(CURDIR)/$(TORCH_VENV)/bin/python
+bench: $(VENV)/.stamp-dev $(TORCH_VENV)/.stamp  ## the benchmarks, each beside its rival
 	$(BIN)/python -m experiments.benchmarks $(ARGS)
 
 clean:  ## removes caches and build output; keeps the environments and results/
@@ -62,6 +65,15 @@ $(VENV)/.stamp-%: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --editable '.[$*]'
 	@touch $@
 	@if [ '$*' = dev ]; then touch $(VENV)/.stamp-experiments; fi  # dev contains experiments
+
+# The rivals that run on PyTorch, in an environment of their own. BackPACK asks for torchvision, which
+# it does not use here and which would bring another PyTorch. Without them the benchmarks still run.
+$(TORCH_VENV)/.stamp: | $(BIN)/python
+	$(PYTHON) -m venv $(TORCH_VENV)
+	@echo "installing PyTorch, Opacus and BackPACK into $(TORCH_VENV) ..."
+	@$(TORCH_PIP) 'torch==2.13.0' && $(TORCH_PIP) 'torch==2.13.0' opacus einops packaging \
+	  && $(TORCH_PIP) --no-deps backpack-for-pytorch unfoldnd && touch $@ \
+	  || echo 'they cannot be installed here: the table will say so'
 
 $(BIN)/python:
 	@$(PYTHON) -c '' 2>/dev/null || { echo 'error: `$(PYTHON)` is not there or does not run; install Python 3.11 or newer, or name one: make PYTHON=/path/to/python' >&2; exit 1; }

@@ -31,7 +31,7 @@ Progress = Callable[..., None]
 
 FOLDER = Path(__file__).resolve().parent
 # Told as one story: what is reached, how fast, what the architecture changes, how to be sure.
-READING_ORDER = ("geometry", "rates", "architecture", "certificate")
+READING_ORDER = ("geometry", "rates", "architecture", "certificate", "per_example_cost")
 RESERVED_FIELDS = {"preset", "output", "run"}  # options of the command line
 
 

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from experiments.benchmarks import max_margin, timing
+from experiments.benchmarks import max_margin, per_example, per_example_models, timing
 from experiments.benchmarks.max_margin import GAP, Comparison, Rival
 
 FINE = Rival("default", 2.0, 0.1 * GAP, False)
@@ -78,3 +78,36 @@ def test_inaccurate_solutions_are_counted_and_other_warnings_are_shown(monkeypat
 def test_tables_are_aligned():
     shown = timing.table(["name", "s"], [["a", 0.123456], ["long name", 10]]).splitlines()
     assert shown == ["name           s", "-" * 16, "a          0.123", "long name     10"]
+
+
+def measured(run: float, compiled: float = 1.0, temporary: int = 0) -> per_example.Measured:
+    return per_example.Measured(compiled, run, temporary)
+
+
+def test_what_per_example_misses():
+    model = next(iter(per_example_models.models(quick=True).values()))()
+    size = per_example.per_example_bytes(model)
+    assert size == 4 * 8 * (20 * 30 + 30 + 30 * 10 + 10)
+    good = {
+        "mean gradient": measured(1.0),
+        "value_grad_and_norms": measured(1.1),
+        "norms": measured(0.6),
+        "sketches": measured(1.0, 2.4, int(0.09 * size)),
+        "vmap(grad)": measured(9.0),
+    }
+    assert per_example.misses("m", model, good) == []
+    bad = {**good, "value_grad_and_norms": measured(1.2, 2.6), "norms": measured(1, 1, size)}
+    found = per_example.misses("m", model, bad)
+    assert [line.split(": ")[1].rsplit(" ", 3)[0] for line in found] == [
+        "value_grad_and_norms / mean gradient",
+        "compile time of value_grad_and_norms",
+        "extra memory / (B, params)",
+    ]
+
+
+def test_per_example_prints_its_tables(capsys, monkeypatch):
+    monkeypatch.delenv(per_example.VARIABLE, raising=False)
+    per_example.main(quick=True)
+    printed = capsys.readouterr().out
+    assert "MLP 20-30-10, B=8" in printed
+    assert f"{per_example.VARIABLE} names no Python" in printed

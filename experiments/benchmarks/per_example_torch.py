@@ -1,0 +1,142 @@
+"""The rivals of `per_example` in PyTorch: Opacus' ghost norms and BackPACK's BatchL2Grad.
+
+A program of its own, for an environment of its own (`make bench` makes it): it prints one JSON
+object per model, with the median seconds of the plain mean gradient and of each rival.
+
+    python per_example_torch.py [name of a model ...]
+"""
+
+import json
+import statistics
+import sys
+import time
+import warnings
+
+import torch  # pyright: ignore[reportMissingImports]
+from torch import nn  # pyright: ignore[reportMissingImports]
+
+warnings.filterwarnings("ignore")
+NUM_CLASSES, REPEATS = 10, 9
+
+
+class Block(nn.Module):
+    """A residual block with GroupNorm."""
+
+    def __init__(self, before, after, stride):
+        super().__init__()
+        self.first = nn.Conv2d(before, after, 3, stride, 1, bias=False)
+        self.second = nn.Conv2d(after, after, 3, 1, 1, bias=False)
+        self.first_norm, self.second_norm = nn.GroupNorm(8, after), nn.GroupNorm(8, after)
+        self.short = nn.Conv2d(before, after, 1, stride, bias=False) if stride > 1 else None
+
+    def forward(self, x):
+        y = torch.relu(self.first_norm(self.first(x)))
+        y = self.second_norm(self.second(y))
+        return torch.relu((x if self.short is None else self.short(x)) + y)
+
+
+def build(name):
+    """A model with its input and labels, the sizes as in `per_example_models`."""
+    torch.manual_seed(0)
+    kind, *sizes = name.split()
+    if kind == "mlp":
+        widths = list(map(int, sizes))
+        layers = []
+        for before, after in zip(widths, widths[1:], strict=False):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+        batch = 8 if widths[0] == 20 else 256 if widths[1] == 512 else 128
+        return nn.Sequential(*layers[:-1]), torch.randn(batch, widths[0])
+    if kind == "cnn":
+        layers = []
+        for before in (3, *[64] * 5):
+            layers += [nn.Conv2d(before, 64, 3, 1, 1), nn.ReLU()]
+        head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, NUM_CLASSES)]
+        return nn.Sequential(*layers, *head), torch.randn(128, 3, 32, 32)
+    if kind == "resnet":
+        stem = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.GroupNorm(8, 16), nn.ReLU()]
+        blocks = [Block(16, 16, 1), Block(16, 32, 2), Block(32, 64, 2)]
+        head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, NUM_CLASSES)]
+        return nn.Sequential(*stem, *blocks, *head), torch.randn(64, 3, 32, 32)
+    raise ValueError(f"no PyTorch twin of {name!r}")
+
+
+def median(step):
+    """Median seconds of a step, after half a second to warm up."""
+    seconds, start = [], time.perf_counter()
+    while time.perf_counter() - start < 0.5:
+        step()
+    for _ in range(REPEATS):
+        begin = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - begin)
+    return statistics.median(seconds)
+
+
+def plain(name):
+    """The mean gradient."""
+    model, x = build(name)
+    labels = torch.arange(len(x)) % NUM_CLASSES
+    loss = nn.CrossEntropyLoss()
+
+    def step():
+        model.zero_grad()
+        loss(model(x), labels).backward()
+
+    return median(step)
+
+
+def opacus_ghost(name):
+    """Gradient norms by ghost clipping's hooks, without the second pass that clips."""
+    from opacus.grad_sample import (  # pyright: ignore[reportMissingImports]
+        GradSampleModuleFastGradientClipping,
+    )
+
+    model, x = build(name)
+    labels = torch.arange(len(x)) % NUM_CLASSES
+    wrapped = GradSampleModuleFastGradientClipping(
+        model, max_grad_norm=1.0, use_ghost_clipping=True, loss_reduction="mean"
+    )
+    loss = nn.CrossEntropyLoss()
+
+    def step():
+        wrapped.zero_grad()
+        loss(wrapped(x), labels).backward()
+        return wrapped.get_norm_sample()
+
+    return median(step)
+
+
+def backpack_l2(name):
+    """Gradient and squared norms of every layer's gradients."""
+    from backpack import backpack, extend  # pyright: ignore[reportMissingImports]
+    from backpack.extensions import BatchL2Grad  # pyright: ignore[reportMissingImports]
+
+    model, x = build(name)
+    if not all(isinstance(m, nn.Sequential) or not list(m.children()) for m in model.modules()):
+        raise NotImplementedError("BackPACK extends sequences of its own layers only")
+    labels = torch.arange(len(x)) % NUM_CLASSES
+    model, loss = extend(model), extend(nn.CrossEntropyLoss())
+
+    def step():
+        model.zero_grad()
+        with backpack(BatchL2Grad()):
+            loss(model(x), labels).backward()
+        return sum(p.batch_l2 for p in model.parameters())
+
+    return median(step)
+
+
+def main():
+    """Prints what was measured, or why it could not be."""
+    for name in sys.argv[1:]:
+        found = {"model": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
+        for rival in (plain, opacus_ghost, backpack_l2):
+            try:
+                found[rival.__name__] = rival(name)
+            except Exception as error:  # a rival that cannot do it is a result
+                found[rival.__name__] = f"{type(error).__name__}: {error}"[:200]
+        print(json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main()
