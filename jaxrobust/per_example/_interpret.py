@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from jax.extend import core
 
-from jaxrobust.per_example._sites import CALLS, Path, Site
+from jaxrobust.per_example._sites import CALLS, Path, Site, scan_sizes
 from jaxrobust.per_example._views import shape_of
 
 Arrays = dict[Path, jax.Array]
@@ -104,7 +104,7 @@ def _enter(eqn, inputs, path: Path, sites, probes: Arrays) -> tuple[list[Any], A
 
 
 def _scan(eqn, body, consts, inputs, path: Path, sites, probes: Arrays) -> tuple[list, Arrays]:
-    num_consts, num_carry = eqn.params["num_consts"], eqn.params["num_carry"]
+    num_consts, num_carry = scan_sizes(eqn, body)
     fixed, start = inputs[:num_consts], inputs[num_consts : num_consts + num_carry]
 
     def step(carry, slices):

@@ -120,7 +120,7 @@ class _Walker:
         if name in _CONSTANT or not parameters:
             return [_DATA if _DATA in kinds else _CONST] * number
         if name in CALLS:
-            return self.run(_open(eqn.params["jaxpr"]), kinds, path, loops)
+            return self.run(open_jaxpr(eqn.params["jaxpr"]), kinds, path, loops)
         if _DATA not in kinds:
             return _derive(eqn, kinds)
         if name == "scan":
@@ -140,8 +140,8 @@ class _Walker:
         self, eqn: core.JaxprEqn, kinds: list[_Kind], path: Path, loops: tuple[int, ...]
     ) -> list[_Kind]:
         """Walks the body once; what the loop changes depends on the data."""
-        length, num_consts = eqn.params["length"], eqn.params["num_consts"]
-        num_carry = eqn.params["num_carry"]
+        length, body = eqn.params["length"], open_jaxpr(eqn.params["jaxpr"])
+        num_consts, num_carry = scan_sizes(eqn, body)
         inside: list[_Kind] = []
         for number, kind in enumerate(kinds):
             if num_consts <= number < num_consts + num_carry:
@@ -153,7 +153,6 @@ class _Walker:
                 inside.append(_Parameter(kind.leaves, pieces))
             else:
                 inside.append(kind)
-        body = _open(eqn.params["jaxpr"])
         for output in self.run(body, inside, path, (*loops, length)):
             self.see_whole(output, "scan output")
         return [_DATA] * len(eqn.outvars)
@@ -191,8 +190,24 @@ def _derive(eqn: core.JaxprEqn, kinds: list[_Kind]) -> list[_Kind]:
     ]
 
 
-def _open(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> core.Jaxpr:
+def open_jaxpr(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> core.Jaxpr:
+    """The program without its constants."""
     return jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
+
+
+def scan_sizes(eqn: core.JaxprEqn, body: core.Jaxpr) -> tuple[int, int]:
+    """How many inputs of a ``scan`` are constants, and how many are state; the rest are sliced."""
+    # Found by the shapes, for JAX names the numbers differently in different versions: what is
+    # sliced, or stacked, has one axis more outside of the body than inside.
+    num_carry = sum(
+        len(shape_of(outer)) == len(shape_of(inner))
+        for outer, inner in zip(eqn.outvars, body.outvars, strict=True)
+    )
+    num_sliced = sum(
+        len(shape_of(outer)) > len(shape_of(inner))
+        for outer, inner in zip(eqn.invars, body.invars, strict=True)
+    )
+    return len(eqn.invars) - num_carry - num_sliced, num_carry
 
 
 def _is_whole(pieces: Pieces, shape: tuple[int, ...]) -> bool:
