@@ -35,6 +35,41 @@ class Block(nn.Module):
         return torch.relu((x if self.short is None else self.short(x)) + y)
 
 
+class TransformerBlock(nn.Module):
+    """Pre-norm attention with 4 heads, and an MLP."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
+        self.qkv = nn.ModuleList([nn.Linear(width, width) for _ in range(3)])
+        self.out = nn.Linear(width, width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, x):
+        h = self.norms[0](x)
+        q, k, v = (f(h).unflatten(-1, (4, -1)).transpose(1, 2) for f in self.qkv)
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v)
+        x = x + self.out(mixed.transpose(1, 2).flatten(2))
+        return x + self.mlp(self.norms[1](x))
+
+
+class Transformer(nn.Module):
+    """Two blocks of width 256 on 64 of 256 tokens; logits of all tokens of the batch."""
+
+    def __init__(self, width=256, num_tokens=256, length=64):
+        super().__init__()
+        self.tokens, self.positions = nn.Embedding(num_tokens, width), nn.Embedding(length, width)
+        self.blocks = nn.Sequential(TransformerBlock(width), TransformerBlock(width))
+        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, num_tokens))
+
+    def forward(self, tokens):
+        place = torch.arange(tokens.shape[1]).expand_as(tokens)
+        x = self.blocks(self.tokens(tokens) + self.positions(place))
+        return self.head(x).flatten(0, 1)
+
+
 def build(name):
     """A model with its input and labels, the sizes as in `per_example_models`."""
     torch.manual_seed(0)
@@ -57,7 +92,14 @@ def build(name):
         blocks = [Block(16, 16, 1), Block(16, 32, 2), Block(32, 64, 2)]
         head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, NUM_CLASSES)]
         return nn.Sequential(*stem, *blocks, *head), torch.randn(64, 3, 32, 32)
+    if kind == "transformer":
+        return Transformer(), torch.randint(256, (32, 64))
     raise ValueError(f"no PyTorch twin of {name!r}")
+
+
+def labels_for(x):
+    """A class per image, or a token per token."""
+    return x.roll(-1, 1).flatten() if x.dtype == torch.long else torch.arange(len(x)) % NUM_CLASSES
 
 
 def median(step):
@@ -75,7 +117,7 @@ def median(step):
 def plain(name):
     """The mean gradient."""
     model, x = build(name)
-    labels = torch.arange(len(x)) % NUM_CLASSES
+    labels = labels_for(x)
     loss = nn.CrossEntropyLoss()
 
     def step():
@@ -92,7 +134,7 @@ def opacus_ghost(name):
     )
 
     model, x = build(name)
-    labels = torch.arange(len(x)) % NUM_CLASSES
+    labels = labels_for(x)
     wrapped = GradSampleModuleFastGradientClipping(
         model, max_grad_norm=1.0, use_ghost_clipping=True, loss_reduction="mean"
     )
@@ -114,7 +156,7 @@ def backpack_l2(name):
     model, x = build(name)
     if not all(isinstance(m, nn.Sequential) or not list(m.children()) for m in model.modules()):
         raise NotImplementedError("BackPACK extends sequences of its own layers only")
-    labels = torch.arange(len(x)) % NUM_CLASSES
+    labels = labels_for(x)
     model, loss = extend(model), extend(nn.CrossEntropyLoss())
 
     def step():
