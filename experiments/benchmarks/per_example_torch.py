@@ -65,7 +65,7 @@ class Transformer(nn.Module):
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, num_tokens))
 
     def forward(self, tokens):
-        place = torch.arange(tokens.shape[1]).expand_as(tokens)
+        place = torch.arange(tokens.shape[1]).repeat(len(tokens), 1)
         x = self.blocks(self.tokens(tokens) + self.positions(place))
         return self.head(x).flatten(0, 1)
 
