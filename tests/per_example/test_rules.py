@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrobust import per_example
@@ -204,7 +204,7 @@ def test_any_view(drawn):
 
     for function in (loss, only_by_the_view):
         expected = oracles.norms(oracles.gradients(function, w, x))
-        norms = per_example.norms(function)(w, x)
+        norms = jax.jit(per_example.norms(function))(w, x)
         np.testing.assert_allclose(norms, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -244,3 +244,72 @@ def test_look_ups_mixed_with_integers_of_other_dtypes():
     ids = integers(5, B, 3)
     expected = oracles.norms(oracles.gradients(loss, normal(5, 2), ids))
     np.testing.assert_allclose(per_example.norms(loss)(normal(5, 2), ids), expected, rtol=1e-5)
+
+
+@st.composite
+def networks(draw):
+    """Layers of a random network: widths, which weights are shared, and what is around them."""
+    widths = [draw(st.integers(1, 5)) for _ in range(draw(st.integers(1, 4)))]
+    square = draw(st.integers(1, 5))
+    shared = draw(st.integers(0, 3))  # this many layers with one square matrix
+    return {
+        "sequence": draw(st.sampled_from([(), (1,), (3,), (2, 2)])),
+        "widths": [draw(st.integers(1, 5)), *widths, *[square] * (shared > 0)],
+        "shared": shared,
+        "looped": draw(st.booleans()),
+        "transposed": draw(st.booleans()),
+        "bias": draw(st.booleans()),
+        "remat": draw(st.booleans()),
+    }
+
+
+# Each example compiles two programs: a third of the usual number.
+@settings(max_examples=settings.default.max_examples // 3)
+@given(networks())
+def test_any_network(drawn):
+    widths, lead = drawn["widths"], drawn["sequence"]
+    params = {"layers": [], "square": normal(widths[-1], widths[-1])}
+    for before, after in zip(widths, widths[1:], strict=False):
+        shape = (after, before) if drawn["transposed"] else (before, after)
+        params["layers"].append({"w": normal(*shape), "b": normal(after)})
+
+    def dense(layer, x):
+        w = layer["w"].T if drawn["transposed"] else layer["w"]
+        y = x @ w
+        return jnp.tanh(y + layer["b"].reshape((1,) * len(lead) + (-1,)) if drawn["bias"] else y)
+
+    def loss(p, x):
+        for layer in p["layers"]:
+            x = (jax.checkpoint(dense) if drawn["remat"] else dense)(layer, x)
+        again = lambda x, _: (jnp.sin(x @ p["square"]), None)
+        if drawn["looped"] and drawn["shared"]:
+            x = jax.lax.scan(again, x, length=drawn["shared"])[0]
+        else:
+            for _ in range(drawn["shared"]):
+                x = again(x, None)[0]
+        return jnp.sum(x**2)
+
+    x = normal(B, *lead, widths[0])
+    expected = oracles.norms(oracles.gradients(loss, params, x))
+    norms = jax.jit(per_example.norms(loss))(params, x)
+    np.testing.assert_allclose(norms, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_no_array_of_all_gradients_is_made():
+    def loss(p, x):
+        return jnp.sum(jnp.tanh(jnp.tanh(x @ p["u"]) @ p["v"]) ** 2)
+
+    params, batch = {"u": normal(100, 200), "v": normal(200, 100)}, normal(64, 100)
+    whole = 64 * 2 * 100 * 200 * 4
+
+    def temporary(function):
+        compiled = jax.jit(function).lower(params, batch).compile()
+        analysis = compiled.memory_analysis()
+        assert analysis is not None
+        return analysis.temp_size_in_bytes
+
+    mean = temporary(jax.grad(lambda p, b: jax.vmap(loss, (None, 0))(p, b).mean()))
+    assert temporary(per_example.norms(loss)) - mean <= 0.1 * whole
+    assert temporary(per_example.value_grad_and_norms(loss)) - mean <= 0.1 * whole
+    sketches = per_example.sketches(loss, key=jax.random.key(0), dim=64)
+    assert temporary(sketches) - mean <= 0.1 * whole
