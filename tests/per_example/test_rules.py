@@ -264,7 +264,7 @@ def networks(draw):
 
 
 # Each example compiles two programs: a third of the usual number.
-@settings(max_examples=settings.default.max_examples // 3)
+@settings(max_examples=settings().max_examples // 3)
 @given(networks())
 def test_any_network(drawn):
     widths, lead = drawn["widths"], drawn["sequence"]
