@@ -33,12 +33,27 @@ def check_examples(x: Array, y: Array) -> None:
         raise ValueError(
             f"y must have shape ({x.shape[0]},), one label per row of x, got {y.shape}"
         )
-    # By NumPy: under jit even what is computed from a known array would be traced.
-    if is_concrete(x) and not np.all(finite := np.isfinite(np.asarray(x))):
-        bad = np.flatnonzero(~np.all(finite.reshape(len(finite), -1), axis=1))
+    if is_concrete(x) and not _is_finite(x):
+        finite = np.isfinite(np.asarray(x)).reshape(len(x), -1)
+        bad = np.flatnonzero(~np.all(finite, axis=1))
         raise ValueError(
             f"x has NaN or infinite entries, in examples {bad[:5].tolist()} ({bad.size} in all)"
         )
+
+
+def _is_finite(x: Array) -> bool:
+    if not isinstance(x, jax.Array):
+        return bool(np.all(np.isfinite(x)))
+    # Under jit even what is computed from a known array would be traced.
+    with jax.ensure_compile_time_eval():
+        return bool(_is_finite_on_device(x))
+
+
+@jax.jit
+def _is_finite_on_device(x: jax.Array) -> jax.Array:
+    # Where x lies and in one pass: x is neither copied to the host nor to an array of booleans.
+    # 0 * NaN and 0 * inf are NaN, and a sum, unlike a maximum, keeps NaN also over several devices.
+    return jnp.sum(x * 0) == 0
 
 
 def check_array(name: str, array: Any) -> None:
@@ -95,6 +110,33 @@ def check_problem(w: Array, x: Array, y: Array) -> bool:
 
 
 def check_nonnegative(name: str, values: Any) -> None:
-    """Raises if a known value is negative or NaN."""
+    """Raises unless these are real numbers, one or an array, none known to be negative or NaN."""
+    if not _is_real(values):
+        raise TypeError(f"{name} must be a real number or an array of them, got {values!r}")
     if is_concrete(values) and not np.all(np.asarray(values) >= 0):
         raise ValueError(f"{name} must be 0 or more, got {values}")
+
+
+def check_positive(name: str, value: Any, *, must_be_known: bool = False) -> None:
+    """Raises unless this is one real number, not known to be zero, negative or NaN.
+
+    ``must_be_known`` is for what decides while tracing: then a traced number is refused as well.
+    """
+    if not _is_real(value) or jnp.ndim(value) != 0:
+        raise TypeError(f"{name} must be a real number, got {value!r}")
+    if not is_concrete(value):
+        if must_be_known:
+            raise TypeError(
+                f"{name} must be a known number where the data are known, got the traced {value}"
+            )
+    elif not value > 0:
+        raise ValueError(f"{name} must be positive, got {value}")
+
+
+def _is_real(values: Any) -> bool:
+    if isinstance(values, bool) or not isinstance(
+        values, int | float | np.generic | np.ndarray | jax.Array
+    ):
+        return False
+    dtype = getattr(values, "dtype", type(values))
+    return jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from jaxrobust import norms
-from jaxrobust.linear._models import LinearModel
+from jaxrobust.linear._models import LinearModel, is_size
 from jaxrobust.norms import Norm
 
 
@@ -100,10 +100,10 @@ def implicit_bias(subject: str | Norm | LinearModel, *, depth: int | None = None
 def _resolve_depth(architecture: str, depth: int | None) -> int:
     if depth is None:
         return 1 if architecture == "plain" else 2
-    if not isinstance(depth, int) or depth < 1 or (architecture == "plain" and depth != 1):
+    if not is_size(depth) or (architecture == "plain" and depth != 1):
         allowed = "1" if architecture == "plain" else "an integer of at least 1"
         raise ValueError(f"depth of a {architecture} model must be {allowed}, got {depth!r}")
-    return depth
+    return int(depth)
 
 
 def _steepest(subject: str, norm: Norm) -> Theory:

@@ -23,8 +23,8 @@ def log_loss(margins: Array, loss: Loss = "logistic", *, where: Array | None = N
     Args:
       margins: ``(n,)`` floating.
       loss: ``"exponential"`` or ``"logistic"``.
-      where: optional ``(n,)`` boolean; examples outside are left out of the mean (at least one must
-        be in).
+      where: optional ``(n,)`` boolean; examples outside are left out of the mean. With none inside
+        there is no mean: NaN.
 
     Returns:
       ``()``, dtype of ``margins``.
@@ -42,7 +42,7 @@ def log_loss(margins: Array, loss: Loss = "logistic", *, where: Array | None = N
 def dual_weights(
     margins: Array, loss: Loss = "logistic", *, where: Array | None = None
 ) -> jax.Array:
-    r"""The weights that the loss's gradient gives the examples; they sum to 1.
+    r"""The weights that the loss's gradient gives the examples; they sum to 1 if there are any.
 
     .. math:: q_i = |\ell'(m_i)| \Big/ \sum_j |\ell'(m_j)|
 
@@ -52,8 +52,8 @@ def dual_weights(
       where: optional ``(n,)`` boolean; examples outside get weight 0.
 
     Returns:
-      ``(n,)`` on the simplex. Computed as a softmax of logarithms: no underflow to 0/0 at large
-      margins.
+      ``(n,)`` on the simplex, or all zero if ``where`` selects no example (a batch of padding alone
+      adds nothing). Computed as a softmax of logarithms: no underflow to 0/0 at large margins.
 
     Raises:
       ValueError: as :func:`log_loss`.

@@ -1,4 +1,15 @@
-"""Margins, robust radii and exact attacks of linear classifiers."""
+"""Margins, robust radii and exact attacks of linear classifiers.
+
+The arguments are checked outside and the numbers computed inside of ``jit``: a call without a
+``jit`` around it is as fast, and runs on arrays that are sharded by type where single operations
+do not.
+
+Examples and weights may be sharded over any axes, also over the features: the examples stay where
+they are, the weights of several classes are brought together. Over Explicit axes ``jax.grad``
+without a ``jit`` around it needs ``jax.set_mesh``, as it does for any function.
+"""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +18,6 @@ from jaxrobust import trees
 from jaxrobust.linear import _sharding
 from jaxrobust.linear._checks import Array, check_nonnegative, check_problem
 from jaxrobust.norms import Norm, as_norm
-
-_HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def margins(w: Array, x: Array, y: Array) -> jax.Array:
@@ -50,9 +59,8 @@ def margin(w: Array, x: Array, y: Array, norm: Norm | str) -> jax.Array:
     Raises:
       ValueError, TypeError: as :func:`margins`; for an unknown norm.
     """
-    norm, several = as_norm(norm), check_problem(w, x, y)
-    smallest = jnp.min(_margins(w, x, y, several))
-    return _divide(smallest, norm.value(trees.promote(w))).astype(jnp.result_type(w, x))
+    norm = as_norm(norm)
+    return _margin(w, x, y, norm, check_problem(w, x, y))
 
 
 def robust_radii(w: Array, x: Array, y: Array, norm: Norm | str) -> jax.Array:
@@ -74,12 +82,8 @@ def robust_radii(w: Array, x: Array, y: Array, norm: Norm | str) -> jax.Array:
     Raises:
       ValueError, TypeError: as :func:`margins`; for an unknown norm.
     """
-    dual, several = as_norm(norm).dual, check_problem(w, x, y)
-    if several:
-        radii = jnp.min(_divide(_class_margins(w, x, y), _pairwise_lengths(w, y, dual)), axis=1)
-    else:
-        radii = _divide(_signed_scores(w, x, y), dual.value(trees.promote(w)))
-    return radii.astype(jnp.result_type(w, x))
+    dual = as_norm(norm).dual
+    return _robust_radii(w, x, y, dual, check_problem(w, x, y))
 
 
 def robust_radius(w: Array, x: Array, y: Array, norm: Norm | str) -> jax.Array:
@@ -88,7 +92,7 @@ def robust_radius(w: Array, x: Array, y: Array, norm: Norm | str) -> jax.Array:
     It is the minimum of :func:`robust_radii`, with ``norm`` the norm of the *perturbation*.
     Negative if an example is misclassified without one.
     """
-    return jnp.min(robust_radii(w, x, y, norm))
+    return _minimum(robust_radii(w, x, y, norm))
 
 
 def adversarial_accuracy(
@@ -111,23 +115,11 @@ def adversarial_accuracy(
 
     Raises:
       ValueError: if a known ``eps`` is negative or NaN; as :func:`margins`.
+      TypeError: if ``eps`` is no real number or array of them; as :func:`margins`.
     """
     check_nonnegative("eps", eps)
-    dual, several = as_norm(norm).dual, check_problem(w, x, y)
-    if several:
-        slack, lengths = _class_margins(w, x, y), _pairwise_lengths(w, y, dual)
-        own = jnp.isinf(slack)  # the example's own class never wins against itself
-    else:
-        slack, lengths = _signed_scores(w, x, y)[:, None], dual.value(trees.promote(w))
-        own = False
-
-    def share(radius):
-        safe = jnp.all(own | (slack > radius * lengths), axis=1)
-        return jnp.mean(safe, dtype=slack.dtype)
-
-    radii = jnp.asarray(eps, slack.dtype)
-    shares = jax.vmap(share)(radii.reshape(-1)).reshape(radii.shape)
-    return shares.astype(jnp.result_type(w, x))
+    dual = as_norm(norm).dual
+    return _adversarial_accuracy(w, x, y, eps, dual, check_problem(w, x, y))
 
 
 def worst_case(w: Array, x: Array, y: Array, norm: Norm | str, eps: float | Array) -> jax.Array:
@@ -150,40 +142,83 @@ def worst_case(w: Array, x: Array, y: Array, norm: Norm | str, eps: float | Arra
 
     Raises:
       ValueError: if a known ``eps`` is negative or NaN or has another shape; as :func:`margins`.
+      TypeError: if ``eps`` is no real number or array of them; as :func:`margins`.
     """
     check_nonnegative("eps", eps)
     norm, several = as_norm(norm), check_problem(w, x, y)
     if jnp.ndim(eps) != 0 and jnp.shape(eps) != y.shape:
         raise ValueError(f"eps must be a scalar or have shape {y.shape}, got {jnp.shape(eps)}")
-    wide, dtype = trees.promote(w), jnp.result_type(w, x)
-    radii = jnp.asarray(eps, wide.dtype)
-    if several:
-        lost = radii.reshape(-1, 1) * _pairwise_lengths(w, y, norm.dual)
-        rival = jnp.argmin(_class_margins(w, x, y) - lost, axis=1)
-        directions = jax.vmap(norm.lmo)(_sharding.rows(wide, y) - _sharding.rows(wide, rival))
-        signed_radii = radii * jnp.ones(y.shape, wide.dtype)
-    else:
-        directions = norm.lmo(wide)[None]
-        signed_radii = radii * y.astype(wide.dtype)
-    return (-_spread(signed_radii, x.ndim) * directions).astype(dtype)
+    return _worst_case(w, x, y, eps, norm, several)
 
 
+_minimum = jax.jit(jnp.min)
+
+
+@functools.partial(jax.jit, static_argnames="several")
 def _margins(w: Array, x: Array, y: Array, several: bool) -> jax.Array:
     """``(n,)`` in float32 at least."""
     return jnp.min(_class_margins(w, x, y), axis=1) if several else _signed_scores(w, x, y)
 
 
+@functools.partial(jax.jit, static_argnames=("norm", "several"))
+def _margin(w: Array, x: Array, y: Array, norm: Norm, several: bool) -> jax.Array:
+    smallest = jnp.min(_margins(w, x, y, several))
+    return _divide(smallest, norm.value(trees.promote(w))).astype(jnp.result_type(w, x))
+
+
+@functools.partial(jax.jit, static_argnames=("dual", "several"))
+def _robust_radii(w: Array, x: Array, y: Array, dual: Norm, several: bool) -> jax.Array:
+    if several:
+        radii = jnp.min(_divide(_class_margins(w, x, y), _pairwise_lengths(w, y, dual)), axis=1)
+    else:
+        radii = _divide(_signed_scores(w, x, y), dual.value(trees.promote(w)))
+    return radii.astype(jnp.result_type(w, x))
+
+
+@functools.partial(jax.jit, static_argnames=("dual", "several"))
+def _adversarial_accuracy(w, x, y, eps: float | Array, dual: Norm, several: bool) -> jax.Array:
+    if several:
+        slack, lengths = _class_margins(w, x, y), _pairwise_lengths(w, y, dual)
+        own = jnp.isinf(slack)  # the example's own class never wins against itself
+    else:
+        slack, lengths = _signed_scores(w, x, y)[:, None], dual.value(trees.promote(w))
+        own = False
+
+    def share(radius):
+        safe = jnp.all(own | (slack > radius * lengths), axis=1)
+        return jnp.mean(safe, dtype=slack.dtype)
+
+    radii = jnp.asarray(eps, slack.dtype)
+    shares = jax.vmap(share)(radii.reshape(-1)).reshape(radii.shape)
+    return shares.astype(jnp.result_type(w, x))
+
+
+@functools.partial(jax.jit, static_argnames=("norm", "several"))
+def _worst_case(w, x, y, eps: float | Array, norm: Norm, several: bool) -> jax.Array:
+    wide, dtype = trees.promote(w), jnp.result_type(w, x)
+    radii = jnp.asarray(eps, wide.dtype)
+    if several:
+        wide = _sharding.gather(wide)
+        lost = radii.reshape(-1, 1) * _pairwise_lengths(w, y, norm.dual)
+        rival = jnp.argmin(_class_margins(w, x, y) - lost, axis=1)
+        directions = jax.vmap(norm.lmo)(_sharding.rows(wide, y) - _sharding.rows(wide, rival))
+        signed_radii = radii * jnp.ones(y.shape, wide.dtype)
+    else:
+        directions = _sharding.features_like(norm.lmo(wide), x)[None]
+        signed_radii = radii * y.astype(wide.dtype)
+    return _sharding.like((-_spread(signed_radii, x.ndim) * directions).astype(dtype), x)
+
+
 def _signed_scores(w: Array, x: Array, y: Array) -> jax.Array:
     """``(n,)`` in float32 at least."""
     w, x = trees.promote((w, x))
-    return jnp.asarray(y, x.dtype) * jnp.tensordot(x, w, axes=w.ndim, precision=_HIGHEST)
+    return jnp.asarray(y, x.dtype) * _sharding.scores(x, w)
 
 
 def _class_margins(w: Array, x: Array, y: Array) -> jax.Array:
     """``(n, C)``, float32 at least: the own class's score minus class c's; infinite at the own."""
     w, x = trees.promote((w, x))
-    features = tuple(range(1, x.ndim))
-    scores = jnp.tensordot(x, w, axes=(features, features), precision=_HIGHEST)
+    scores = _sharding.scores(x, w)
     own = y[:, None] == jnp.arange(w.shape[0])[None, :]
     right = jnp.sum(jnp.where(own, scores, 0), axis=1, keepdims=True)
     return jnp.where(own, jnp.inf, right - scores)
@@ -191,7 +226,7 @@ def _class_margins(w: Array, x: Array, y: Array) -> jax.Array:
 
 def _pairwise_lengths(w: Array, y: Array, dual: Norm) -> jax.Array:
     """``(n, C)``: dual norm of ``w[y_i] - w[c]``; from all C^2 pairs, as usually n is larger."""
-    w = trees.promote(w)
+    w = _sharding.gather(trees.promote(w))
     pairs = jax.vmap(lambda a: jax.vmap(lambda b: dual.value(a - b))(w))(w)
     return _sharding.rows(pairs, y)
 

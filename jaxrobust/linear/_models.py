@@ -1,12 +1,15 @@
 """Linear predictors in several parametrisations: same functions, other paths of descent."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from jaxrobust import trees
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -20,7 +23,7 @@ class LinearModel:
     - ``init(key, scale=...)``: parameters, a tuple of float32 arrays;
     - ``apply(params, x)``: scores ``(n,)`` of examples ``x (n, d)``, computed layer by layer;
     - ``predictor(params)``: the one vector ``(d,)`` with the same scores,
-      ``apply(params, x) == x @ predictor(params)``.
+      ``apply(params, x) == x @ predictor(params)``, in the dtype of the parameters.
     """
 
     name: str
@@ -167,10 +170,11 @@ def convolution(num_features: int, *, depth: int = 2) -> LinearModel:
         return _matvec(x, last)
 
     def predictor(params):
-        product = jnp.fft.rfft(params[0], norm="ortho")
-        for kernel in params[1:]:
-            product = product * jnp.fft.rfft(kernel, norm="ortho")
-        return jnp.fft.irfft(product, n=num_features, norm="ortho")
+        # There is no FFT of narrower dtypes than float32.
+        first, *rest = (jnp.fft.rfft(kernel, norm="ortho") for kernel in trees.promote(params))
+        product = functools.reduce(jnp.multiply, rest, first)
+        product = jnp.fft.irfft(product, n=num_features, norm="ortho")
+        return product.astype(jnp.result_type(*params))
 
     return LinearModel("convolution", num_features, depth, init, apply, predictor)
 
@@ -179,8 +183,12 @@ def _matvec(matrix: jax.Array, vector: jax.Array) -> jax.Array:
     return jnp.matmul(matrix, vector, precision=_HIGHEST)
 
 
+def is_size(size: Any) -> bool:
+    """Whether it is a whole number of at least 1, of Python or of NumPy."""
+    return isinstance(size, int | np.integer) and not isinstance(size, bool) and int(size) >= 1
+
+
 def _check_sizes(**sizes: int) -> None:
     for name, size in sizes.items():
-        whole = isinstance(size, int | np.integer) and not isinstance(size, bool)
-        if not (whole and size >= 1):
+        if not is_size(size):
             raise ValueError(f"{name} must be an integer of at least 1, got {size!r}")

@@ -52,3 +52,33 @@ def smallest(x: jax.Array) -> jax.Array:
     On the CPU the minimum over the shards of an array drops NaN; an ``or`` over them does not.
     """
     return jnp.where(jnp.any(jnp.isnan(x)), jnp.nan, jnp.min(x))
+
+
+def scores(x: Any, w: Any) -> jax.Array:
+    """``<w, x[i]>`` over all features: (n,), or (n, C) of ``w (C, *features)``; sharded like n."""
+    w, num_classes = features_like(w, x), w.ndim - x.ndim + 1
+    axes = (tuple(range(1, x.ndim)), tuple(range(num_classes, w.ndim)))
+    sharding = jax.typeof(x).sharding
+    if all(entry is None for entry in sharding.spec):
+        return jnp.tensordot(x, w, axes=axes, precision=_HIGHEST)
+    # The examples stay where they are: each device sums over its own features, then all add up.
+    out = NamedSharding(sharding.mesh, PartitionSpec(sharding.spec[0], *[None] * num_classes))
+    return jnp.tensordot(x, w, axes=axes, precision=_HIGHEST, out_sharding=out)
+
+
+def features_like(w: jax.Array, x: jax.Array) -> jax.Array:
+    """``w (..., *features)`` with its features sharded like those of ``x``, all else whole."""
+    sharding = jax.typeof(x).sharding
+    mesh = jax.typeof(w).sharding.mesh if sharding.mesh.empty else sharding.mesh
+    spec = PartitionSpec(*[None] * (w.ndim - x.ndim + 1), *sharding.spec[1:])
+    if mesh.empty or jax.typeof(w).sharding.spec == spec:
+        return w
+    return jax.sharding.reshard(w, NamedSharding(mesh, spec))
+
+
+def like(result: jax.Array, x: jax.Array) -> jax.Array:
+    """``result``, of the shape of ``x``, sharded as ``x`` is."""
+    sharding = jax.typeof(x).sharding
+    if sharding.mesh.empty or jax.typeof(result).sharding.spec == sharding.spec:
+        return result
+    return jax.sharding.reshard(result, sharding)

@@ -117,6 +117,16 @@ def _value_jvp(norm, primals, tangents):
     return y, trees.dot(norm.dual.lmo(x), x_dot).astype(y.dtype)
 
 
+def exponent(p: Any) -> float:
+    """``p`` as a float; TypeError if it is no real number, or a traced one."""
+    try:
+        if isinstance(p, str | bytes | bool) or np.ndim(p) != 0:
+            raise TypeError
+        return float(p)
+    except (TypeError, ValueError):  # JAX's error of a traced number is a TypeError, too
+        raise TypeError(f"p must be a known real number, got {p!r}") from None
+
+
 def conjugate_exponent(p: float) -> float:
     """The q with 1/p + 1/q = 1; its own inverse for fractions of numbers up to a million."""
     if p == 1 or p == math.inf:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust.norms._decomposed import DecomposedNorm, Parts, exponent_name
+from jaxrobust.norms._decomposed import DecomposedNorm, Parts, exponent, exponent_name
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -35,5 +35,6 @@ def lp(p: float) -> Lp:
 
     Raises:
       ValueError: if p < 1 or p is NaN.
+      TypeError: if p is no real number, or one that is only known when the program runs.
     """
-    return Lp(float(p))
+    return Lp(exponent(p))

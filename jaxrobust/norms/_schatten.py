@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust.norms._decomposed import DecomposedNorm, Parts, exponent_name
+from jaxrobust.norms._decomposed import DecomposedNorm, Parts, exponent, exponent_name
 from jaxrobust.norms._sharding import unshard
 
 
@@ -57,5 +57,6 @@ def schatten(p: float) -> Schatten:
 
     Raises:
       ValueError: if p < 1 or p is NaN.
+      TypeError: if p is no real number, or one that is only known when the program runs.
     """
-    return Schatten(float(p))
+    return Schatten(exponent(p))

@@ -1,5 +1,7 @@
 """What theory predicts: the table, that pairs are dual, and what it refuses to predict."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -40,6 +42,12 @@ def test_architectures(name, depth):
     build = getattr(linear, name)
     model = build(4) if name == "plain" else build(4, depth=2 if depth is None else depth)
     assert linear.theory(model) == linear.theory(name, depth=depth)
+
+
+def test_a_depth_of_numpy():
+    depth: Any = np.int64(2)
+    assert linear.theory("diagonal", depth=depth) == linear.theory("diagonal", depth=2)
+    assert linear.implicit_bias("convolution", depth=depth) == norms.fourier(norms.l1)
 
 
 @pytest.mark.parametrize("norm", [norms.lp(3), norms.l1, norms.nuclear, norms.fourier(norms.l2)])
@@ -87,6 +95,7 @@ def test_a_quasi_norm_has_no_dual(name, depth):
         (3, None, TypeError, "subject must be a name, a Norm or a LinearModel, got 3"),
         ("convolution", 0, ValueError, "depth of a convolution model must be an integer of at"),
         ("convolution", 2.0, ValueError, "depth of a convolution model must be an integer"),
+        ("diagonal", True, ValueError, "depth of a diagonal model must be an integer"),
         ("plain", 2, ValueError, "depth of a plain model must be 1, got 2"),
         ("sign_descent", 2, ValueError, "depth is for architectures given by name"),
         (norms.l1, 2, ValueError, "depth is for architectures given by name"),

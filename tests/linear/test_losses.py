@@ -142,6 +142,14 @@ def test_examples_left_out(loss):
         np.testing.assert_array_equal(q[~where], 0)
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+def test_no_example_at_all(loss):
+    """As documented: no weight on any, and no mean."""
+    margins, where = np.array([1.0, np.nan, -2.0]), np.zeros(3, bool)
+    np.testing.assert_array_equal(linear.dual_weights(margins, loss, where=where), np.zeros(3))
+    assert np.isnan(linear.log_loss(margins, loss, where=where))
+
+
 def test_bfloat16_comes_back():
     margins = jnp.array([1.0, 20.0, 3.0], jnp.bfloat16)
     value, q = linear.log_loss(margins), linear.dual_weights(margins)

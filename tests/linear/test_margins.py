@@ -343,6 +343,21 @@ def test_bad_radius(function, eps):
         function(W, X, Y, "l2", eps)
 
 
+@pytest.mark.parametrize("eps", [None, "a", "0.1", True, 1j, [0.1], np.array(["a"])])
+@pytest.mark.parametrize("function", [linear.adversarial_accuracy, linear.worst_case])
+def test_a_radius_that_is_no_number(function, eps):
+    with pytest.raises(TypeError, match="eps must be a real number or an array of them, got"):
+        function(W, X, Y, "l2", eps)
+
+
+@pytest.mark.parametrize("function", [linear.adversarial_accuracy, linear.worst_case])
+def test_a_traced_radius(function):
+    """It works, whether or not all else is known; its sign is then not checked."""
+    w, x, y = problem("l2", several=False)
+    expected = function(w, x, y, "l2", 0.3)
+    np.testing.assert_allclose(jax.jit(lambda eps: function(w, x, y, "l2", eps))(0.3), expected)
+
+
 def test_a_radius_per_example_of_another_shape():
     with pytest.raises(ValueError, match=r"eps must be a scalar or have shape \(3,\), got \(2,\)"):
         linear.worst_case(W, X, Y, "l2", np.ones(2))

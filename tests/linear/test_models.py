@@ -215,6 +215,27 @@ def test_transformations():
     assert len(np.unique(predictors)) == predictors.size
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("build", [linear.fully_connected, linear.diagonal, linear.convolution])
+def test_predictors_keep_the_dtype_of_the_parameters(build, dtype):
+    model = build(FEATURES, depth=3)
+    wide = model.init(jax.random.key(0), scale=1.0)
+    narrow = jax.tree.map(lambda p: p.astype(dtype), wide)
+    predictor, expected = model.predictor(narrow), model.predictor(wide)
+    assert predictor.dtype == dtype
+    # Each of three layers is rounded, and so may be each of the products.
+    atol = 10 * float(jnp.finfo(dtype).eps) * float(jnp.abs(expected).max())
+    np.testing.assert_allclose(predictor.astype(np.float32), expected, atol=atol)
+
+
+def test_the_fft_of_narrow_parameters_is_rounded_once():
+    model = linear.convolution(FEATURES, depth=3)
+    params = model.init(jax.random.key(0))
+    narrow = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)
+    exact = model.predictor(jax.tree.map(lambda p: p.astype(np.float32), narrow))
+    np.testing.assert_array_equal(model.predictor(narrow), exact.astype(jnp.bfloat16))
+
+
 def test_repr():
     model = linear.fully_connected(FEATURES, depth=3)
     assert repr(model) == "linear.fully_connected(num_features=9, depth=3)"

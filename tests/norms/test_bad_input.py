@@ -78,6 +78,20 @@ def test_exponent_of_no_norm(p):
             make(p)
 
 
+@pytest.mark.parametrize("p", [None, "a", "2", True, 2j, [2.0], np.ones(2)])
+def test_exponent_that_is_no_number(p):
+    for make in (norms.lp, norms.schatten):
+        with pytest.raises(TypeError, match="^p must be a known real number, got"):
+            make(p)
+
+
+def test_exponent_of_any_known_real_type():
+    for p in (3, np.int64(3), np.float32(3), jnp.asarray(3.0)):
+        assert norms.lp(p) == norms.lp(3.0)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match="^p must be a known real number, got .*JitTracer"):
+        jax.jit(lambda p: norms.lp(p).value(np.ones(2)))(3.0)
+
+
 @pytest.mark.parametrize("base", [norms.spectral, norms.fourier(norms.l1), "l1", 1, None])
 def test_fourier_of_no_lp_norm(base):
     with pytest.raises(TypeError, match="^norm must be an lp norm such as norms.l1"):

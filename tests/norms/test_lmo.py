@@ -87,6 +87,19 @@ def test_phase_descent_of_a_wave_is_that_wave(scale, length):
     np.testing.assert_allclose(u, 2 / np.sqrt(length) * wave, atol=8 * eps)
 
 
+def test_a_weak_frequency_is_no_noise():
+    """Ten times what rounding leaves behind, eps of the norm, has a phase, and so a full part."""
+    n = 64
+    angles = 2 * np.pi * np.arange(n) / n
+    # A cosine of amplitude A has two coefficients of A sqrt(n) / 2; the constant's is sqrt(n).
+    x = 1 + 20 * EPS * np.cos(5 * angles + 0.7)
+    spectrum = np.fft.rfft(np.asarray(norms.fourier(norms.linf).lmo(x)), norm="ortho")
+    expected = np.zeros(n // 2 + 1, complex)
+    expected[[0, 5]] = 1, np.exp(0.7j)
+    # The phase is off by the rounding of the entries, up to EPS each, against 10 EPS sqrt(n).
+    np.testing.assert_allclose(spectrum, expected, atol=0.1)
+
+
 def test_noise_is_told_from_signal_in_each_channel():
     # A weak channel's coefficients are not rounding errors of a strong channel.
     g = np.random.default_rng(0).normal(size=(4, 3, 2))

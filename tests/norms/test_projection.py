@@ -4,6 +4,7 @@ import math
 
 import hypothesis
 import hypothesis.extra.numpy as hnp
+import jax
 import numpy as np
 import pytest
 from hypothesis import strategies as st
@@ -147,3 +148,15 @@ def test_lp_projection_over_twelve_orders_of_magnitude(p, fraction):
     loss = a[-1] / (a[-1] - u[-1])
     tolerance = rtol * loss
     np.testing.assert_allclose(u + multiplier * u ** (p - 1), a, rtol=tolerance)
+
+
+def test_lp_projection_from_just_outside_in_many_dimensions():
+    """Many small entries hang on a multiplier far below the upper end of its bracket."""
+    jax.config.update("jax_enable_x64", False)
+    x = np.full(100_000, 1e-5, np.float32)
+    x[0] = 0.5
+    truth, norm = oracles.Truth(1.1), norms.lp(1.1)
+    radius = float(np.float32(truth.value(x) * (1 - 1e-4)))
+    # Bisection alone leaves the norm hundreds of eps short.
+    rtol = 20 * float(np.finfo(np.float32).eps)
+    np.testing.assert_allclose(truth.value(norm.project(x, radius)), radius, rtol=rtol)
