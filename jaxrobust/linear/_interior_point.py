@@ -56,24 +56,22 @@ def solve(
     ball: Ball,
     *,
     tolerance: float | jax.Array,
-    zero: float | jax.Array,
     rounding: float | jax.Array,
     max_iterations: int | jax.Array,
 ) -> Solution:
-    """Runs until ``upper - lower <= tolerance * upper``, or ``upper <= zero``, or progress ends.
+    """Runs until ``upper - lower <= tolerance * upper``, or ``rounding``, or progress ends.
 
     Args:
       a: ``(n, G, k)`` signed examples, scaled so that the largest dual norm of one is about 1.
       ball: the unit ball that bounds w.
       tolerance: relative gap to stop at.
-      zero: upper bound under which the data count as not separable, ...
-      rounding: ... unless the lower bound is above this: then it is a proof that they are.
+      rounding: upper bound under which a margin cannot be told from zero, to stop at.
       max_iterations: hard limit on Newton steps.
 
     Returns:
       The best bounds met and their points, valid to rounding whether or not it converged.
     """
-    limits = {"tolerance": tolerance, "zero": zero, "rounding": rounding}
+    limits = {"tolerance": tolerance, "rounding": rounding}
     found = _iterate(a, ball, max_iterations=max_iterations, **limits)
     if _row_system.is_dense(a):
         return found
@@ -104,17 +102,19 @@ def _polish(a: jax.Array, ball: Ball, found: Solution, **options) -> Solution:
         )
 
     is_open = found.upper - found.lower > options["tolerance"] * found.upper
-    return jax.lax.cond(is_open & (found.upper > options["zero"]), on_closest, lambda x: x, found)
+    return jax.lax.cond(
+        is_open & (found.upper > options["rounding"]), on_closest, lambda x: x, found
+    )
 
 
-def _iterate(a: jax.Array, ball: Ball, *, tolerance, zero, rounding, max_iterations) -> Solution:
+def _iterate(a: jax.Array, ball: Ball, *, tolerance, rounding, max_iterations) -> Solution:
     """The interior-point iteration on all rows of ``a``."""
     known_gram = _row_system.gram(a)
 
     def unfinished(carry):
         _, best, stalled = carry
         gap_open = best.upper - best.lower > tolerance * best.upper
-        undecided = (best.upper > zero) | (best.lower > rounding)
+        undecided = best.upper > rounding
         return gap_open & undecided & (best.iterations < max_iterations) & (stalled < _PATIENCE)
 
     def advance(carry):
@@ -158,7 +158,9 @@ def _bounds(a: jax.Array, ball: Ball, point: Iterate, best: Solution | None) -> 
     lower, upper = jnp.min(_times(a, w)), ball.dual_norm(_transposed_times(a, q))
     if best is None:
         return Solution(w, q, lower, upper, jnp.int32(0))
-    better_w, better_q = lower > best.lower, upper < best.upper  # both false on NaN
+    # Asked of the points, not of the bounds: a minimum over shards may have dropped a NaN.
+    better_w = (lower > best.lower) & jnp.all(jnp.isfinite(w))
+    better_q = (upper < best.upper) & jnp.all(jnp.isfinite(q))
     return Solution(
         jnp.where(better_w, w, best.w),
         jnp.where(better_q, q, best.q),

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust import trees
 from jaxrobust.linear import _interior_point, _primal_dual, _sharding
 from jaxrobust.linear._checks import Array, check_classes, check_examples, check_signs, is_concrete
 from jaxrobust.linear._group_coordinates import group_coordinates, has_group_form
@@ -16,15 +15,23 @@ from jaxrobust.linear._interior_point import Solution
 from jaxrobust.norms import Norm, as_norm
 
 Method = Literal["auto", "interior_point", "primal_dual"]
+_HIGHEST = jax.lax.Precision.HIGHEST
 _MAX_ITERATIONS = {"interior_point": 100, "primal_dual": 100_000}
 
 
 class MaxMargin(NamedTuple):
     """A linear classifier of (nearly) maximum margin, and the proof of how near.
 
-    Without ``converged`` the bounds hold all the same. If ``separable`` is false, ``dual_weights``
-    are the proof: the convex combination of the signed examples with these weights has dual norm
-    ``upper_bound``, zero to tolerance.
+    The bounds are those of the arrays here, rounded as they are, and hold without ``converged``.
+
+    =========  =========  ======================================================================
+    separable  converged  what has been proved
+    =========  =========  ======================================================================
+    true       true       w separates, and its margin is the largest up to ``gap``
+    true       false      w separates, and no margin is above ``upper_bound``
+    false      true       no margin is above ``upper_bound``, which is zero to tolerance
+    false      false      no margin is above ``upper_bound``; whether there is one is open
+    =========  =========  ======================================================================
     """
 
     w: jax.Array  # (*features) or (C, *features): weights, norm 1 (zero if not separable)
@@ -32,24 +39,25 @@ class MaxMargin(NamedTuple):
     upper_bound: jax.Array  # (): of any margin: dual norm of sum_i dual_weights_i a_i
     gap: jax.Array  # (): (upper_bound - margin) / upper_bound, relative; 1 if no margin was found
     dual_weights: jax.Array  # (n,) or, with classes, (n, C): non-negative, sum 1
-    separable: jax.Array  # () bool: whether upper_bound, or even margin, is clear of zero
-    converged: jax.Array  # () bool: gap <= tolerance, or not separable
+    separable: jax.Array  # () bool: whether w has a margin beyond rounding errors
+    converged: jax.Array  # () bool: gap <= tolerance or, if not separable, upper_bound is zero
     iterations: jax.Array  # () int32: Newton steps, or first-order iterations
 
     def describe(self) -> str:
         """One sentence for a person. Values must be concrete (not inside ``jit``)."""
-        if not bool(self.separable):
-            support = int(jnp.sum(self.dual_weights > 1e-3 * jnp.max(self.dual_weights)))
+        if bool(self.separable):
             return (
-                f"not linearly separable: a convex combination of signed examples ({support} of "
-                "them carry it; weights in dual_weights) has dual norm "
-                f"{float(self.upper_bound):.3g}, zero to tolerance, so no weights give all "
-                "examples a positive margin"
+                f"{'' if bool(self.converged) else 'not converged: '}margin "
+                f"{float(self.margin):.6g}, at most {float(self.upper_bound):.6g} for any weights "
+                f"(relative gap {float(self.gap):.1e}, {int(self.iterations)} iterations)"
             )
-        state = "" if bool(self.converged) else "not converged: "
+        claim = f"no weights of norm 1 have a margin above {float(self.upper_bound):.3g}"
+        if not bool(self.converged):
+            return f"not converged: {claim}, none with a positive margin were found"
+        support = int(jnp.sum(self.dual_weights > 1e-3 * jnp.max(self.dual_weights)))
         return (
-            f"{state}margin {float(self.margin):.6g}, at most {float(self.upper_bound):.6g} for "
-            f"any weights (relative gap {float(self.gap):.1e}, {int(self.iterations)} iterations)"
+            f"not linearly separable to tolerance: {claim}, the dual norm of a convex combination "
+            f"of signed examples ({support} of them carry it; weights in dual_weights)"
         )
 
 
@@ -76,12 +84,10 @@ def max_margin(
 
     :math:`a_i` being the signed examples (with classes one for every wrong class).
 
-    Data whose values are known, also inside of a trace, are solved in float64 whatever their dtype
-    and whatever ``jax_enable_x64`` (which stays as it is); the result has the dtype of x, float32
-    for float64 where x64 is off. Traced data, under ``jit`` or ``vmap``, are solved in their own
-    dtype (float32 at least), under ``vmap`` one problem after the other. In float32 the gap can get
-    stuck above 1e-4 on hard data (more examples than features, a margin of less than 1e-2 of the
-    examples' dual norm), which ``gap`` and ``converged`` say. Examples sharded over devices are
+    Solved in float64 whatever the dtype of x and whatever ``jax_enable_x64`` (which stays as it
+    is), also under ``jit`` and ``vmap``; a TPU emulates float64. Under ``vmap`` it is one problem
+    after the other. The bounds are those of w as handed back: in bfloat16 its rounding alone can
+    cost more than the tolerance, or all of a small margin. Examples sharded over devices are
     brought together: every device needs room for all of them. There is no derivative.
 
     Args:
@@ -90,22 +96,25 @@ def max_margin(
       norm: norm of the weights, or its name. With classes it is the norm of the
         ``(C, *features)`` weights.
       num_classes: None for a binary problem, else C, at least 2.
-      tolerance: relative gap to stop at, positive.
+      tolerance: relative gap to stop at, between 0 and 1.
       zero_tolerance: upper bound, relative to the largest dual norm of a signed example, under
-        which the data count as not separable, unless weights of a margin beyond rounding errors
-        have been found by then. Default: 1e-7 in float64, 1e-5 in float32.
+        which the data count as not separable once no weights of a margin beyond rounding errors
+        have been found. The search for them goes on below it, as far as float64 reaches. Default:
+        1e-10, and 1e-7 where the dual weights are rounded to float32.
       max_iterations: limit; default 100 Newton steps or 100,000 first-order iterations.
       method: ``"interior_point"`` (l1, l2, linf and their Fourier forms: 10 to 50 Newton steps;
-        memory of n^2 or d^2), ``"primal_dual"`` (any norm; memory of the data), or ``"auto"``: the
-        first where it exists.
+        memory of n^2 or d^2), ``"primal_dual"`` (any norm; memory of the data; slow where examples
+        or features differ by factors of 100 and more: it gives up, not converged, when 20,000
+        iterations take no tenth off the gap), or ``"auto"``: the first where it exists.
 
     Returns:
-      :class:`MaxMargin`. Data that cannot be separated are no error: ``separable`` is false and
-      ``dual_weights`` prove it.
+      :class:`MaxMargin`; w has the dtype of x (float32 for float64 where x64 is off), the rest
+      float32 at least. Data that cannot be separated are no error: ``separable`` is false and
+      ``dual_weights`` prove it, up to ``zero_tolerance``.
 
     Raises:
       ValueError: naming the argument, for wrong shapes or labels, no examples, NaN or infinite x, a
-        tolerance that is not positive, an unknown norm or method, or ``"interior_point"`` for a
+        tolerance out of range, an unknown norm or method, or ``"interior_point"`` for a
         norm that has none.
       TypeError: if an argument has another type.
     """
@@ -113,30 +122,31 @@ def max_margin(
     _check_arguments(x, y, num_classes, tolerance, zero_tolerance, max_iterations)
     solver = _resolve_method(method, norm)
     limit = _MAX_ITERATIONS[solver] if max_iterations is None else max_iterations
-    if not is_concrete(x, y):
-        zero = _default_zero(x.dtype) if zero_tolerance is None else zero_tolerance
-        return _solve(x, y, tolerance, zero, limit, norm, num_classes, solver)
-    zero = _default_zero(jnp.float64) if zero_tolerance is None else zero_tolerance
     dtype = jax.dtypes.canonicalize_dtype(x.dtype)
+    zero = _default_zero(dtype) if zero_tolerance is None else zero_tolerance
+    static = (norm, num_classes, solver, dtype)
+    if not is_concrete(x, y):
+        return _solve_traced(x, y, tolerance, zero, limit, *static)
     # Known values stay known even where something else is being traced.
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
         double = jnp.asarray(_sharding.on_one_device(x), jnp.float64)
         # One dtype whatever the labels come in: one program for all.
         label_dtype = jnp.float64 if num_classes is None else jnp.int32
         labels = jnp.asarray(_sharding.on_one_device(y), label_dtype)
-        result = _solve(double, labels, tolerance, zero, limit, norm, num_classes, solver)
-        return jax.tree.map(
-            lambda leaf: leaf.astype(dtype) if leaf.dtype == jnp.float64 else leaf, result
-        )
+        return _solve_and_certify(double, labels, tolerance, zero, limit, *static)
 
 
-@functools.partial(jax.jit, static_argnums=(5, 6, 7))
-def _solve(
-    x, y, tolerance, zero, limit, norm: Norm, num_classes: int | None, method: str
+@functools.partial(jax.jit, static_argnums=(5, 6, 7, 8))
+def _solve_traced(
+    x, y, tolerance, zero, limit, norm: Norm, num_classes: int | None, method: str, dtype: Any
 ) -> MaxMargin:
-    solve_one = functools.partial(
-        _solve_one, norm=norm, num_classes=num_classes, method=method, dtype=x.dtype
-    )
+    """In float64 all the same: between two casts the program is that of another setting."""
+
+    def solve_one(*args):
+        # Entered here and not around the vmap below, whose rule runs when the caller's vmap does.
+        with jax.enable_x64(True):
+            return _solve_and_certify(*args, norm, num_classes, method, dtype)
+
     # Under vmap the problems are solved one after the other, each with its own stopping time.
     # Batched LAPACK calls are no alternative: jaxlib before 0.11.2 can deadlock when as many of
     # them run at once as the CPU has cores.
@@ -149,46 +159,83 @@ def _solve(
     )
 
 
-def _solve_one(
-    x, y, tolerance, zero, limit, *, norm: Norm, num_classes: int | None, method: str, dtype: Any
+def _solve_and_certify(
+    x, y, tolerance, zero, limit, norm: Norm, num_classes: int | None, method: str, dtype: Any
 ) -> MaxMargin:
-    signed = _signed_examples(trees.promote(x), y, num_classes)
-    tolerance, zero = tolerance.astype(signed.dtype), zero.astype(signed.dtype)
-    # In units of the largest example the optimum is at most 1 and "zero" has a meaning.
-    unit = jnp.max(jax.vmap(norm.dual.value)(signed))
-    unit = jnp.where(unit > 0, unit, 1)
-    # No inner product of an example with weights of norm 1 has a larger rounding error.
-    rounding = math.prod(signed.shape[1:]) * jnp.finfo(signed.dtype).eps
-    options = {"tolerance": tolerance, "zero": zero, "rounding": rounding, "max_iterations": limit}
+    # Two programs: of the large one there is one for all dtypes.
+    solution = _solve(x, y, tolerance, limit, norm, num_classes, method)
+    return _certify(x, y, solution, tolerance, zero, norm, num_classes, dtype)
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5, 6))
+def _solve(x, y, tolerance, limit, norm: Norm, num_classes: int | None, method: str) -> Solution:
+    """In units of the largest example, in which the optimum is at most 1."""
+    signed = _signed_examples(x.astype(jnp.float64), y, num_classes)
+    options = {
+        "tolerance": jnp.asarray(tolerance, jnp.float64),
+        "rounding": _rounding(signed),
+        "max_iterations": limit,
+    }
+    signed = signed / _unit(signed, norm)
     if method == "interior_point":
-        solution = _solve_in_groups(signed / unit, norm, options)
-    else:
-        solution = _primal_dual.solve(signed / unit, norm, **options)
-    # The bounds once more, from the points themselves and through the norm object: the certificate
-    # does not depend on the solver, its coordinates or its scaling.
+        return _solve_in_groups(signed, norm, options)
+    return _primal_dual.solve(signed, norm, **options)
+
+
+@functools.partial(jax.jit, static_argnums=(5, 6, 7))
+def _certify(
+    x, y, solution: Solution, tolerance, zero, norm: Norm, num_classes: int | None, dtype: Any
+) -> MaxMargin:
+    """The bounds of the very arrays that are handed back, through the norm object.
+
+    The certificate does not depend on the solver, its coordinates or its scaling.
+    """
+    signed = _signed_examples(x.astype(jnp.float64), y, num_classes)
+    wide = jnp.promote_types(dtype, jnp.float32)
     length = norm.value(solution.w)
-    w = solution.w / jnp.where(length > 0, length, 1)
-    q = solution.q / jnp.sum(solution.q)
-    margin = jnp.min(jnp.tensordot(signed, w, axes=w.ndim, precision=jax.lax.Precision.HIGHEST))
-    upper = norm.dual.value(jnp.tensordot(q, signed, axes=1, precision=jax.lax.Precision.HIGHEST))
-    separable = (upper > zero * unit) | (margin > rounding * unit)
-    gap = jnp.where(
-        margin > 0, jnp.maximum(upper - margin, 0) / jnp.where(upper > 0, upper, 1), 1.0
-    )
-    result = MaxMargin(
-        w=w,
-        margin=margin,
-        upper_bound=upper,
-        gap=gap,
+    w = (solution.w / jnp.where(length > 0, length, 1)).astype(dtype)
+    q = (solution.q / jnp.sum(solution.q)).astype(wide)
+    margin, separable = _margin(signed, w.astype(jnp.float64), norm)
+    upper = _upper_bound(signed, q.astype(jnp.float64), norm)
+    gap = jnp.where(separable, jnp.maximum(upper - margin, 0) / jnp.where(upper > 0, upper, 1), 1)
+    # A bound that is not finite (of traced examples that are not, say) proves nothing.
+    converged = jnp.where(separable, gap <= tolerance, upper <= zero * _unit(signed, norm))
+    return MaxMargin(
+        w=jnp.where(separable, w, 0),
+        margin=jnp.where(separable, margin, 0).astype(wide),
+        upper_bound=upper.astype(wide),
+        gap=gap.astype(wide),
         dual_weights=_weights_by_class(q, y, num_classes),
         separable=separable,
-        converged=~separable | (gap <= tolerance),
+        converged=converged,
         iterations=solution.iterations,
     )
-    return jax.tree.map(
-        lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
-        result,
-    )
+
+
+def _margin(signed: jax.Array, w: jax.Array, norm: Norm) -> tuple[jax.Array, jax.Array]:
+    """The margin of weights, and whether it is beyond rounding errors."""
+    axes = w.ndim
+    products = jnp.tensordot(signed, w, axes=axes, precision=_HIGHEST)
+    sizes = jnp.tensordot(jnp.abs(signed), jnp.abs(w), axes=axes, precision=_HIGHEST)
+    # The rounding error of an inner product, whatever the order of its sum, is less.
+    proved = jnp.all(products > _rounding(signed) * sizes)
+    length = norm.value(w)
+    return _sharding.smallest(products) / jnp.where(length > 0, length, 1), proved
+
+
+def _upper_bound(signed: jax.Array, q: jax.Array, norm: Norm) -> jax.Array:
+    combination = jnp.tensordot(q, signed, axes=1, precision=_HIGHEST)
+    return norm.dual.value(combination) / jnp.sum(q)
+
+
+def _unit(signed: jax.Array, norm: Norm) -> jax.Array:
+    """The largest dual norm of a signed example."""
+    unit = jnp.max(jax.vmap(norm.dual.value)(signed))
+    return jnp.where(unit > 0, unit, 1)
+
+
+def _rounding(signed: jax.Array) -> float:
+    return math.prod(signed.shape[1:]) * float(jnp.finfo(signed.dtype).eps)
 
 
 def _signed_examples(x: jax.Array, y: jax.Array, num_classes: int | None) -> jax.Array:
@@ -239,7 +286,8 @@ def _resolve_method(method: Method, norm: Norm) -> Method:
 
 
 def _default_zero(dtype: Any) -> float:
-    return 1e-7 if jnp.finfo(dtype).bits == 64 else 1e-5
+    # The solvers reach 1e-12. Weights q rounded to float32 leave up to 2^-24 of the examples' size.
+    return 1e-10 if dtype == jnp.float64 else 1e-7
 
 
 def _check_arguments(x, y, num_classes, tolerance, zero_tolerance, max_iterations) -> None:
@@ -255,10 +303,9 @@ def _check_arguments(x, y, num_classes, tolerance, zero_tolerance, max_iteration
         )
     else:
         check_classes(y, num_classes)
-    for name, value in (
-        ("tolerance", tolerance),
-        ("zero_tolerance", zero_tolerance),
-        ("max_iterations", max_iterations),
-    ):
+    for name, value in (("zero_tolerance", zero_tolerance), ("max_iterations", max_iterations)):
         if value is not None and not value > 0:
             raise ValueError(f"{name} must be positive, got {value}")
+    # A gap of 1 is that of weights without any margin.
+    if not 0 < tolerance < 1:
+        raise ValueError(f"tolerance must be between 0 and 1, got {tolerance}")

@@ -24,6 +24,8 @@ from jaxrobust.linear._interior_point import Solution
 from jaxrobust.norms import Norm
 
 _CHUNK = 50  # iterations between two evaluations of the gap
+_PATIENCE = 20_000  # iterations in which the gap must fall by a tenth
+_AT_REST = 1e-10  # distance that counts as none
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
@@ -40,6 +42,8 @@ class _Carry(NamedTuple):
     origin_gap: jax.Array  # (): gap there
     last_gap: jax.Array  # (): gap of the candidate at the last look
     balance: jax.Array  # (): ratio of the dual to the primal step size
+    mark: jax.Array  # (): best gap when it had last fallen by a tenth
+    marked: jax.Array  # () int32: the iteration that was
     best: Solution
 
 
@@ -48,19 +52,17 @@ def solve(
     norm: Norm,
     *,
     tolerance: float | jax.Array,
-    zero: float | jax.Array,
     rounding: float | jax.Array,
-    max_iterations: int,
+    max_iterations: int | jax.Array,
 ) -> Solution:
-    """Runs until ``upper - lower <= tolerance * upper``, or ``upper <= zero``, or the limit.
+    """Runs until ``upper - lower <= tolerance * upper``, or ``upper <= rounding``, or the limit.
 
     Args:
       a: ``(n, *feature_shape)`` signed examples, scaled so that the largest dual norm of one is
         about 1.
       norm: norm that bounds w.
       tolerance: relative gap to stop at.
-      zero: upper bound under which the data count as not separable, ...
-      rounding: ... unless the lower bound is above this: then it is a proof that they are.
+      rounding: upper bound under which a margin cannot be told from zero, to stop at.
       max_iterations: hard limit on iterations (two products with ``a`` each).
 
     Returns:
@@ -71,17 +73,23 @@ def solve(
     def unfinished(carry: _Carry):
         best = carry.best
         gap_open = best.upper - best.lower > tolerance * best.upper
-        return (
-            gap_open
-            & ((best.upper > zero) | (best.lower > rounding))
-            & (best.iterations < max_iterations)
-        )
+        moves = best.iterations - carry.marked < _PATIENCE
+        return gap_open & (best.upper > rounding) & (best.iterations < max_iterations) & moves
 
     start = _Point(jnp.zeros_like(a[0]), jnp.full(a.shape[0], 1 / a.shape[0], a.dtype))
     first = _bounds(a, norm, start)
     gap = first.upper - first.lower
     initial = _Carry(
-        start, _zeros(start), jnp.zeros((), a.dtype), start, gap, gap, jnp.ones((), a.dtype), first
+        current=start,
+        total=_zeros(start),
+        count=jnp.zeros((), a.dtype),
+        origin=start,
+        origin_gap=gap,
+        last_gap=gap,
+        balance=jnp.ones((), a.dtype),
+        mark=gap,
+        marked=jnp.int32(0),
+        best=first,
     )
     return jax.lax.while_loop(
         unfinished, lambda carry: _advance(a, norm, step, carry), initial
@@ -120,6 +128,7 @@ def _advance(a: jax.Array, norm: Norm, step: jax.Array, carry: _Carry) -> _Carry
     best = _better(_better(carry.best, at_current), at_average)._replace(
         iterations=carry.best.iterations + _CHUNK
     )
+    fallen = best.upper - best.lower < 0.9 * carry.mark
     return _Carry(
         current=_select(restart, candidate, current),
         total=_select(restart, _zeros(total), total),
@@ -128,6 +137,8 @@ def _advance(a: jax.Array, norm: Norm, step: jax.Array, carry: _Carry) -> _Carry
         origin_gap=jnp.where(restart, gap, carry.origin_gap),
         last_gap=gap,
         balance=jnp.where(restart, _rebalance(carry, candidate), carry.balance),
+        mark=jnp.where(fallen, best.upper - best.lower, carry.mark),
+        marked=jnp.where(fallen, best.iterations, carry.marked),
         best=best,
     )
 
@@ -136,9 +147,11 @@ def _rebalance(carry: _Carry, candidate: _Point) -> jax.Array:
     """Geometric mean of the old balance and the ratio of distances since the last restart."""
     moved_w = jnp.sqrt(jnp.sum((candidate.w - carry.origin.w) ** 2))
     moved_q = jnp.sqrt(jnp.sum((candidate.q - carry.origin.q) ** 2))
-    known = (moved_w > 1e-10) & (moved_q > 1e-10)
-    ratio = jnp.where(known, moved_q / jnp.where(known, moved_w, 1), carry.balance)
-    return jnp.clip(jnp.sqrt(carry.balance * ratio), 1e-4, 1e4)
+    # Where one side has come to rest and the other has a long way to go, the ratio is extreme, and
+    # has to be: examples of length 1 and 1e-6 take 250 iterations with it and 100,000 without.
+    known = (moved_w > _AT_REST) | (moved_q > _AT_REST)
+    ratio = jnp.maximum(moved_q, _AT_REST) / jnp.maximum(moved_w, _AT_REST)
+    return jnp.clip(jnp.sqrt(carry.balance * jnp.where(known, ratio, carry.balance)), 1e-6, 1e6)
 
 
 def _bounds(a: jax.Array, norm: Norm, point: _Point) -> Solution:
@@ -151,12 +164,14 @@ def _bounds(a: jax.Array, norm: Norm, point: _Point) -> Solution:
 
 
 def _better(best: Solution, found: Solution) -> Solution:
-    """The better of each side; ``best`` where ``found`` is NaN."""
+    """The better of each side; ``best`` where ``found`` is not finite."""
+    better_w = (found.lower > best.lower) & jnp.all(jnp.isfinite(found.w))
+    better_q = (found.upper < best.upper) & jnp.all(jnp.isfinite(found.q))
     return Solution(
-        jnp.where(found.lower > best.lower, found.w, best.w),
-        jnp.where(found.upper < best.upper, found.q, best.q),
-        jnp.where(found.lower > best.lower, found.lower, best.lower),
-        jnp.where(found.upper < best.upper, found.upper, best.upper),
+        jnp.where(better_w, found.w, best.w),
+        jnp.where(better_q, found.q, best.q),
+        jnp.where(better_w, found.lower, best.lower),
+        jnp.where(better_q, found.upper, best.upper),
         best.iterations,
     )
 

@@ -109,7 +109,9 @@ def _cholesky(matrix: jax.Array) -> Solver:
     # Unit diagonal first: late in the iteration the entries range over many orders of magnitude.
     scale = 1 / jnp.sqrt(jnp.diagonal(matrix))
     eye = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
-    jitter = 4 * jnp.finfo(matrix.dtype).eps
+    # As large as the rounding error of the factorisation: for data that no weights separate the
+    # matrix approaches one of rank d, and without it the factor would be NaN at a bound of 1e-9.
+    jitter = matrix.shape[0] * jnp.finfo(matrix.dtype).eps
     lower = jnp.linalg.cholesky(matrix * scale[:, None] * scale[None, :] + jitter * eye)
     # The factor's inverse makes every further solve two matrix products. The digits that an
     # explicit inverse loses come back by refinement, and it saves two dozen small LAPACK calls in

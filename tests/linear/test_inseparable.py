@@ -83,15 +83,33 @@ def test_examples_that_nearly_contradict_each_other(name, gap):
     verify.inseparable(linear.max_margin(problem.x, problem.y, case.norm), problem)
 
 
-def test_a_margin_below_the_zero_tolerance_is_still_a_margin():
+@pytest.mark.parametrize("name", ["l1", "l2", "linf"])
+def test_a_margin_below_the_zero_tolerance_is_still_a_margin(name):
     """Weights that separate are a proof that outweighs an upper bound of nearly zero."""
-    case = INTERIOR["l1"]
-    x, y = separable(8, case.shape, 0)
-    x[1], y[1] = x[0] + 1e-7 * np.random.default_rng(1).normal(size=case.shape), -y[0]
-    problem = Problem(*padded(x, y), case.truth)
-    result = linear.max_margin(problem.x, problem.y, case.norm)
-    lower, upper = verify.solved(result, problem)
-    assert 0 < lower <= upper < 1e-7 * problem.unit
+    for rows in ([[1, 0], [-1, 1e-8]], [[1, 0], [0, 1e-12]]):
+        x = np.pad(np.array(rows, float), ((0, 0), (0, FEATURES - 2)))
+        problem = Problem(*padded(x, np.ones(2)), INTERIOR[name].truth)
+        result = linear.max_margin(problem.x, problem.y, name, zero_tolerance=1e-7)
+        lower, upper = verify.solved(result, problem)
+        assert 0 < lower <= upper <= lower * (1 + 2e-4) < 1e-7 * problem.unit
+    x, y = separable(6, INTERIOR[name].shape, 0)
+    for gap in (1e-8, 1e-10):
+        x[1], y[1] = x[0] + gap * np.random.default_rng(1).normal(size=FEATURES), -y[0]
+        problem = Problem(*padded(x, y), INTERIOR[name].truth)
+        result = linear.max_margin(problem.x, problem.y, name)
+        assert result.separable
+        assert result.converged
+        assert np.min(problem.signed @ np.asarray(result.w)) > 0
+
+
+@pytest.mark.parametrize("name", ["l1", "linf"])
+def test_how_close_to_zero_the_bound_comes(name):
+    """With 80 examples of 4 features the systems are nearly singular; 1e-14, measured."""
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        x, y = rng.normal(size=(80, 4)), rng.choice([-1.0, 1.0], size=80)
+        problem = Problem(x, y, INTERIOR[name].truth)
+        verify.inseparable(linear.max_margin(x, y, name), problem, zero=1e-12)
 
 
 @each_norm

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from jaxrobust import linear, norms
+from jaxrobust.linear import _max_margin, _primal_dual
+from jaxrobust.linear._interior_point import Solution
 from tests.linear import verify
 from tests.linear.cases import FEATURES, INTERIOR, ROWS, classes, padded, separable
 from tests.linear.verify import Problem
@@ -73,6 +75,34 @@ def test_restarts_of_the_primal_dual_method():
     result = linear.max_margin(problem.x, problem.y, norm, method="primal_dual", tolerance=1e-9)
     verify.solved(result, problem, tolerance=1e-9)
     assert result.iterations <= 800
+
+
+def test_lengths_of_very_different_size():
+    """One example of length 1, one of 1e-6: 250 iterations, without balanced steps 100,000."""
+    result = linear.max_margin(np.diag([1, 1e-6]), np.ones(2), "l3")
+    assert result.converged
+    assert result.iterations < 1000
+
+
+def test_giving_up(monkeypatch):
+    """Long before the limit, when the gap no longer falls: of scales from 1e-3 to 1e3."""
+    rng = np.random.default_rng(9)
+    x = rng.normal(size=(24, 16)) * np.logspace(-3, 3, 16)
+    y = np.sign(x @ (rng.normal(size=16) * np.logspace(3, -3, 16)))
+    monkeypatch.setattr(_primal_dual, "_PATIENCE", 100)
+    result = linear.max_margin(x, y, norms.lp(2.5), method="primal_dual")
+    assert result.iterations < 100_000
+    assert not result.converged
+
+
+def test_the_norm_behind_the_step_size():
+    """Not below the largest singular value, also if the constant vector has nothing of it."""
+    rng = np.random.default_rng(0)
+    right = np.linalg.qr(np.column_stack([np.ones(8), rng.normal(size=(8, 7))]))[0].T
+    left = np.linalg.qr(rng.normal(size=(12, 8)))[0]
+    for values in ([0.01, 5, 4.9, 4.8, 1, 1, 1, 1], [0.1, 3, *6 * [0.2]]):
+        found = _primal_dual._operator_norm(jnp.asarray(left * values @ right))
+        assert max(values) <= found <= 1.06 * max(values)
 
 
 IMAGES = {
@@ -307,12 +337,44 @@ def test_the_limit_of_iterations(method, limit):
     assert result.describe().startswith("not converged: margin ")
 
 
-def test_a_result_that_found_nothing_has_gap_one():
-    problem = binary("l2")
-    result = linear.max_margin(problem.x, problem.y, "l2", max_iterations=1)
-    if result.margin <= 0:
+def test_what_is_undecided():
+    """Neither a margin was found nor the bound is zero: nothing is claimed."""
+    x = np.array([[1.0, 0.0], [-1.0, 1e-3]])
+    result = linear.max_margin(x, np.ones(2), "l3", max_iterations=1)
+    limited = result._replace(separable=jnp.asarray(False), converged=jnp.asarray(False))
+    assert limited.describe().startswith("not converged: no weights of norm 1 have a margin above")
+
+
+def certified(x, w, q=None):
+    """The certificate of weights that no solver has made."""
+    q = np.full(len(x), 1 / len(x)) if q is None else q
+    found = Solution(jnp.asarray(w), jnp.asarray(q), jnp.zeros(()), jnp.ones(()), jnp.int32(1))
+    return _max_margin._certify(
+        jnp.asarray(x), jnp.ones(len(x)), found, 1e-4, 1e-10, norms.l2, None, jnp.dtype("float64")
+    )
+
+
+def test_margins_of_rounding_errors_are_none():
+    """The rows are multiples of one another of opposite signs, but some inner products are not."""
+    x = np.array([[3.0, 7.0], [-9.0, -21.0]])
+    scales = np.random.default_rng(0).uniform(0.5, 1, size=200)
+    w = np.array([7.0, -3.0]) * scales[:, None]
+    w /= np.linalg.norm(w, axis=1, keepdims=True)
+    assert np.any(np.min(np.asarray(jnp.tensordot(jnp.asarray(w), x.T, 1)), axis=1) > 0)
+    for weights in w:
+        result = certified(x, weights)
+        assert not result.separable
+        assert not np.any(result.w)
+        assert result.margin == 0
         assert result.gap == 1
-    verify.bounds(result, problem)
+
+
+def test_the_gap_is_never_negative():
+    """One example: both bounds are its length, each with roundings of its own."""
+    for seed in range(30):
+        x = np.random.default_rng(seed).normal(size=(1, 3))
+        result = certified(x, x[0])
+        assert 0 <= result.gap < 1e-15
 
 
 def test_describe():
@@ -325,5 +387,8 @@ def test_describe():
     x = np.concatenate([problem.x[:-1], problem.x[:1]])
     result = linear.max_margin(x, np.append(problem.y[:-1], -problem.y[0]), "l2")
     text = result.describe()
-    assert text.startswith("not linearly separable: a convex combination of signed examples (2 of")
-    assert "no weights give all examples a positive margin" in text
+    assert text.startswith(
+        "not linearly separable to tolerance: no weights of norm 1 have a margin"
+    )
+    assert f"above {float(result.upper_bound):.3g}, the dual norm" in text
+    assert "(2 of them carry it; weights in dual_weights)" in text

@@ -47,13 +47,14 @@ def solved(
 
 
 def inseparable(
-    result: MaxMargin, problem: Problem, *, zero: float = 1e-7, rounding: float = 1e-12
+    result: MaxMargin, problem: Problem, *, zero: float | None = None, rounding: float = 1e-12
 ) -> None:
     """The proof that nothing separates the data: a combination of the examples that is zero."""
     _, upper = bounds(result, problem, rounding=rounding)
     assert not result.separable
     assert result.converged
-    assert upper <= zero * problem.unit
+    default = 1e-10 if result.w.dtype == np.float64 else 1e-7
+    assert upper <= (default if zero is None else zero) * problem.unit
 
 
 def bounds(result: MaxMargin, problem: Problem, *, rounding: float = 1e-12) -> tuple[float, float]:
