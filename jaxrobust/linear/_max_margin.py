@@ -142,10 +142,12 @@ def _solve_traced(
 ) -> MaxMargin:
     """In float64 all the same: between two casts the program is that of another setting."""
 
-    def solve_one(*args):
+    def solve_one(x, y, tolerance, zero, limit):
         # Entered here and not around the vmap below, whose rule runs when the caller's vmap does.
         with jax.enable_x64(True):
-            return _solve_and_certify(*args, norm, num_classes, method, dtype)
+            return _solve_and_certify(
+                x, y, tolerance, zero, limit, norm, num_classes, method, dtype
+            )
 
     # Under vmap the problems are solved one after the other, each with its own stopping time.
     # Batched LAPACK calls are no alternative: jaxlib before 0.11.2 can deadlock when as many of
