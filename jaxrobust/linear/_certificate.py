@@ -80,8 +80,9 @@ def certificate(
       ValueError, TypeError: as :func:`jaxrobust.linear.margins`; for multiclass weights or an
         unknown loss.
     """
-    norm, dtype = as_norm(norm), jnp.result_type(w, x)
-    if check_problem(w, x, y):
+    norm, several = as_norm(norm), check_problem(w, x, y)
+    dtype = jnp.result_type(w, x)
+    if several:
         shape = x.shape[1:]
         raise ValueError(
             f"w must have the shape of one example {shape}, got {w.shape}: the certificate is for "

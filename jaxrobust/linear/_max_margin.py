@@ -9,7 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust.linear import _interior_point, _primal_dual, _sharding
-from jaxrobust.linear._checks import Array, check_classes, check_examples, check_signs, is_concrete
+from jaxrobust.linear._checks import (
+    Array,
+    check_classes,
+    check_examples,
+    check_positive,
+    check_signs,
+    is_concrete,
+)
 from jaxrobust.linear._group_coordinates import group_coordinates, has_group_form
 from jaxrobust.linear._interior_point import Solution
 from jaxrobust.norms import Norm, as_norm
@@ -305,9 +312,12 @@ def _check_arguments(x, y, num_classes, tolerance, zero_tolerance, max_iteration
         )
     else:
         check_classes(y, num_classes)
-    for name, value in (("zero_tolerance", zero_tolerance), ("max_iterations", max_iterations)):
-        if value is not None and not value > 0:
-            raise ValueError(f"{name} must be positive, got {value}")
+    if max_iterations is not None and max_iterations < 1:
+        raise ValueError(f"max_iterations must be positive, got {max_iterations}")
+    known = is_concrete(x, y)
+    if zero_tolerance is not None:
+        check_positive("zero_tolerance", zero_tolerance, must_be_known=known)
+    check_positive("tolerance", tolerance, must_be_known=known)
     # A gap of 1 is that of weights without any margin.
-    if not 0 < tolerance < 1:
+    if is_concrete(tolerance) and not tolerance < 1:
         raise ValueError(f"tolerance must be between 0 and 1, got {tolerance}")

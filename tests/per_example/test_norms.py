@@ -10,13 +10,16 @@ from per_example.cases import CASES, B, normal
 from jaxrobust import per_example
 from jaxrobust.per_example import _batching, _plan
 
-WAYS = {"mapped": False, "one by one": True}
-
-
-@pytest.fixture(params=WAYS)
-def way(request, monkeypatch):
-    """Examples by one batched product, or in a loop as on a CPU with one device."""
-    monkeypatch.setattr(_batching, "_one_by_one", lambda: WAYS[request.param])
+# In the first way examples go through one batched product, in the second one by one, as on a CPU
+# with one device. Some cases have no product of several positions, and both ways are the same.
+BOTH_WAYS = [
+    "sequence_short", "sequence_long", "einsum_heads", "convolution_grouped", "convolution_1d",
+    "convolution_used_twice", "embedding_tied", "weights_in_slices", "weights_concatenated",
+    "recurrence", "loops_in_loops", "convolutions_in_a_loop",
+]  # fmt: skip
+WAYS = [*((name, False) for name in CASES), *((name, True) for name in BOTH_WAYS)]
+# Cases that are done by leaf as well, in float32: one of each kind of rule.
+BY_LEAF = [*BOTH_WAYS, "dense_layers", "normalisation_and_positions", "stopped_and_unused"]
 
 
 def in_float64(name):
@@ -25,8 +28,9 @@ def in_float64(name):
     return loss, jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params), batch
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_float64(name, way, x64):
+@pytest.mark.parametrize(("name", "one_by_one"), WAYS)
+def test_float64(name, one_by_one, x64, monkeypatch):
+    monkeypatch.setattr(_batching, "_one_by_one", lambda: one_by_one)
     loss, params, batch = in_float64(name)
     slow = oracles.gradients(loss, params, batch)
     losses, gradient, norms = jax.jit(per_example.value_grad_and_norms(loss))(params, batch)
@@ -41,7 +45,7 @@ def test_float64(name, way, x64):
     )
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", BY_LEAF)
 def test_by_leaf_in_float32(name):
     loss, params, batch = CASES[name]()
     slow = oracles.gradients(loss, params, batch)

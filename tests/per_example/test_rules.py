@@ -55,6 +55,10 @@ METHODS = {
 }
 
 
+# Every drawn example compiles programs of its own: a third of the usual number.
+FEWER = settings(max_examples=settings().max_examples // 3)
+
+
 def methods(loss, params, batch):
     return "".join(row.method[0] for row in per_example.explain(loss)(params, batch).rows)
 
@@ -123,6 +127,7 @@ def products(draw):
     return f"{both[not weights_first]}->{output}", sizes, weights, data, weights_first
 
 
+@FEWER
 @given(products())
 def test_any_einsum(drawn):
     formula, sizes, weights, data, weights_first = drawn
@@ -188,6 +193,7 @@ def look(w, steps):
     return w
 
 
+@FEWER
 @given(views())
 def test_any_view(drawn):
     shape, steps = drawn
@@ -263,8 +269,7 @@ def networks(draw):
     }
 
 
-# Each example compiles two programs: a third of the usual number.
-@settings(max_examples=settings().max_examples // 3)
+@FEWER
 @given(networks())
 def test_any_network(drawn):
     widths, lead = drawn["widths"], drawn["sequence"]
