@@ -155,7 +155,7 @@ def backpack_l2(name):
 
     model, x = build(name)
     if not all(isinstance(m, nn.Sequential) or not list(m.children()) for m in model.modules()):
-        raise NotImplementedError("BackPACK extends sequences of its own layers only")
+        raise ValueError("BackPACK extends sequences of its own layers only")
     labels = labels_for(x)
     model, loss = extend(model), extend(nn.CrossEntropyLoss())
 
