@@ -13,12 +13,14 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxrobust import trees
+from jaxrobust.per_example._arrange import arrange
+from jaxrobust.per_example._convolution import Convolution
 from jaxrobust.per_example._interpret import narrow_axis
 from jaxrobust.per_example._sites import Site
 from jaxrobust.per_example._views import Piece, Strided, shape_of
@@ -149,20 +151,6 @@ def _axes(view: Strided, which: Sequence[int]) -> Axes:
     return tuple((view.shape[i], view.strides[i]) for i in which)
 
 
-def _arrange(
-    array: jax.Array,
-    groups: Sequence[Sequence[int]],
-    boxes: dict[int, tuple[int, int]],
-    scale: float = 1.0,
-) -> jax.Array:
-    """Cuts axes to their boxes, and joins the axes of each group to one."""
-    for axis, (start, size) in boxes.items():
-        array = jax.lax.slice_in_dim(array, start, start + size, axis=axis)
-    lengths = [math.prod(array.shape[i] for i in group) for group in groups]
-    array = array.transpose([i for group in groups for i in group]).reshape(lengths)
-    return array if scale == 1.0 else array * jnp.asarray(scale, array.dtype)
-
-
 def _dot(site: Site, piece: Piece) -> Use:
     (lhs_contract, rhs_contract), (lhs_batch, rhs_batch) = site.eqn.params["dimension_numbers"]
     contract, batch = (lhs_contract, lhs_batch), (rhs_contract, rhs_batch)
@@ -202,8 +190,8 @@ def _dot(site: Site, piece: Piece) -> Use:
     )
 
     def factors(data: jax.Array, cotangent: jax.Array) -> Factors:
-        a = _arrange(data, data_groups, data_boxes)
-        return Factors(_arrange(cotangent, out_groups, out_boxes, piece.scale), a.shape[2], a)
+        a = arrange(data, data_groups, data_boxes)
+        return Factors(arrange(cotangent, out_groups, out_boxes, piece.scale), a.shape[2], a)
 
     data_shape = (*site.loops, *shape_of(site.eqn.invars[1 - site.operand]))
     num_positions = math.prod(data_shape[i] for i in data_groups[1])
@@ -236,7 +224,7 @@ def _lookup(site: Site, piece: Piece) -> Use:
 
     def factors(data: jax.Array, cotangent: jax.Array) -> Factors:
         index = data.reshape(-1).astype(jnp.int32)
-        d = _arrange(cotangent, groups, {}, piece.scale)
+        d = arrange(cotangent, groups, {}, piece.scale)
         if fills:
             # What is out of range was filled in, not read.
             index = jnp.where((index >= 0) & (index < num_rows), index, num_rows)
@@ -250,120 +238,21 @@ def _lookup(site: Site, piece: Piece) -> Use:
 
 
 def _convolution(site: Site, piece: Piece) -> Use:
-    parameters, loops = site.eqn.params, len(site.loops)
-    numbers = parameters["dimension_numbers"]
-    out_channel, in_channel, *space = numbers.rhs_spec
-    num_groups = parameters["feature_group_count"]
-    channels, stride = piece.view.shape[out_channel], piece.view.strides[out_channel]
-    per_group = channels // num_groups
     blocks, positions, loop_axes = _loop_axes(site, piece)
-    groups_axes = ((num_groups, per_group * stride),) if num_groups > 1 else ()
+    geometry = Convolution(site, piece, blocks, positions)
     layout = Layout(
-        (*loop_axes, *groups_axes),
-        _axes(piece.view, [*space, in_channel]),
-        ((per_group, stride),),
+        (*loop_axes, *geometry.group_axes),
+        _axes(piece.view, geometry.row_axes),
+        (geometry.column_axis,),
         piece.view.offset,
     )
-    layout_blocks = math.prod(n for n, _ in layout.blocks)
-    kernel = [piece.view.shape[i] for i in space]
-    out_batch, out_feature, *out_space = numbers.out_spec
-    lhs_batch, lhs_feature, *lhs_space = numbers.lhs_spec
-    out_shape = shape_of(site.output)
-    out_sizes = [out_shape[i] for i in out_space]
-
-    def split(
-        array: jax.Array, batch: int, space: Sequence[int], feature: int, joined: bool = True
-    ) -> jax.Array:
-        """(blocks, positions, channels), the channels of one group.
-
-        Not joined: every axis by itself, those of space last but one.
-        """
-        feature += loops
-        shape = array.shape
-        array = array.reshape(
-            *shape[:feature], num_groups, shape[feature] // num_groups, *shape[feature + 1 :]
-        )
-
-        def at(axis: int) -> int:
-            return axis + loops + (axis + loops > feature)
-
-        where = [*positions, at(batch), *map(at, space)]
-        groups = [[*blocks, feature], where, [feature + 1]]
-        return _arrange(array, groups if joined else [[i] for group in groups for i in group], {})
-
-    def unfold(data: jax.Array) -> jax.Array:
-        # The windows axis by axis, the last first: fewer and longer copies than tap by tap.
-        windows = _padded(data, parameters, [loops + i for i in lhs_space])
-        windows = split(windows, lhs_batch, lhs_space, lhs_feature, joined=False)
-        first = windows.ndim - len(lhs_space) - 1  # of the axes of space; the channels are last
-        for place in reversed(range(len(lhs_space))):
-            step, dilation = (
-                parameters["window_strides"][place],
-                parameters["rhs_dilation"][place],
-            )
-            span = (out_sizes[place] - 1) * step + 1
-            taps = [
-                jax.lax.slice_in_dim(
-                    windows, at * dilation, at * dilation + span, step, axis=first + place
-                )
-                for at in range(kernel[place])
-            ]
-            windows = jnp.concatenate(taps, axis=-1) if len(taps) > 1 else taps[0]
-        return windows.reshape(layout_blocks, -1, windows.shape[-1])
-
-    def convolve(data: jax.Array, matrices: jax.Array) -> jax.Array:
-        # Channels of all groups, and `matrices` as the kernel with as many outputs per group.
-        _, _, width = matrices.shape
-        per_block = matrices.reshape(-1, num_groups, *kernel, piece.view.shape[in_channel], width)
-        order = [0] * len(piece.view.shape)
-        for place, axis in enumerate((*space, in_channel)):
-            order[axis] = 1 + place
-        order[out_channel] = -1
-
-        def one(data, matrices):  # (groups, *kernel, in, width)
-            joined = jnp.moveaxis(matrices, 0, -2).reshape(*matrices.shape[1:-1], -1)
-            weights = joined.transpose([joined.ndim - 1 if i < 0 else i - 1 for i in order])
-            return jax.lax.conv_general_dilated(
-                data,
-                weights.astype(data.dtype),
-                parameters["window_strides"],
-                parameters["padding"],
-                parameters["lhs_dilation"],
-                parameters["rhs_dilation"],
-                numbers,
-                num_groups,
-                precision=_HIGHEST,
-            )
-
-        # The loops are mapped over: those with weights of their own with their matrices.
-        mapped = one
-        for stride in reversed(piece.loops):
-            mapped = jax.vmap(mapped, in_axes=(0, None if stride is None else 0))
-        lengths = [site.loops[i] for i in blocks]
-        output = mapped(data, per_block.reshape(*lengths, *per_block.shape[1:]))
-        return split(output, out_batch, out_space, out_feature)
 
     def factors(data: jax.Array, cotangent: jax.Array) -> Factors:
-        d = split(cotangent, out_batch, out_space, out_feature)
-        if piece.scale != 1.0:
-            d = d * jnp.asarray(piece.scale, d.dtype)
-        sizes = math.prod(kernel) * piece.view.shape[in_channel]
         return Factors(
-            d,
-            sizes,
-            unfold=functools.partial(unfold, data),
-            convolve=functools.partial(convolve, data),
+            geometry.columns(cotangent),
+            math.prod(n for n, _ in layout.rows),
+            unfold=functools.partial(geometry.unfold, data),
+            convolve=functools.partial(geometry.convolve, data),
         )
 
-    num_positions = math.prod([site.loops[i] for i in positions])
-    num_positions *= out_shape[out_batch] * math.prod(out_sizes)
-    return Use(site, piece, layout, _sizes(layout, num_positions), factors)
-
-
-def _padded(data: jax.Array, parameters: dict[str, Any], axes: Sequence[int]) -> jax.Array:
-    config = [(0, 0, 0)] * data.ndim
-    for axis, (low, high), dilation in zip(
-        axes, parameters["padding"], parameters["lhs_dilation"], strict=True
-    ):
-        config[axis] = (low, high, dilation - 1)
-    return jax.lax.pad(data, jnp.zeros((), data.dtype), config)
+    return Use(site, piece, layout, _sizes(layout, geometry.num_positions), factors)
