@@ -1,12 +1,15 @@
 """The factors of a convolution's kernel: windows of its input, and cotangents of its output."""
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 
+from jaxrobust import trees
 from jaxrobust.per_example._arrange import arrange
+from jaxrobust.per_example._projection import RowMatrices
 from jaxrobust.per_example._sites import Site
 from jaxrobust.per_example._views import Piece, shape_of
 
@@ -33,11 +36,10 @@ class Convolution:
         self.group_axes = ((self.num_groups, per_group * stride),) if self.num_groups > 1 else ()
         out_batch, _, *out_space = self.numbers.out_spec
         self.out_sizes = [shape_of(site.output)[axis] for axis in out_space]
-        self.num_positions = (
-            math.prod(self.loops[i] for i in positions)
-            * shape_of(site.output)[out_batch]
-            * math.prod(self.out_sizes)
-        )
+        repeats = math.prod(self.loops[i] for i in positions) * shape_of(site.output)[out_batch]
+        self.num_positions = repeats * math.prod(self.out_sizes)
+        in_sizes = shape_of(site.eqn.invars[1 - site.operand])
+        self.num_pixels = repeats * math.prod(in_sizes[a] for a in self.numbers.lhs_spec[2:])
 
     def columns(self, cotangent: jax.Array) -> jax.Array:
         """``d (blocks, positions, columns)``, scaled as the kernel is."""
@@ -46,50 +48,56 @@ class Convolution:
 
     def unfold(self, data: jax.Array) -> jax.Array:
         """``a (blocks, positions, rows)``: the window of the input at every position."""
-        padded = self._padded(data)
-        windows = self._split(padded, self.numbers.lhs_spec, joined=False)
-        num_space = len(self.out_sizes)
-        first = windows.ndim - num_space - 1  # of the axes of space; the channels are last
+        windows = self._pad(self._split(data, self.numbers.lhs_spec, joined=False))
         # The windows axis by axis, the last first: fewer and longer copies than tap by tap.
-        for place in reversed(range(num_space)):
-            step = self.parameters["window_strides"][place]
-            dilation = self.parameters["rhs_dilation"][place]
-            span = (self.out_sizes[place] - 1) * step + 1
-            begins = [tap * dilation for tap in range(self.kernel[place])]
-            taps = [
-                jax.lax.slice_in_dim(windows, begin, begin + span, step, axis=first + place)
-                for begin in begins
-            ]
+        for place in reversed(range(len(self.out_sizes))):
+            taps = [self._shift(windows, place, tap) for tap in range(self.kernel[place])]
             windows = jnp.concatenate(taps, axis=-1) if len(taps) > 1 else taps[0]
-        num_blocks = self.num_groups * math.prod(self.loops[i] for i in self.blocks)
-        return windows.reshape(num_blocks, -1, windows.shape[-1])
+        return windows.reshape(self._num_blocks, -1, windows.shape[-1])
 
-    def convolve(self, data: jax.Array, matrices: jax.Array) -> jax.Array:
-        """``a @ matrices``, one ``(rows, width)`` per block, by a convolution without windows."""
-        lengths = [self.loops[i] for i in self.blocks]
-        kernels = matrices.reshape(*lengths, self.num_groups, *self.kernel, matrices.shape[-1])
-        # The loops are mapped over: those with weights of their own with their matrices.
-        mapped = self._convolve_once
-        for stride in reversed(self.piece.loops):
-            mapped = jax.vmap(mapped, in_axes=(0, None if stride is None else 0))
-        return self._split(mapped(data, kernels), self.numbers.out_spec)
+    def project(self, data: jax.Array, matrices: RowMatrices) -> jax.Array:
+        """``a @ matrices``, ``(blocks, positions, width)``, by the cheaper way.
 
-    def _convolve_once(self, data: jax.Array, kernels: jax.Array) -> jax.Array:
-        """With kernels ``(groups, *kernel, width)``: outputs of all groups, group by group."""
-        joined = jnp.moveaxis(kernels, 0, -2).reshape(*kernels.shape[1:-1], -1)
-        axes = [*self.row_axes, self.numbers.rhs_spec[0]]  # where each axis of `joined` belongs
-        weights = joined.transpose([axes.index(axis) for axis in range(joined.ndim)])
-        return jax.lax.conv_general_dilated(
-            data,
-            weights.astype(data.dtype),
-            self.parameters["window_strides"],
-            self.parameters["padding"],
-            self.parameters["lhs_dilation"],
-            self.parameters["rhs_dilation"],
-            self.numbers,
-            self.num_groups,
-            precision=jax.lax.Precision.HIGHEST,
-        )
+        A column of the matrices looks at few taps. So the channels are projected once, pixel by
+        pixel, before windows are made; unless strides skip most of the pixels.
+        """
+        dtype = trees.accumulator(data.dtype)
+        shape = matrices.shape
+        if shape.pixel_cost(self.num_pixels) > shape.window_cost(self.num_positions):
+            return matrices.of_rows(self.unfold(data), dtype)
+        pixels = self._split(data, self.numbers.lhs_spec, joined=False)
+        lengths = pixels.shape[:-1]
+        pixels = pixels.reshape(self._num_blocks, -1, pixels.shape[-1])
+        pixels = matrices.of_channels(pixels, dtype)
+        pixels = self._pad(pixels.reshape(*lengths, *pixels.shape[2:]), num_behind=2)
+        windows = []
+        for tap, columns in zip(self._taps(), matrices.pairs_by_tap, strict=True):
+            window = pixels[..., columns]
+            for place, number in enumerate(tap):
+                window = self._shift(window, place, number, num_behind=2)
+            windows.append(window)
+        joined = jnp.concatenate(windows, axis=-1) if len(windows) > 1 else windows[0]
+        return matrices.join_pairs(joined.reshape(self._num_blocks, -1, *joined.shape[-2:]))
+
+    @property
+    def num_taps(self) -> int:
+        """Positions in the kernel."""
+        return math.prod(self.kernel[:-1])
+
+    @property
+    def _num_blocks(self) -> int:
+        return self.num_groups * math.prod(self.loops[i] for i in self.blocks)
+
+    def _taps(self) -> Iterator[tuple[int, ...]]:
+        return itertools.product(*map(range, self.kernel[:-1]))
+
+    def _shift(self, array: jax.Array, place: int, tap: int, num_behind: int = 1) -> jax.Array:
+        """The pixels that one tap of the kernel meets, along one axis of space."""
+        step = self.parameters["window_strides"][place]
+        begin = tap * self.parameters["rhs_dilation"][place]
+        span = (self.out_sizes[place] - 1) * step + 1
+        axis = array.ndim - num_behind - len(self.out_sizes) + place
+        return jax.lax.slice_in_dim(array, begin, begin + span, step, axis)
 
     def _split(self, array: jax.Array, spec: Sequence[int], *, joined: bool = True) -> jax.Array:
         """``(blocks, positions, channels)``, the channels of one group.
@@ -104,10 +112,15 @@ class Convolution:
         groups = [[*self.blocks, feature], [*self.positions, *moved], [feature + 1]]
         return arrange(array, groups if joined else [[i] for group in groups for i in group], {})
 
-    def _padded(self, data: jax.Array) -> jax.Array:
-        config = [(0, 0, 0)] * data.ndim
-        axes = [len(self.loops) + axis for axis in self.numbers.lhs_spec[2:]]
-        paddings, dilations = self.parameters["padding"], self.parameters["lhs_dilation"]
-        for axis, (low, high), dilation in zip(axes, paddings, dilations, strict=True):
-            config[axis] = (low, high, dilation - 1)
-        return jax.lax.pad(data, jnp.zeros((), data.dtype), config)
+    def _pad(self, array: jax.Array, num_behind: int = 1) -> jax.Array:
+        """With the convolution's padding and dilation of the input, on the axes of space."""
+        parameters = self.parameters
+        space = [
+            (low, high, dilation - 1)
+            for (low, high), dilation in zip(
+                parameters["padding"], parameters["lhs_dilation"], strict=True
+            )
+        ]
+        before = [(0, 0, 0)] * (array.ndim - num_behind - len(space))
+        config = [*before, *space, *[(0, 0, 0)] * num_behind]
+        return jax.lax.pad(array, jnp.zeros((), array.dtype), config)

@@ -199,19 +199,18 @@ def _sum_of_squares(traced: Traced, done: Pass) -> Any:
 
 
 def _squares_of_leaf(traced: Traced, done: Pass, leaf: int) -> jax.Array:
-    groups = traced.plan.leaves[leaf].groups
-    positions = sum(use.sizes.positions for group in groups for use in group)
+    plan = traced.plan.leaves[leaf]
 
     def one(inputs, cotangents):
         factors = factors_of(traced, leaf, inputs, cotangents)
         gradients = [_algebra.instantiate(group) for group in factors]
         return sum_of_groups(traced, leaf, gradients) ** 2, ()
 
-    if positions > 1:
-        return reduce_examples(one, *recorded(traced, done, leaf), matrices=True)[0]
-    # (a_i d_o)^2 = a_i^2 d_o^2: one matrix product for the whole batch.
-    (group,) = groups
+    if sum(map(len, plan.groups)) > 1 or plan.num_positions > 1:
+        found = recorded(traced, done, leaf)
+        return reduce_examples(one, *found, matrices=plan.num_positions > 1)[0]
 
+    # (a_i d_o)^2 = a_i^2 d_o^2: one matrix product for the whole batch.
     def squared(inputs, cotangents):
         ((use,),) = factors_of(traced, leaf, inputs, cotangents)
         return trees.promote(use.rows())[:, 0] ** 2, trees.promote(use.d)[:, 0] ** 2

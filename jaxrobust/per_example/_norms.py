@@ -141,13 +141,13 @@ def _norms_of_leaf(
     def one(inputs, cotangents):
         groups = factors_of(traced, leaf, inputs, cotangents)
         if plan.method == "factors":
-            return {}, sum(map(_algebra.squared_norm, groups))
+            return [], sum(map(_algebra.squared_norm, groups))
         gradients = [_algebra.instantiate(group) for group in groups]
-        formed = {leaf: sum_of_groups(traced, leaf, gradients)} if with_sum else {}
-        return formed, sum(map(square, gradients))
+        return gradients if with_sum else [], sum(map(square, gradients))
 
-    positions = sum(use.sizes.positions for group in plan.groups for use in group)
-    return reduce_examples(one, *recorded(traced, done, leaf), matrices=positions > 1)
+    found = recorded(traced, done, leaf)
+    formed, squared = reduce_examples(one, *found, matrices=plan.num_positions > 1)
+    return {leaf: sum_of_groups(traced, leaf, formed)} if formed else {}, squared
 
 
 def sum_of_groups(traced: Traced, leaf: int, gradients: list[jax.Array]) -> jax.Array:

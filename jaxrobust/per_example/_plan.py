@@ -34,6 +34,11 @@ class Leaf:
     reason: str = ""  # why it is not done by factors
     cost: int = 0  # multiply-adds per example, besides those of the pass itself
 
+    @property
+    def num_positions(self) -> int:
+        """Positions of all uses together; with one, the gradient is an outer product."""
+        return sum(use.sizes.positions for group in self.groups for use in group)
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:

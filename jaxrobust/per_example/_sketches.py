@@ -1,6 +1,5 @@
 """Random sketches of per-example gradients, from the factors of the gradients."""
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -8,36 +7,35 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrobust import trees
 from jaxrobust.per_example import _algebra
 from jaxrobust.per_example._backward import Pass, factors_of, map_chunks, recorded, run
 from jaxrobust.per_example._batching import reduce_examples
 from jaxrobust.per_example._plan import Leaf
+from jaxrobust.per_example._projection import (
+    RowMatrices,
+    Shape,
+    matrices,
+    num_signs,
+    signs_from,
+)
 from jaxrobust.per_example._trace import LossFn, Traced, trace
-from jaxrobust.per_example._uses import Factors, Sizes
+from jaxrobust.per_example._uses import Factors, Sizes, Use
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 # What the projections of a leaf may cost, in multiply-adds per position: relative to its own size,
-# and to the size of all leaves together.
-_OWN_BUDGET, _COMMON_BUDGET = 0.35, 0.05
+# and to the size of all leaves together. A convolution shares its weights among so many positions
+# that it would be the most of the cost if it might use as much of the latter.
+_OWN_BUDGET = {"dot": 0.35, "lookup": 0.35, "conv": 0.2}
+_COMMON_BUDGET = {"dot": 0.05, "lookup": 0.05, "conv": 0.01}
 # The number of positions that this is weighed for; not the actual one, see `sketch_shapes`.
 _TYPICAL_POSITIONS = {"dot": 1, "lookup": 1, "conv": 256}
+# The most blocks of P and Q whose products are found among those of all pairs of blocks.
+_FEW_BLOCKS = 4
 # Of leaves whose gradients are formed, the most entries that are sketched by one dense matrix.
 _DENSE_SIZE = 4096
-
-
-@dataclasses.dataclass(frozen=True)
-class Shape:
-    """A sketch of ``blocks * rank**2`` numbers: P^T G Q for as many blocks of P, Q of that rank."""
-
-    blocks: int
-    rank: int
-
-    @property
-    def width(self) -> int:
-        """Columns of all blocks of P together."""
-        return self.blocks * self.rank
 
 
 def sketches(
@@ -67,15 +65,19 @@ def sketches(
 
       The variance of :math:`\langle s, s'\rangle` over keys is at most
 
-      .. math:: \sum_l \frac{(1+2/k_l)^2 \|g_l\|^2\|g'_l\|^2 - \langle g_l,g'_l\rangle^2}{r/k_l^2}
+      .. math:: \sum_l \frac{(1+2/c_l)(1+2/k_l) \|g_l\|^2\|g'_l\|^2 - \langle g_l,g'_l\rangle^2}
+                             {r/k_l^2}
                 + \frac1r \sum_{l\ne m} \big(\|g_l\|^2\|g'_m\|^2
                 + \langle g_l,g'_l\rangle\langle g_m,g'_m\rangle\big),
 
-      where :math:`k_l`, 1 to 16, is the rank of the leaf's Kronecker blocks: 1 where the leaf is
-      large enough to pay for it, more where projections would cost more than about a third of the
-      products with the leaf. A leaf of at most ``dim`` entries adds nothing to the first sum; one
-      of at most 4096 whose gradient is formed anyway adds at most
-      :math:`2\|g_l\|^2\|g'_l\|^2/r`.
+      where :math:`k_l`, 1 to 16, is the rank of the leaf's Kronecker blocks: the smallest of which
+      projections cost no more than about a third of the products with the leaf, a fifth for a
+      convolution, or of what all leaves together allow; 16 if none does, and for leaves of more
+      than 4096 entries whose gradients are formed anyway. :math:`c_l=k_l`, but for the kernel of a
+      convolution over K taps :math:`\max(1, \lfloor k_l/K\rfloor)`, for there a column of P looks
+      at few taps; the bound is met only if all of the gradient is in one tap. A leaf of at most
+      ``dim`` entries adds nothing to the first sum; one of at most 4096 whose gradient is formed
+      anyway adds at most :math:`2\|g_l\|^2\|g'_l\|^2/r`.
 
     Raises:
       ValueError: if ``dim`` is not a positive integer; at the call, as :func:`gradients`.
@@ -123,11 +125,20 @@ def _leaves(traced: Traced) -> range:
 
 
 def _draw_words(key: jax.Array, counts: list[int]) -> list[jax.Array]:
-    """Random words for every leaf, from one draw: a generator takes long to compile."""
-    # Seen as a constant the key would have XLA draw all of them while it compiles.
-    words = jax.random.bits(jax.lax.optimization_barrier(key), (sum(counts),), jnp.uint32)
+    """Random words for every leaf, from one draw: a generator takes long to compile.
+
+    With a key that is known while tracing they are drawn then, once, and not in every call.
+    """
     ends = list(itertools.accumulate(counts))
-    return [words[end - count : end] for end, count in zip(ends, counts, strict=True)]
+    with jax.ensure_compile_time_eval():
+        # Seen as a constant of the program, the key would have XLA draw them while it compiles.
+        known = not isinstance(key, jax.core.Tracer)
+        key = key if known else jax.lax.optimization_barrier(key)
+        words = jax.random.bits(key, (ends[-1],), jnp.uint32)
+        words = np.asarray(words) if known else words
+    # The barriers keep XLA from computing with constants, and from drawing again for each leaf.
+    parts = [words[end - count : end] for end, count in zip(ends, counts, strict=True)]
+    return [jax.lax.optimization_barrier(jnp.asarray(part)) for part in parts]
 
 
 def _num_words(traced: Traced, leaf: int, shapes: dict, dim: int) -> int:
@@ -146,7 +157,7 @@ def _num_words(traced: Traced, leaf: int, shapes: dict, dim: int) -> int:
 
 
 def _num_signs(size: Sizes, shape: Shape) -> int:
-    return (size.blocks * size.rows + size.columns) * shape.width
+    return num_signs(size.blocks, size.rows, size.columns, shape)
 
 
 def _num_words_of_array(shape: tuple[int, ...], dim: int) -> int:
@@ -178,41 +189,34 @@ def sketch_shapes(traced: Traced, dim: int) -> dict[tuple[int, int], Shape]:
         for leaf in traced.plan.leaves_by("factors", "instantiate")
         for number, group in enumerate(traced.plan.leaves[leaf].groups)
     }
-    common = _COMMON_BUDGET * sum(use.layout.size for use in firsts.values())
-    return {
-        at: _shape(use.sizes, _TYPICAL_POSITIONS[use.site.kind], dim, common)
-        for at, use in firsts.items()
-    }
+    total = sum(use.layout.size for use in firsts.values())
+    return {at: _shape(use, dim, total) for at, use in firsts.items()}
 
 
-def _shape(size: Sizes, positions: int, dim: int, common: float) -> Shape:
+def _shape(use: Use, dim: int, total: int) -> Shape:
     """The smallest rank that the budgets allow: it has the least variance."""
-    entries = size.blocks * size.rows * size.columns
-    budget = positions * max(_OWN_BUDGET * entries, common)
+    kind, positions = use.site.kind, _TYPICAL_POSITIONS[use.site.kind]
+    own = use.sizes.blocks * use.sizes.rows * use.sizes.columns
+    budget = positions * max(_OWN_BUDGET[kind] * own, _COMMON_BUDGET[kind] * total)
     for rank in _ranks(dim):
-        shape = Shape(dim // rank**2, rank)
-        if min(_costs(size._replace(positions=positions), shape)) <= budget:
+        shape = Shape(dim // rank**2, rank, use.num_taps)
+        if min(_costs(use.sizes._replace(positions=positions), positions, shape)) <= budget:
             break
     return shape
 
 
-def _costs(size: Sizes, shape: Shape) -> tuple[int, int]:
+def _costs(size: Sizes, pixels: int, shape: Shape) -> tuple[int, int]:
     """Multiply-adds of a sketch: from projected factors, and from the gradient formed."""
     blocks, positions, rows, columns = size
     last = shape.blocks * shape.rank**2
-    projected = blocks * positions * ((rows + columns) * shape.width + last)
+    of_rows = min(shape.pixel_cost(pixels), shape.window_cost(positions)) * rows // shape.num_taps
+    projected = blocks * (of_rows + positions * (columns * shape.width + last))
     formed = blocks * rows * columns * (positions + shape.width) + columns * last
     return projected, formed
 
 
 def _ranks(dim: int) -> list[int]:
     return [rank for rank in (1, 2, 4, 8, 16) if dim % rank**2 == 0]
-
-
-def _signs(words: jax.Array, size: int) -> jax.Array:
-    """Random signs ``(size,)``, float32, from the bits of random words."""
-    bits = (words[:, None] >> jnp.arange(32, dtype=jnp.uint32)[None, :]) & 1
-    return (1.0 - 2.0 * bits.astype(jnp.float32)).reshape(-1)[:size]
 
 
 def _of_leaf(
@@ -232,64 +236,69 @@ def _of_leaf(
         shape, size = shapes[leaf, number], group[0].sizes
         count = _num_signs(size, shape)
         end = begin + -(-count // 32)
-        left, right = _matrices(_signs(words[begin:end], count), size, shape)
+        left, right = _matrices(signs_from(words[begin:end], count), size, shape)
         begin = end
+        contract = _from_factors if _is_projected(group, shape) else _from_gradient
 
-        positions = sum(use.sizes.positions for use in group)
-        projected, formed = _costs(size._replace(positions=positions), shape)
-        contract = _from_factors if projected <= formed else _from_gradient
-
-        def one(inputs, cotangents, number=number, contract=contract, maps=(left, right, shape)):
+        def one(inputs, cotangents, number=number, contract=contract, maps=(left, right)):
             uses = factors_of(traced, leaf, inputs, cotangents)[number]
             return (), contract(uses, *maps)
 
-        total = total + reduce_examples(one, *found, matrices=positions > 1)[1]
+        # Factors are projected by one product for the whole batch.
+        total = total + reduce_examples(one, *found, matrices=contract is _from_gradient)[1]
     return total
 
 
-def _matrices(signs: jax.Array, size: Sizes, shape: Shape) -> tuple[jax.Array, jax.Array]:
-    """P ``(blocks, rows, width)`` and Q ``(columns, width)``, scaled."""
-    count = size.blocks * size.rows * shape.width
-    # 1/sqrt(blocks) for the mean over blocks and 1/rank for that over the entries of each.
-    left = signs[:count] / (math.sqrt(shape.blocks) * shape.rank)
-    return (
-        left.reshape(size.blocks, size.rows, shape.width),
-        signs[count:].reshape(size.columns, shape.width),
+def _is_projected(group: Sequence[Use], shape: Shape) -> bool:
+    """Whether factors are projected, instead of the gradient that is formed from them."""
+    positions, pixels = (
+        sum(counts)
+        for counts in zip(
+            *((use.sizes.positions, use.num_pixels or use.sizes.positions) for use in group),
+            strict=True,
+        )
     )
+    projected, formed = _costs(group[0].sizes._replace(positions=positions), pixels, shape)
+    return projected <= formed
 
 
-def _from_factors(
-    uses: Sequence[Factors], left: jax.Array, right: jax.Array, shape: Shape
-) -> jax.Array:
+def _matrices(signs: jax.Array, size: Sizes, shape: Shape) -> tuple[RowMatrices, jax.Array]:
+    return matrices(signs, size.blocks, size.rows, size.columns, shape)
+
+
+def _from_factors(uses: Sequence[Factors], left: RowMatrices, right: jax.Array) -> jax.Array:
     """sum_t (P^T a_t)(Q^T d_t)^T for each block of P and Q, flattened."""
-    total = jnp.zeros(())
+    total, shape = jnp.zeros(()), left.shape
     for use in uses:
         dtype = trees.accumulator(use.d.dtype)
         a = use.project(left)
         d = jnp.einsum(
             "gto,ok->gtk", use.d, right, precision=_HIGHEST, preferred_element_type=dtype
         )
-        a = a.reshape(-1, shape.blocks, shape.rank)
-        d = d.reshape(-1, shape.blocks, shape.rank)
-        if shape.blocks == 1:
-            product = jnp.matmul(a[:, 0].T, d[:, 0], precision=_HIGHEST)
+        a = a.reshape(-1, shape.width)
+        d = d.reshape(-1, shape.width)
+        if shape.blocks <= _FEW_BLOCKS:  # all pairs of blocks in one product, for the equal pairs
+            pairs = jnp.matmul(a.T, d, precision=_HIGHEST)
+            pairs = pairs.reshape(shape.blocks, shape.rank, shape.blocks, shape.rank)
+            product = jnp.stack([pairs[i, :, i] for i in range(shape.blocks)])
         else:  # small matrices: elementwise is faster than many small products
+            a = a.reshape(-1, shape.blocks, shape.rank)
+            d = d.reshape(-1, shape.blocks, shape.rank)
             product = jnp.sum(a[..., :, None] * d[..., None, :], axis=0)
         total = total + product.reshape(-1)
     return total
 
 
-def _from_gradient(
-    uses: Sequence[Factors], left: jax.Array, right: jax.Array, shape: Shape
-) -> jax.Array:
+def _from_gradient(uses: Sequence[Factors], left: RowMatrices, right: jax.Array) -> jax.Array:
     """P^T G Q for each block of P and Q, flattened, with the gradient formed."""
     gradient = _algebra.instantiate(uses)
-    return _of_matrix(gradient.reshape(-1, gradient.shape[-1]), left, right, shape)
+    return _of_matrix(gradient.reshape(-1, gradient.shape[-1]), left, right)
 
 
-def _of_matrix(matrix: jax.Array, left: jax.Array, right: jax.Array, shape: Shape) -> jax.Array:
-    half = jnp.matmul(left.reshape(matrix.shape[0], -1).T, matrix, precision=_HIGHEST)
-    half = half.reshape(shape.blocks, shape.rank, -1)
+def _of_matrix(matrix: jax.Array, left: RowMatrices, right: jax.Array) -> jax.Array:
+    shape = left.shape
+    dense = left.dense().reshape(matrix.shape[0], -1)
+    half = jnp.matmul(dense.T, matrix, precision=_HIGHEST).reshape(shape.blocks, shape.rank, -1)
     if shape.rank == 1:
         return jnp.sum(half[:, 0] * right.T, axis=1)
     right = right.reshape(-1, shape.blocks, shape.rank)
@@ -304,13 +313,13 @@ def _of_arrays(words: jax.Array, gradients: jax.Array, dim: int) -> jax.Array:
     if size <= dim:
         # Entry by entry, with random signs, from a random place on: exact within the leaf.
         place = words[0] % dim
-        signed = jnp.pad(flat * _signs(words[1:], size)[None, :], ((0, 0), (0, dim - size)))
+        signed = jnp.pad(flat * signs_from(words[1:], size)[None, :], ((0, 0), (0, dim - size)))
         return jnp.roll(signed, place.astype(jnp.int32), axis=1)
     if size <= _DENSE_SIZE:
-        matrix = _signs(words, size * dim).reshape(size, dim) / math.sqrt(dim)
+        matrix = signs_from(words, size * dim).reshape(size, dim) / math.sqrt(dim)
         return jnp.matmul(flat, matrix, precision=_HIGHEST)
     rank = max(_ranks(dim))
     shape = Shape(dim // rank**2, rank)
     sizes = Sizes(1, 1, size // columns, columns)
-    left, right = _matrices(_signs(words, _num_signs(sizes, shape)), sizes, shape)
-    return jax.vmap(lambda g: _of_matrix(g.reshape(sizes.rows, columns), left, right, shape))(flat)
+    left, right = _matrices(signs_from(words, _num_signs(sizes, shape)), sizes, shape)
+    return jax.vmap(lambda g: _of_matrix(g.reshape(sizes.rows, columns), left, right))(flat)

@@ -22,10 +22,10 @@ from jaxrobust import trees
 from jaxrobust.per_example._arrange import arrange
 from jaxrobust.per_example._convolution import Convolution
 from jaxrobust.per_example._interpret import narrow_axis
+from jaxrobust.per_example._projection import RowMatrices
 from jaxrobust.per_example._sites import Site
 from jaxrobust.per_example._views import Piece, Strided, shape_of
 
-_HIGHEST = jax.lax.Precision.HIGHEST
 Axes = tuple[tuple[int, int], ...]  # (length, stride in the leaf) of each axis
 
 
@@ -61,6 +61,8 @@ class Use:
     layout: Layout
     sizes: Sizes
     factors: Callable[[jax.Array, jax.Array], "Factors"]  # of one example's input and cotangent
+    num_taps: int = 1  # of a convolution: rows are ``(taps, channels)``
+    num_pixels: int = 0  # of a convolution: positions of its input
 
     def swapped(self) -> "Use":
         """The use with rows and columns exchanged; for products."""
@@ -88,7 +90,7 @@ class Factors:
     a: jax.Array | None = None  # (blocks, positions, rows)
     index: jax.Array | None = None  # (positions,) int
     unfold: Callable[[], jax.Array] | None = None  # makes `a`: the windows of a convolution
-    convolve: Callable[[jax.Array], jax.Array] | None = None  # with unfold: see `project`
+    project_windows: Callable[[RowMatrices], jax.Array] | None = None  # with unfold: see `project`
 
     def rows(self) -> jax.Array:
         """``a``, made if it was not there."""
@@ -98,16 +100,13 @@ class Factors:
             return self.unfold()
         return jax.nn.one_hot(self.index, self.num_rows, dtype=self.d.dtype)[None]
 
-    def project(self, matrices: jax.Array) -> jax.Array:
-        """``a @ matrices``, with one ``(rows, k)`` matrix per block: ``(blocks, positions, k)``."""
-        if self.convolve is not None:
-            return self.convolve(matrices)
+    def project(self, matrices: RowMatrices) -> jax.Array:
+        """``a @ matrices``, ``(blocks, positions, width)``."""
+        if self.project_windows is not None:
+            return self.project_windows(matrices)
         if self.index is not None:
-            return matrices.at[:, self.index].get(mode="fill", fill_value=0)
-        dtype = trees.accumulator(self.d.dtype)
-        return jnp.einsum(
-            "gti,gik->gtk", self.a, matrices, precision=_HIGHEST, preferred_element_type=dtype
-        )
+            return matrices.dense().at[:, self.index].get(mode="fill", fill_value=0)
+        return matrices.of_rows(self.rows(), trees.accumulator(self.d.dtype))
 
 
 def to_leaf(gradient: jax.Array, layout: Layout, shape: tuple[int, ...]) -> jax.Array:
@@ -252,7 +251,8 @@ def _convolution(site: Site, piece: Piece) -> Use:
             geometry.columns(cotangent),
             math.prod(n for n, _ in layout.rows),
             unfold=functools.partial(geometry.unfold, data),
-            convolve=functools.partial(geometry.convolve, data),
+            project_windows=functools.partial(geometry.project, data),
         )
 
-    return Use(site, piece, layout, _sizes(layout, geometry.num_positions), factors)
+    sizes = _sizes(layout, geometry.num_positions)
+    return Use(site, piece, layout, sizes, factors, geometry.num_taps, geometry.num_pixels)

@@ -7,6 +7,7 @@ import pytest
 
 from jaxrobust import per_example
 from jaxrobust.per_example import _gram, _plan, _sketches, _trace
+from jaxrobust.per_example._projection import Shape
 from tests.per_example import oracles
 from tests.per_example.cases import CASES, B, normal
 
@@ -125,8 +126,9 @@ def variance_bound(loss, params, batch, dim):
             continue  # kept whole
         plan = traced.plan.leaves[number]
         if plan.groups:
-            rank = max(shapes[number, g].rank for g in range(len(plan.groups)))
-            within += ((1 + 2 / rank) ** 2 * square - gram**2) / (dim / rank**2)
+            shape = max((shapes[number, g] for g in range(len(plan.groups))), key=lambda s: s.rank)
+            rank, rows = shape.rank, shape.columns_per_tap
+            within += ((1 + 2 / rank) * (1 + 2 / rows) * square - gram**2) / (dim / rank**2)
             if len(plan.groups) > 1:  # maps of their own: pairs of groups are as pairs of leaves
                 within += 2 * square / dim
         else:
@@ -161,15 +163,53 @@ def test_the_same_key_gives_the_same_map():
     np.testing.assert_allclose(sketch(w, x), halves, rtol=1e-4, atol=1e-5)
 
 
-def test_projected_and_formed_gradients_have_the_same_sketch(monkeypatch):
-    for name in ("convolution_grouped", "convolutions_in_a_loop", "sequence_short"):
-        loss, params, batch, _ = exact(name)
-        sketch = per_example.sketches(loss, key=jax.random.key(0), dim=4)
-        found = {}
-        for formed in (0, 1):
-            monkeypatch.setattr(_sketches, "_costs", lambda *_, formed=formed: (formed, 1 - formed))
-            found[formed] = sketch(params, batch)
-        np.testing.assert_allclose(found[0], found[1], rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("dim", [4, 128])  # kernels of more taps than the rank, and of fewer
+@pytest.mark.parametrize(
+    "name",
+    [
+        "convolution_grouped",
+        "convolutions_in_a_loop",
+        "convolution_transposed",
+        "convolution_strided_and_padded",
+        "convolution_odd_layouts",
+        "convolution_3d",
+        "sequence_short",
+    ],
+)
+def test_all_ways_to_a_sketch_lead_to_the_same(name, dim, monkeypatch):
+    loss, params, batch, _ = exact(name)
+    sketch = per_example.sketches(loss, key=jax.random.key(0), dim=dim)
+    monkeypatch.setattr(_sketches, "_is_kept_whole", lambda *_: False)
+    found = {}
+    for way, costs in {
+        "pixels projected": (0, 1, 2),
+        "windows projected": (1, 0, 2),
+        "formed": (2, 2, 0),
+    }.items():
+        monkeypatch.setattr(Shape, "pixel_cost", lambda *_, costs=costs: costs[0])
+        monkeypatch.setattr(Shape, "window_cost", lambda *_, costs=costs: costs[1])
+        monkeypatch.setattr(
+            _sketches, "_is_projected", lambda *_, costs=costs: min(costs[:2]) < costs[2]
+        )
+        monkeypatch.setattr(_sketches, "sketch_shapes", shapes_of_one_rank(dim))
+        found[way] = sketch(params, batch)
+    scale = float(np.max(np.abs(found["formed"])))
+    for way in ("pixels projected", "windows projected"):
+        np.testing.assert_allclose(found[way], found["formed"], rtol=1e-4, atol=1e-5 * scale)
+
+
+def shapes_of_one_rank(dim):
+    """Shapes that do not depend on costs, with two blocks or more."""
+
+    def shapes(traced, dim=dim):
+        rank = {4: 1, 128: 8}[dim]
+        return {
+            (leaf, number): Shape(dim // rank**2, rank, group[0].num_taps)
+            for leaf in traced.plan.leaves_by("factors", "instantiate")
+            for number, group in enumerate(traced.plan.leaves[leaf].groups)
+        }
+
+    return shapes
 
 
 def test_the_ranks_follow_the_budget():
@@ -178,10 +218,10 @@ def test_the_ranks_follow_the_budget():
         traced = _trace.trace(loss, normal(rows, columns), normal(B, rows), has_aux=False)
         return _sketches.sketch_shapes(traced, dim)[0, 0]
 
-    assert shape(4000, 4000) == _sketches.Shape(256, 1)  # (8000) * 256 is 13 % of the entries
-    assert shape(1000, 1000) == _sketches.Shape(64, 2)  # 51 % with rank 1, 26 % with rank 2
-    assert shape(20, 20) == _sketches.Shape(1, 16)
-    assert shape(20, 20, dim=10) == _sketches.Shape(10, 1)  # 10 has no square factor
+    assert shape(4000, 4000) == Shape(256, 1)  # (8000) * 256 is 13 % of the entries
+    assert shape(1000, 1000) == Shape(64, 2)  # 51 % with rank 1, 26 % with rank 2
+    assert shape(20, 20) == Shape(1, 16)
+    assert shape(20, 20, dim=10) == Shape(10, 1)  # 10 has no square factor
 
 
 def test_sketches_with_aux():
