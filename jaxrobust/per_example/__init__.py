@@ -4,12 +4,14 @@ All functions take ``loss_fn(params, example) -> ()``, the loss of *one* example
 axis: a plain JAX function. Models of Flax (Linen and NNX), Equinox and Haiku become one in a line::
 
     loss_fn = lambda params, ex: loss(model.apply(params, ex["x"]), ex["y"])  # Linen, and Haiku
-    graphdef, params = nnx.split(model)  # NNX
-    loss_fn = lambda params, ex: loss(nnx.merge(graphdef, params)(ex["x"]), ex["y"])
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)  # NNX
+    loss_fn = lambda params, ex: loss(nnx.merge(graphdef, params, rest)(ex["x"]), ex["y"])
     params, static = eqx.partition(model, eqx.is_inexact_array)  # Equinox
     loss_fn = lambda params, ex: loss(eqx.combine(params, static)(ex["x"]), ex["y"])
 
-(for Haiku, with ``hk.without_apply_rng``). What they return is a function of ``(params, batch)``,
+(for Haiku, with ``hk.without_apply_rng``; for a Linen model with running statistics ``params`` is
+``variables["params"]``, and ``model.apply({**variables, "params": params}, ...)``, for all that is
+in ``params`` counts as a parameter). What they return is a function of ``(params, batch)``,
 made for ``jit``; the leaves of ``batch`` have a leading axis B. With :math:`g_i` the gradient of
 example i with respect to all params:
 
@@ -22,7 +24,7 @@ example i with respect to all params:
 :func:`gram`                     :math:`\langle g_i, g_j\rangle` for all pairs, exactly
 :func:`moments`                  mean, noise and signal; :func:`update_moments` for many batches
 :func:`explain`                  what is done for which leaf, and its cost
-:func:`check`                    all of it against the slow twin, for your model
+:func:`check`                    norms by leaf against the slow twin, for your model
 ===============================  ==========================================================
 
 How: the loss is traced to a program, and every operation found where a parameter meets the data.

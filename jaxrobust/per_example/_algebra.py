@@ -54,6 +54,18 @@ def inner(first: Factors, second: Factors) -> jax.Array:
     return jnp.sum(_pairs(first.rows(), second.rows()) * columns)
 
 
+def inner_with(use: Factors, matrix: jax.Array) -> jax.Array:
+    """Inner product of a gradient with an array ``(blocks, rows, columns)``, ``()``."""
+    dtype = _accumulator(use.d)
+    if use.index is not None:
+        rows = matrix.at[:, use.index].get(mode="fill", fill_value=0)
+    else:
+        rows = jnp.einsum(
+            "gti,gio->gto", use.rows(), matrix, precision=_HIGHEST, preferred_element_type=dtype
+        )
+    return jnp.sum(rows.astype(dtype) * use.d.astype(dtype))
+
+
 def merge(uses: Sequence[Factors]) -> list[Factors]:
     """The same gradient by fewer uses: those of one kind become one with more positions."""
     looked_up = [(use, use.index) for use in uses if use.index is not None]

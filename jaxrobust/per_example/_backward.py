@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust.per_example._batching import map_in_chunks
+from jaxrobust.per_example._devices import is_sharded, vary_like
 from jaxrobust.per_example._interpret import Arrays, evaluate
 from jaxrobust.per_example._plan import EXPAND_BYTES
 from jaxrobust.per_example._trace import Traced, explained
@@ -45,7 +46,7 @@ def run(traced: Traced, differentiate: Collection[int] = ()) -> Pass:
         return copies, probes
 
     # Mapped over the batch, they are sharded as the batch is.
-    copies, probes = jax.vmap(start)(traced.batch)
+    copies, probes = vary_like(jax.vmap(start)(traced.batch), traced.batch)
 
     def total(direct, copies, probes):
         def one(example, copies, probes):
@@ -104,6 +105,10 @@ def map_chunks(
     if not summed:
         return map_in_chunks(one, traced.batch, max(1, EXPAND_BYTES // each))
 
+    if is_sharded(traced.batch[0]):
+        found = jax.vmap(one)(traced.batch)
+        return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), found)
+
     def add(total, example):
         return jax.tree.map(jnp.add, total, one(example)), ()
 
@@ -111,4 +116,4 @@ def map_chunks(
         lambda s: jnp.zeros(s.shape, s.dtype),
         jax.eval_shape(one, [leaf[0] for leaf in traced.batch]),
     )
-    return jax.lax.scan(add, start, traced.batch)[0]
+    return jax.lax.scan(add, vary_like(start, traced.batch), traced.batch)[0]

@@ -5,33 +5,51 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxrobust.per_example._devices import is_sharded, on_each_device, vary_like
 
 
 def reduce_examples(
-    one: Callable[..., tuple[Any, Any]], *batched: Any, matrices: bool
+    one: Callable[..., tuple[Any, Any]], *batched: Any, matrices: bool, shared: Any = None
 ) -> tuple[Any, Any]:
     """Applies ``one`` to every example; sums its first result over them, stacks its second.
 
     Args:
-      one: from one example's arrays to ``(what is summed, what is kept)``, both trees of arrays.
+      one: from one example's arrays, and ``shared`` if given, to ``(what is summed, what is
+        kept)``, both trees of arrays. It closes over no arrays.
       *batched: trees of arrays ``(B, ...)``.
       matrices: whether ``one`` multiplies matrices.
+      shared: tree of arrays that it needs for every example.
 
     Returns:
       The sums, and the stacked ``(B, ...)``.
     """
-    if not (matrices and _one_by_one()) or is_sharded(jax.tree.leaves(batched)[0]):
-        summed, kept = jax.vmap(one)(*batched)
+
+    def reduce(batched, shared):
+        of_one = one if shared is None else lambda *example: one(*example, shared)
+        if matrices and _one_by_one():
+            return _reduce_one_by_one(of_one, batched)
+        summed, kept = jax.vmap(of_one)(*batched)
         return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), summed), kept
 
+    return on_each_device(reduce, batched, shared)
+
+
+def map_examples(one: Callable[..., Any], *batched: Any, shared: Any = None) -> Any:
+    """As :func:`reduce_examples`, with all results stacked and none summed."""
+    return reduce_examples(
+        lambda *arrays: ((), one(*arrays)), *batched, matrices=False, shared=shared
+    )[1]
+
+
+def _reduce_one_by_one(one: Callable[..., tuple[Any, Any]], batched: Any) -> tuple[Any, Any]:
     def step(total, example):
         summed, kept = one(*example)
         return jax.tree.map(jnp.add, total, summed), kept
 
     first = jax.tree.map(lambda leaf: leaf[0], batched)
     start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(one, *first)[0])
-    return jax.lax.scan(step, start, batched)
+    return jax.lax.scan(step, vary_like(start, batched), batched)
 
 
 def _one_by_one() -> bool:
@@ -51,22 +69,3 @@ def map_in_chunks(one: Callable[[Any], Any], batch: Any, chunk_size: int) -> Any
     if chunk_size >= leaves[0].shape[0] or is_sharded(leaves[0]):
         return jax.vmap(one)(batch)
     return jax.lax.map(one, batch, batch_size=chunk_size)
-
-
-def is_sharded(array: jax.Array) -> bool:
-    """Whether the first axis is sharded over explicit mesh axes."""
-    spec = jax.typeof(array).sharding.spec
-    return len(spec) > 0 and spec[0] is not None
-
-
-def bring_together(tree: Any) -> Any:
-    """Arrays ``(B, ...)`` with all examples on every device, where that must be said explicitly."""
-
-    def whole(array):
-        if not is_sharded(array):
-            return array
-        sharding = jax.typeof(array).sharding
-        spec = PartitionSpec(None, *sharding.spec[1:])
-        return jax.sharding.reshard(array, NamedSharding(sharding.mesh, spec))
-
-    return jax.tree.map(whole, tree)

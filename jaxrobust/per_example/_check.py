@@ -11,7 +11,7 @@ import numpy as np
 from jaxrobust import trees
 from jaxrobust.per_example._gradients import gradients
 from jaxrobust.per_example._norms import norms
-from jaxrobust.per_example._trace import LossFn, check_batch
+from jaxrobust.per_example._trace import LossFn, check_batch, leaf_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ def check(
         whole = np.sqrt(sum(norm**2 for norm in exact))
         scale = np.where(whole > 0, whole, 1)
         errors = {
-            jax.tree_util.keystr(path): float(np.max(np.abs(np.asarray(ours) - norm) / scale))
+            leaf_name(path): float(np.max(np.abs(np.asarray(ours) - norm) / scale))
             for (path, _), ours, norm in zip(with_paths, fast, exact, strict=True)
         }
         dtype = jnp.result_type(*jax.tree.leaves(params))

@@ -19,7 +19,7 @@ _MEANING = {
 class Row:
     """One leaf of the params."""
 
-    leaf: str  # its path, as in jax.tree_util.keystr
+    leaf: str  # its path, as in jax.tree_util.keystr; "params" if they are one array
     shape: tuple[int, ...]
     method: str  # "factors", "instantiate", "expand", "chunks" or "unused"
     sites: tuple[str, ...]  # the operations that use it, with the lengths of the loops around

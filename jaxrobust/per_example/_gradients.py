@@ -6,7 +6,8 @@ from typing import Any
 import jax
 
 from jaxrobust.per_example._batching import map_in_chunks
-from jaxrobust.per_example._trace import LossFn, check_loss
+from jaxrobust.per_example._devices import vary_alike
+from jaxrobust.per_example._trace import LossFn, check_loss, positive_integer
 
 
 def gradients(
@@ -36,11 +37,12 @@ def gradients(
       TypeError: at the call, if a leaf of ``params`` or the loss is not real floating, or a leaf of
         ``batch`` is no array.
     """
-    if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
-        raise ValueError(f"chunk_size must be an integer of at least 1, or None, got {chunk_size}")
+    if chunk_size is not None:
+        chunk_size = positive_integer("chunk_size", chunk_size)
 
     def per_example_gradients(params: Any, batch: Any) -> Any:
-        batch_size = check_loss(loss_fn, params, batch, has_aux=has_aux)
+        batch_size, _ = check_loss(loss_fn, params, batch, has_aux=has_aux)
+        params, batch = vary_alike((params, batch))
 
         def one(example):
             return jax.grad(loss_fn, has_aux=has_aux)(params, example)

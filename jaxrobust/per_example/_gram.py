@@ -1,5 +1,6 @@
 """Inner products of all pairs of per-example gradients."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +11,9 @@ import jax.numpy as jnp
 from jaxrobust import trees
 from jaxrobust.per_example import _algebra
 from jaxrobust.per_example._backward import Pass, factors_of, map_chunks, recorded, run
-from jaxrobust.per_example._batching import bring_together, is_sharded
+from jaxrobust.per_example._batching import map_examples
+from jaxrobust.per_example._devices import bring_together, on_each_device
+from jaxrobust.per_example._norms import aux_of
 from jaxrobust.per_example._plan import EXPAND_BYTES
 from jaxrobust.per_example._trace import LossFn, Traced, trace
 from jaxrobust.per_example._uses import Factors, Use
@@ -18,7 +21,7 @@ from jaxrobust.per_example._uses import Factors, Use
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
-def gram(loss_fn: LossFn) -> Callable[..., jax.Array]:
+def gram(loss_fn: LossFn, *, has_aux: bool = False) -> Callable[..., Any]:
     r"""Inner products :math:`\langle g_i, g_j\rangle` of all pairs of gradients, exactly.
 
     The empirical neural tangent kernel of the loss. From the factors of the gradients where that is
@@ -27,39 +30,49 @@ def gram(loss_fn: LossFn) -> Callable[..., jax.Array]:
 
     Args:
       loss_fn: ``loss_fn(params, example) -> ()``, the loss of one example.
+      has_aux: whether ``loss_fn`` returns ``(loss, aux)``.
 
     Returns:
       A function of ``(params, batch, other=None)``. Without ``other`` it returns the symmetric
       ``(B, B)`` of one batch, else ``(B, B')`` between two batches whose examples have the same
-      shapes; float32 at least.
+      shapes; float32 at least. With ``has_aux``, ``(gram, aux)``, or ``(gram, aux, aux of other)``.
 
     Raises:
       ValueError, TypeError: at the call, as :func:`norms`; ValueError if the examples of ``other``
         have other shapes or dtypes.
     """
 
-    def per_example_gram(params: Any, batch: Any, other: Any = None) -> jax.Array:
-        left = trace(loss_fn, params, batch, has_aux=False)
-        right = left if other is None else trace(loss_fn, params, other, has_aux=False)
+    def per_example_gram(params: Any, batch: Any, other: Any = None) -> Any:
+        left = trace(loss_fn, params, batch, has_aux=has_aux)
+        right = left if other is None else trace(loss_fn, params, other, has_aux=has_aux)
         _check_same_examples(left, right)
         # What is done in chunks may depend on the size of the batch; one plan for both.
         larger = max(left, right, key=lambda traced: traced.batch_size)
         left, right = left.with_plan(larger.plan), right.with_plan(larger.plan)
         left_pass = run(left)
         right_pass = left_pass if other is None else run(right)
-        total = jnp.zeros(())
-        for leaf in left.plan.leaves_by("expand"):
-            total = total + _products(
-                left_pass.expanded[leaf], bring_together(right_pass.expanded[leaf])
-            )
-        for leaf in left.plan.leaves_by("factors", "instantiate"):
-            for number in range(len(left.plan.leaves[leaf].groups)):
-                total = total + _of_group(left, left_pass, right, right_pass, leaf, number)
-        if left.plan.leaves_by("chunks"):
-            total = total + _of_chunks(left, right)
-        return jnp.broadcast_to(total, (left.batch_size, right.batch_size))
+        total = _all_products(left, left_pass, right, right_pass)
+        if not has_aux:
+            return total
+        aux = aux_of(left, left_pass)
+        return (total, aux) if other is None else (total, aux, aux_of(right, right_pass))
 
     return per_example_gram
+
+
+def _all_products(left: Traced, left_pass: Pass, right: Traced, right_pass: Pass) -> jax.Array:
+    """The sum of the inner products over all leaves, ``(B, B')``."""
+    total = jnp.zeros((), trees.accumulator(jnp.result_type(*left.leaves)))
+    for leaf in left.plan.leaves_by("expand"):
+        total = total + _products(
+            left_pass.expanded[leaf], bring_together(right_pass.expanded[leaf])
+        )
+    for leaf in left.plan.leaves_by("factors", "instantiate"):
+        for number in range(len(left.plan.leaves[leaf].groups)):
+            total = total + _of_group(left, left_pass, right, right_pass, leaf, number)
+    if left.plan.leaves_by("chunks"):
+        total = total + _of_chunks(left, right)
+    return jnp.broadcast_to(total, (left.batch_size, right.batch_size))
 
 
 def _check_same_examples(left: Traced, right: Traced) -> None:
@@ -93,26 +106,24 @@ def _of_group(
             (use,) = factors(*found)
             return use.rows()[:, 0], use.d[:, 0]
 
-        (a, d), (other_a, other_d) = jax.vmap(single)(*ours), jax.vmap(single)(*theirs)
+        (a, d), (other_a, other_d) = map_examples(single, *ours), map_examples(single, *theirs)
         return jnp.sum(_by_block(a, other_a) * _by_block(d, other_d), axis=-1)
     if _is_cheaper_formed(group, left.batch_size, right.batch_size):
-        form = jax.vmap(lambda *found: _algebra.instantiate(factors(*found)))
-        return _products(form(*ours), form(*theirs))
+        form = lambda *found: _algebra.instantiate(factors(*found))
+        return _products(map_examples(form, *ours), map_examples(form, *theirs))
 
-    if is_sharded(jax.tree.leaves(ours)[0]):
-        map_rows = jax.vmap
-    else:
-        map_rows = lambda row: lambda found: jax.lax.map(row, found)
+    def rows(ours, theirs):
+        def row(found):
+            uses = _algebra.merge(factors(*found))
+            return jax.vmap(lambda *others: _inner(uses, _algebra.merge(factors(*others))))(*theirs)
 
-    def row(found):
-        uses = _algebra.merge(factors(*found))
-        return jax.vmap(lambda *others: _inner(uses, _algebra.merge(factors(*others))))(*theirs)
+        return (), jax.lax.map(row, ours)
 
-    return map_rows(row)(ours)
+    return on_each_device(rows, ours, theirs)[1]
 
 
 def _inner(uses: Sequence[Factors], others: Sequence[Factors]) -> jax.Array:
-    return sum((_algebra.inner(a, b) for a in uses for b in others), jnp.zeros(()))
+    return functools.reduce(jnp.add, [_algebra.inner(a, b) for a in uses for b in others])
 
 
 def _by_block(first: jax.Array, second: jax.Array) -> jax.Array:

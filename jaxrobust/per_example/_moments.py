@@ -1,5 +1,6 @@
 """Moments of the distribution of per-example gradients, over any number of batches."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,7 +11,9 @@ from jaxrobust import trees
 from jaxrobust.per_example import _algebra
 from jaxrobust.per_example._backward import Pass, factors_of, map_chunks, recorded, run
 from jaxrobust.per_example._batching import reduce_examples
+from jaxrobust.per_example._devices import on_each_device
 from jaxrobust.per_example._norms import (
+    aux_of,
     mean_gradient,
     squared_norms,
     sum_of_groups,
@@ -41,28 +44,35 @@ class Moments(NamedTuple):
     normalized_variance: jax.Array  # (): trace / (trace + signal), in [0, 1]
     # (): mean over entries of variance / second moment; None if squares are not kept
     entrywise_normalized_variance: jax.Array | None
-    dead_entries: jax.Array | None  # (): share of entries whose gradient was 0 in all examples
+    dead_entries: jax.Array | None  # (): share of entries whose gradients were 0 up to rounding
 
 
-def moments(loss_fn: LossFn, *, entrywise: bool = False) -> Callable[[Any, Any], Moments]:
+def moments(
+    loss_fn: LossFn, *, entrywise: bool = False, has_aux: bool = False
+) -> Callable[[Any, Any], Any]:
     r"""Mean gradient, noise and signal of one batch; see :func:`summarize_moments`.
 
     Args:
       loss_fn: ``loss_fn(params, example) -> ()``, the loss of one example.
       entrywise: whether the variance of every entry is wanted as well; it takes as much time again
         as the mean gradient, and memory for one more tree like the params.
+      has_aux: whether ``loss_fn`` returns ``(loss, aux)``.
 
     Returns:
-      A function of ``(params, batch)`` that returns :class:`Moments`.
+      A function of ``(params, batch)`` that returns :class:`Moments`; with ``has_aux``,
+      ``(moments, aux)``, the leaves of ``aux`` with a leading axis B.
 
     Raises:
       ValueError, TypeError: at the call, as :func:`norms`.
     """
-    update = update_moments(loss_fn)
+    update = update_moments(loss_fn, has_aux=has_aux)
 
-    def moments_of(params: Any, batch: Any) -> Moments:
-        state = init_moments(params, entrywise=entrywise)
-        return summarize_moments(update(state, params, batch))
+    def moments_of(params: Any, batch: Any) -> Any:
+        updated = update(init_moments(params, entrywise=entrywise), params, batch)
+        if not has_aux:
+            return summarize_moments(updated)
+        state, aux = updated
+        return summarize_moments(state), aux
 
     return moments_of
 
@@ -76,14 +86,18 @@ def init_moments(params: Any, *, entrywise: bool = False) -> MomentsState:
     return MomentsState(zero, zeros, zero, zeros if entrywise else None)
 
 
-def update_moments(loss_fn: LossFn) -> Callable[[MomentsState, Any, Any], MomentsState]:
+def update_moments(
+    loss_fn: LossFn, *, has_aux: bool = False
+) -> Callable[[MomentsState, Any, Any], Any]:
     """Takes one more batch into account, at the same params; one backward pass.
 
     Args:
       loss_fn: ``loss_fn(params, example) -> ()``, the loss of one example.
+      has_aux: whether ``loss_fn`` returns ``(loss, aux)``.
 
     Returns:
-      A pure function of ``(state, params, batch)``, for use inside ``lax.scan``. Batches may differ
+      A pure function of ``(state, params, batch)`` that returns the new state, or with ``has_aux``
+      ``(state, aux)``; for use inside ``lax.scan``. Batches may differ
       in size; the order does not matter up to rounding. The scatter within a batch is
       ``sum ||g_i||^2 - B ||mean||^2``, so where the signal exceeds the noise by a factor f it loses
       ``log10(f)`` of its digits.
@@ -92,8 +106,8 @@ def update_moments(loss_fn: LossFn) -> Callable[[MomentsState, Any, Any], Moment
       ValueError, TypeError: at the call, as :func:`norms`.
     """
 
-    def update(state: MomentsState, params: Any, batch: Any) -> MomentsState:
-        traced = trace(loss_fn, params, batch, has_aux=False)
+    def update(state: MomentsState, params: Any, batch: Any) -> Any:
+        traced = trace(loss_fn, params, batch, has_aux=has_aux)
         done = run(traced, differentiate=to_differentiate(traced))
         squared, sums = squared_norms(traced, done, with_sums=True)
         mean = trees.promote(mean_gradient(traced, done, sums))
@@ -106,12 +120,13 @@ def update_moments(loss_fn: LossFn) -> Callable[[MomentsState, Any, Any], Moment
         squares = state.squares
         if squares is not None:
             squares = jax.tree.map(jnp.add, squares, _sum_of_squares(traced, done))
-        return MomentsState(
+        updated = MomentsState(
             count,
             trees.add(state.mean, shift, weight=size / count),
             state.scatter + jnp.maximum(scatter, 0) + between,
             squares,
         )
+        return (updated, aux_of(traced, done)) if has_aux else updated
 
     return update
 
@@ -135,8 +150,10 @@ def summarize_moments(state: MomentsState) -> Moments:
 
     Returns:
       :class:`Moments`. ``normalized_variance`` is 1 where the signal is not positive. Entries
-      whose gradient was zero in all examples are left out of ``entrywise_normalized_variance``,
-      which is in ``[0, n/(n-1)]`` and so ends a little above 1 for pure noise.
+      whose gradients are zero up to rounding (root mean square at most 16 eps times the largest
+      of an entry) are left out of ``entrywise_normalized_variance``, which is in
+      ``[0, n/(n-1)]`` and so ends a little above 1 for pure noise. With one example all but
+      ``count``, ``mean`` and ``dead_entries`` is NaN.
 
     Source:
       Faghri et al., arXiv:2007.04532, for average and normalised variance (their estimators are
@@ -156,7 +173,7 @@ def summarize_moments(state: MomentsState) -> Moments:
         mean=state.mean,
         trace=variance,
         signal=signal,
-        noise_scale=jnp.where(positive, variance / safe, jnp.inf),
+        noise_scale=jnp.where(positive | ~several, variance / safe, jnp.inf),
         average_variance=variance / trees.size(state.mean),
         normalized_variance=variance / jnp.where(everything > 0, everything, 1),
         entrywise_normalized_variance=entrywise,
@@ -166,11 +183,13 @@ def summarize_moments(state: MomentsState) -> Moments:
 
 def _entrywise(state: MomentsState) -> tuple[jax.Array, jax.Array]:
     """Mean over the live entries of variance over second moment, and the share of dead ones."""
+    largest = functools.reduce(jnp.maximum, map(jnp.max, jax.tree.leaves(state.squares)))
+    floor = largest * (16 * jnp.finfo(largest.dtype).eps) ** 2
     ratios, dead = [], []
     for mean, squares in zip(
         jax.tree.leaves(state.mean), jax.tree.leaves(state.squares), strict=True
     ):
-        live = squares > 0
+        live = squares > floor
         second = jnp.where(live, squares / state.count, 1)
         spread = jnp.maximum(second - mean**2, 0) * state.count / (state.count - 1)
         ratios.append(jnp.sum(jnp.where(live, spread / second, 0)))
@@ -206,8 +225,8 @@ def _squares_of_leaf(traced: Traced, done: Pass, leaf: int) -> jax.Array:
         gradients = [_algebra.instantiate(group) for group in factors]
         return sum_of_groups(traced, leaf, gradients) ** 2, ()
 
+    found = recorded(traced, done, leaf)
     if sum(map(len, plan.groups)) > 1 or plan.num_positions > 1:
-        found = recorded(traced, done, leaf)
         return reduce_examples(one, *found, matrices=plan.num_positions > 1)[0]
 
     # (a_i d_o)^2 = a_i^2 d_o^2: one matrix product for the whole batch.
@@ -215,6 +234,9 @@ def _squares_of_leaf(traced: Traced, done: Pass, leaf: int) -> jax.Array:
         ((use,),) = factors_of(traced, leaf, inputs, cotangents)
         return trees.promote(use.rows())[:, 0] ** 2, trees.promote(use.d)[:, 0] ** 2
 
-    a, d = jax.vmap(squared)(*recorded(traced, done, leaf))
-    product = jnp.einsum("bgi,bgo->gio", a, d, precision=jax.lax.Precision.HIGHEST)
+    def summed(found, _):
+        a, d = jax.vmap(squared)(*found)
+        return jnp.einsum("bgi,bgo->gio", a, d, precision=jax.lax.Precision.HIGHEST), ()
+
+    product, _ = on_each_device(summed, found, None)
     return sum_of_groups(traced, leaf, [product])

@@ -1,5 +1,6 @@
 """Norms of per-example gradients, alone or along with the mean gradient."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -54,7 +55,7 @@ def norms(
         done = run(traced)
         squared, _ = squared_norms(traced, done)
         if by_leaf:
-            leaves = [jnp.sqrt(squared[i]) for i in range(len(traced.leaves))]
+            leaves = [jnp.sqrt(_clamped(squared[i])) for i in range(len(traced.leaves))]
             result = traced.params_structure.unflatten(leaves)
         else:
             result = jnp.sqrt(total(squared))
@@ -78,7 +79,8 @@ def value_grad_and_norms(
     Returns:
       A function of ``(params, batch)`` that returns ``(losses, gradient, norms)``: the losses
       ``(B,)``, with ``has_aux`` ``(losses, aux)``; the gradient of their mean, like ``params``; the
-      norms ``(B,)`` of the gradients of the single losses (not divided by B).
+      norms ``(B,)`` of the gradients of the single losses (not divided by B). The mean is summed in
+      float32 for leaves in float16, whose gradients are formed for it, one leaf at a time.
 
     Raises:
       ValueError, TypeError: at the call, as :func:`norms`.
@@ -102,13 +104,25 @@ def aux_of(traced: Traced, done: Pass) -> Any:
 
 def total(squared: dict[int, jax.Array]) -> jax.Array:
     """The sum over the leaves, ``(B,)``."""
+    return _clamped(functools.reduce(jnp.add, squared.values()))
+
+
+def _clamped(squared: jax.Array) -> jax.Array:
     # Pairs of positions can cancel to a rounding error below zero.
-    return jnp.maximum(sum(squared.values(), jnp.zeros(())), 0)
+    return jnp.maximum(squared, 0)
 
 
 def to_differentiate(traced: Traced) -> list[int]:
     """Leaves whose mean gradient does not come out of the per-example gradients."""
-    return traced.plan.leaves_by("factors", "chunks")
+    return [
+        leaf for leaf in traced.plan.leaves_by("factors", "chunks") if not _overflows(traced, leaf)
+    ]
+
+
+def _overflows(traced: Traced, leaf: int) -> bool:
+    # The sum over a batch, in the dtype of the leaf as differentiation gives it, may be out of
+    # range where the mean is not; in float16, of which 65504 is the largest.
+    return traced.leaves[leaf].dtype == jnp.float16
 
 
 def squared_norms(
@@ -129,6 +143,8 @@ def squared_norms(
         sums.update(formed)
     if plan.leaves_by("chunks"):
         squared.update(map_chunks(traced, lambda grads: {i: square(g) for i, g in grads.items()}))
+        if with_sums and any(_overflows(traced, leaf) for leaf in plan.leaves_by("chunks")):
+            sums.update(map_chunks(traced, trees.promote, summed=True))
     return squared, sums
 
 
@@ -140,13 +156,16 @@ def _norms_of_leaf(
 
     def one(inputs, cotangents):
         groups = factors_of(traced, leaf, inputs, cotangents)
+        gradients = [_algebra.instantiate(group) for group in groups] if forms else []
         if plan.method == "factors":
-            return [], sum(map(_algebra.squared_norm, groups))
-        gradients = [_algebra.instantiate(group) for group in groups]
-        return gradients if with_sum else [], sum(map(square, gradients))
+            squared = map(_algebra.squared_norm, groups)
+        else:
+            squared = map(square, gradients)
+        return gradients if with_sum else [], functools.reduce(jnp.add, squared)
 
+    forms = plan.method == "instantiate" or (with_sum and _overflows(traced, leaf))
     found = recorded(traced, done, leaf)
-    formed, squared = reduce_examples(one, *found, matrices=plan.num_positions > 1)
+    formed, squared = reduce_examples(one, *found, matrices=forms or plan.num_positions > 1)
     return {leaf: sum_of_groups(traced, leaf, formed)} if formed else {}, squared
 
 

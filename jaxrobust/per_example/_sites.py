@@ -14,7 +14,7 @@ from typing import Any
 from jax.extend import core
 
 from jaxrobust.per_example import _views
-from jaxrobust.per_example._views import Pieces, is_floating, shape_of
+from jaxrobust.per_example._views import Pieces, is_differentiable, shape_of
 
 Path = tuple[int, ...]  # number of the equation, of the equation in its body, and so on
 
@@ -64,15 +64,18 @@ _Kind = _Parameter | str
 
 
 def walk(closed: core.ClosedJaxpr, num_leaves: int) -> Walk:
-    """Finds the sites of a loss whose first ``num_leaves`` inputs are parameters, the rest data."""
+    """Finds the sites of a loss whose first ``num_leaves`` inputs are parameters, the rest data.
+
+    The loss is the first output; what only the others need is left out.
+    """
     walker = _Walker()
     inputs: list[_Kind] = []
     for number, variable in enumerate(closed.jaxpr.invars):
         leaf = number < num_leaves
         inputs.append(_of_leaf(number, shape_of(variable)) if leaf else _DATA)
-    outputs = walker.run(closed.jaxpr, inputs, (), ())
-    for output in outputs:
-        walker.see_whole(output, "output")
+    wanted = [number == 0 for number in range(len(closed.jaxpr.outvars))]
+    loss, *_ = walker.run(closed.jaxpr, inputs, wanted, (), ())
+    walker.see_whole(loss, "output")
     return Walk(tuple(walker.sites), walker.opaque, frozenset(walker.used))
 
 
@@ -94,38 +97,53 @@ class _Walker:
                 self.opaque.setdefault(leaf, name)
 
     def run(
-        self, jaxpr: core.Jaxpr, inputs: Sequence[_Kind], path: Path, loops: tuple[int, ...]
+        self,
+        jaxpr: core.Jaxpr,
+        inputs: Sequence[_Kind],
+        wanted: Sequence[bool],
+        path: Path,
+        loops: tuple[int, ...],
     ) -> list[_Kind]:
-        """Walks a jaxpr whose inputs are of these kinds; the kinds of its outputs."""
+        """Walks a jaxpr whose inputs are of these kinds; the kinds of its wanted outputs."""
         known: dict[Any, _Kind] = dict.fromkeys(jaxpr.constvars, _CONST)
         known.update(zip(jaxpr.invars, inputs, strict=True))
 
         def kind(atom) -> _Kind:
             return _CONST if isinstance(atom, core.Literal) else known[atom]
 
-        for number, eqn in enumerate(jaxpr.eqns):
-            kinds = [kind(atom) for atom in eqn.invars]
-            outputs = self.equation(eqn, kinds, (*path, number), loops)
+        for number, (eqn, needed) in enumerate(
+            zip(jaxpr.eqns, _needed(jaxpr, wanted), strict=True)
+        ):
+            if any(needed):
+                kinds = [kind(atom) for atom in eqn.invars]
+                outputs = self.equation(eqn, kinds, needed, (*path, number), loops)
+            else:  # as good as a constant: nothing wanted is made of it
+                outputs = [_CONST] * len(eqn.outvars)
             for variable, output in zip(eqn.outvars, outputs, strict=True):
-                differentiable = is_floating(variable)
                 without = _CONST if isinstance(output, _Parameter) else output
-                known[variable] = output if differentiable else without
+                known[variable] = output if is_differentiable(variable) else without
         return [kind(atom) for atom in jaxpr.outvars]
 
     def equation(
-        self, eqn: core.JaxprEqn, kinds: list[_Kind], path: Path, loops: tuple[int, ...]
+        self,
+        eqn: core.JaxprEqn,
+        kinds: list[_Kind],
+        needed: Sequence[bool],
+        path: Path,
+        loops: tuple[int, ...],
     ) -> list[_Kind]:
+        """Walks one equation; the kinds of its outputs, of which these are needed."""
         name, number = eqn.primitive.name, len(eqn.outvars)
         parameters = [kind for kind in kinds if isinstance(kind, _Parameter)]
         if name in _CONSTANT or not parameters:
             return [_DATA if _DATA in kinds else _CONST] * number
         if name in CALLS:
-            return self.run(open_jaxpr(eqn.params["jaxpr"]), kinds, path, loops)
+            return self.run(open_jaxpr(eqn.params["jaxpr"]), kinds, needed, path, loops)
         if _DATA not in kinds:
             return _derive(eqn, kinds)
         if name == "scan":
             return self.scan(eqn, kinds, path, loops)
-        if not any(map(is_floating, eqn.outvars)):
+        if not any(map(is_differentiable, eqn.outvars)):
             return [_DATA] * number  # a comparison, an index: nothing to differentiate
         site = self.site(eqn, kinds, path, loops)
         if site is None:
@@ -153,7 +171,8 @@ class _Walker:
                 inside.append(_Parameter(kind.leaves, pieces))
             else:
                 inside.append(kind)
-        for output in self.run(body, inside, path, (*loops, length)):
+        everything = [True] * len(body.outvars)
+        for output in self.run(body, inside, everything, path, (*loops, length)):
             self.see_whole(output, "scan output")
         return [_DATA] * len(eqn.outvars)
 
@@ -172,6 +191,22 @@ class _Walker:
             eqn.primitive.name, "lookup"
         )
         return Site(path, kind, eqn, operands[0], parameter.pieces, loops)
+
+
+def _needed(jaxpr: core.Jaxpr, wanted: Sequence[bool]) -> list[list[bool]]:
+    """Of every equation, which outputs the wanted outputs of the jaxpr are made of."""
+    alive = {
+        atom
+        for atom, is_wanted in zip(jaxpr.outvars, wanted, strict=True)
+        if is_wanted and not isinstance(atom, core.Literal)
+    }
+    result = []
+    for eqn in reversed(jaxpr.eqns):
+        needed = [variable in alive for variable in eqn.outvars]
+        if any(needed):
+            alive.update(atom for atom in eqn.invars if not isinstance(atom, core.Literal))
+        result.append(needed)
+    return result[::-1]
 
 
 def _derive(eqn: core.JaxprEqn, kinds: list[_Kind]) -> list[_Kind]:

@@ -1,5 +1,6 @@
 """Random sketches of per-example gradients, from the factors of the gradients."""
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -8,11 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxrobust import trees
 from jaxrobust.per_example import _algebra
 from jaxrobust.per_example._backward import Pass, factors_of, map_chunks, recorded, run
-from jaxrobust.per_example._batching import reduce_examples
+from jaxrobust.per_example._batching import map_examples, reduce_examples
 from jaxrobust.per_example._plan import Leaf
 from jaxrobust.per_example._projection import (
     RowMatrices,
@@ -21,7 +23,7 @@ from jaxrobust.per_example._projection import (
     num_signs,
     signs_from,
 )
-from jaxrobust.per_example._trace import LossFn, Traced, trace
+from jaxrobust.per_example._trace import LossFn, Traced, positive_integer, trace
 from jaxrobust.per_example._uses import Factors, Sizes, Use
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -87,8 +89,7 @@ def sketches(
       The projection of both factors: Choe et al., arXiv:2405.13954 (LoGra), there with one block
       of full rank; the blocks, the sum over leaves and the variance are derived here.
     """
-    if not isinstance(dim, int) or isinstance(dim, bool) or dim < 1:
-        raise ValueError(f"dim must be a positive integer, got {dim!r}")
+    dim = positive_integer("dim", dim)
 
     def per_example_sketches(params: Any, batch: Any) -> Any:
         traced = trace(loss_fn, params, batch, has_aux=has_aux)
@@ -103,7 +104,8 @@ def sketch(traced: Traced, done: Pass, key: jax.Array, dim: int) -> jax.Array:
     """The sketches of a batch, ``(B, dim)``, from what its pass recorded."""
     shapes = sketch_shapes(traced, dim)
     words = _draw_words(key, [_num_words(traced, leaf, shapes, dim) for leaf in _leaves(traced)])
-    total = jnp.zeros((traced.batch_size, dim), jnp.float32)
+    dtype = trees.accumulator(jnp.result_type(*traced.leaves))
+    total = jnp.zeros((traced.batch_size, dim), dtype)
     for leaf in traced.plan.leaves_by("expand"):
         total += _of_arrays(words[leaf], done.expanded[leaf], dim)
     for leaf in traced.plan.leaves_by("factors", "instantiate"):
@@ -132,7 +134,7 @@ def _draw_words(key: jax.Array, counts: list[int]) -> list[jax.Array]:
     ends = list(itertools.accumulate(counts))
     with jax.ensure_compile_time_eval():
         # Seen as a constant of the program, the key would have XLA draw them while it compiles.
-        known = not isinstance(key, jax.core.Tracer)
+        known = not isinstance(key, Tracer)
         key = key if known else jax.lax.optimization_barrier(key)
         words = jax.random.bits(key, (ends[-1],), jnp.uint32)
         words = np.asarray(words) if known else words
@@ -230,8 +232,8 @@ def _of_leaf(
             parts = factors_of(traced, leaf, inputs, cotangents)
             return jnp.concatenate([_algebra.instantiate(part).reshape(-1) for part in parts])
 
-        return _of_arrays(words, jax.vmap(gradient)(*found), dim)
-    total, begin = jnp.zeros(()), 0
+        return _of_arrays(words, map_examples(gradient, *found), dim)
+    parts, begin = [], 0
     for number, group in enumerate(plan.groups):
         shape, size = shapes[leaf, number], group[0].sizes
         count = _num_signs(size, shape)
@@ -240,13 +242,15 @@ def _of_leaf(
         begin = end
         contract = _from_factors if _is_projected(group, shape) else _from_gradient
 
-        def one(inputs, cotangents, number=number, contract=contract, maps=(left, right)):
+        def one(inputs, cotangents, maps, number=number, contract=contract, shape=shape):
             uses = factors_of(traced, leaf, inputs, cotangents)[number]
-            return (), contract(uses, *maps)
+            entries, right = maps
+            return (), contract(uses, RowMatrices(entries, shape), right)
 
         # Factors are projected by one product for the whole batch.
-        total = total + reduce_examples(one, *found, matrices=contract is _from_gradient)[1]
-    return total
+        forms, maps = contract is _from_gradient, (left.entries, right)
+        parts.append(reduce_examples(one, *found, matrices=forms, shared=maps)[1])
+    return functools.reduce(jnp.add, parts)
 
 
 def _is_projected(group: Sequence[Use], shape: Shape) -> bool:
@@ -268,7 +272,7 @@ def _matrices(signs: jax.Array, size: Sizes, shape: Shape) -> tuple[RowMatrices,
 
 def _from_factors(uses: Sequence[Factors], left: RowMatrices, right: jax.Array) -> jax.Array:
     """sum_t (P^T a_t)(Q^T d_t)^T for each block of P and Q, flattened."""
-    total, shape = jnp.zeros(()), left.shape
+    products, shape = [], left.shape
     for use in uses:
         dtype = trees.accumulator(use.d.dtype)
         a = use.project(left)
@@ -285,8 +289,8 @@ def _from_factors(uses: Sequence[Factors], left: RowMatrices, right: jax.Array) 
             a = a.reshape(-1, shape.blocks, shape.rank)
             d = d.reshape(-1, shape.blocks, shape.rank)
             product = jnp.sum(a[..., :, None] * d[..., None, :], axis=0)
-        total = total + product.reshape(-1)
-    return total
+        products.append(product.reshape(-1))
+    return functools.reduce(jnp.add, products)
 
 
 def _from_gradient(uses: Sequence[Factors], left: RowMatrices, right: jax.Array) -> jax.Array:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from jaxrobust import trees
+from jaxrobust.per_example._devices import type_of_example, vary_alike
 from jaxrobust.per_example._plan import Plan, plan
 
 LossFn = Callable[..., Any]  # (params, example) -> scalar, or with has_aux (scalar, aux)
@@ -43,8 +45,9 @@ def trace(loss_fn: LossFn, params: Any, batch: Any, *, has_aux: bool) -> Traced:
     trees.check_floating("params", params)
     with_paths, params_structure = jax.tree_util.tree_flatten_with_path(params)
     leaves = [_as_array(leaf) for _, leaf in with_paths]
-    paths = [jax.tree_util.keystr(path) for path, _ in with_paths]
+    paths = [leaf_name(path) for path, _ in with_paths]
     batch_leaves, batch_structure, batch_size = check_batch(batch)
+    leaves, batch_leaves = vary_alike((leaves, batch_leaves))
     aux_structures = []
 
     def program(leaves, example):
@@ -54,9 +57,9 @@ def trace(loss_fn: LossFn, params: Any, batch: Any, *, has_aux: bool) -> Traced:
         aux_structures.append(aux_structure)
         return [loss, *aux_leaves]
 
-    example = [_abstract(leaf, leaf.shape[1:]) for leaf in batch_leaves]
+    example = [type_of_example(leaf) for leaf in batch_leaves]
     with explained():
-        closed = jax.make_jaxpr(program)([_abstract(leaf, leaf.shape) for leaf in leaves], example)
+        closed = jax.make_jaxpr(program)(list(map(_type_of, leaves)), example)
     _check_pure(closed)
     shapes, itemsizes = (
         [leaf.shape for leaf in leaves],
@@ -72,6 +75,11 @@ def trace(loss_fn: LossFn, params: Any, batch: Any, *, has_aux: bool) -> Traced:
         batch_size,
         aux_structures[-1] if has_aux else None,
     )
+
+
+def leaf_name(path: Any) -> str:
+    """A leaf of the params as messages name it; params that are one array have no path."""
+    return jax.tree_util.keystr(path) or "params"
 
 
 def check_batch(batch: Any) -> tuple[list[jax.Array], Any, int]:
@@ -100,19 +108,32 @@ def check_batch(batch: Any) -> tuple[list[jax.Array], Any, int]:
     return leaves, structure, size
 
 
-def check_loss(loss_fn: LossFn, params: Any, batch: Any, *, has_aux: bool) -> int:
-    """Checks all arguments without computing anything, and returns the size of the batch."""
+def check_loss(
+    loss_fn: LossFn, params: Any, batch: Any, *, has_aux: bool
+) -> tuple[int, core.ClosedJaxpr]:
+    """Checks all arguments without computing anything: the size of the batch, and the program."""
     trees.check_floating("params", params)
     batch_leaves, structure, batch_size = check_batch(batch)
-    example = structure.unflatten([_abstract(leaf, leaf.shape[1:]) for leaf in batch_leaves])
-    abstract = jax.tree.map(lambda leaf: _abstract(leaf, jnp.shape(leaf)), params)
+    params, batch_leaves = vary_alike((jax.tree.map(_as_array, params), batch_leaves))
+    example = structure.unflatten([type_of_example(leaf) for leaf in batch_leaves])
+    abstract = jax.tree.map(_type_of, params)
     with explained():
-        jax.eval_shape(
-            lambda params, example: _check_result(loss_fn(params, example), has_aux)[0],
-            abstract,
-            example,
-        )
-    return batch_size
+        closed = jax.make_jaxpr(
+            lambda params, example: _check_result(loss_fn(params, example), has_aux)[0]
+        )(abstract, example)
+    _check_pure(closed)
+    return batch_size, closed
+
+
+def positive_integer(name: str, value: Any) -> int:
+    """The argument as an int, NumPy's integers included; ValueError if it is none of at least 1."""
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}")
+    return number
 
 
 @contextlib.contextmanager
@@ -150,11 +171,8 @@ def _as_array(leaf: Any) -> Any:
     return leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jnp.asarray(leaf)
 
 
-def _abstract(leaf: Any, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-    """What a leaf of another shape looks like to a trace."""
-    leaf = _as_array(leaf)
-    weak = leaf.weak_type if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf).weak_type
-    return jax.ShapeDtypeStruct(shape, leaf.dtype, weak_type=weak)
+def _type_of(leaf: Any) -> Any:
+    return leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf)
 
 
 def _check_result(result: Any, has_aux: bool) -> tuple[jax.Array, Any]:

@@ -130,6 +130,13 @@ def to_leaf(gradient: jax.Array, layout: Layout, shape: tuple[int, ...]) -> jax.
     return flat.at[index.reshape(-1)].add(gradient.reshape(-1)).reshape(shape)
 
 
+def from_leaf(array: jax.Array, layout: Layout, sizes: Sizes) -> jax.Array:
+    """An array of a leaf's shape at the entries of a gradient: the adjoint of `to_leaf`."""
+    gradient = jax.ShapeDtypeStruct((sizes.blocks, sizes.rows, sizes.columns), array.dtype)
+    place = lambda gradient: to_leaf(gradient, layout, array.shape)
+    return jax.linear_transpose(place, gradient)(array)[0]
+
+
 def uses_of(site: Site) -> list[Use]:
     """The uses of leaves at a site, one for each piece."""
     make = {"dot": _dot, "conv": _convolution, "lookup": _lookup}[site.kind]
@@ -210,8 +217,8 @@ def _lookup(site: Site, piece: Piece) -> Use:
     if eqn.primitive.name == "gather":
         (axis,) = eqn.params["dimension_numbers"].start_index_map
         offset = list(eqn.params["dimension_numbers"].offset_dims)
-        mode = eqn.params["mode"]
-        fills = mode == jax.lax.GatherScatterMode.FILL_OR_DROP
+        # Without a promise to the contrary being kept, JAX's gradient drops what is out of range.
+        fills = eqn.params["mode"] != jax.lax.GatherScatterMode.CLIP
     else:
         axis, fills = narrow_axis(eqn), False
         offset = [i for i in range(out_ndim) if i != axis]
@@ -225,7 +232,7 @@ def _lookup(site: Site, piece: Piece) -> Use:
         index = data.reshape(-1).astype(jnp.int32)
         d = arrange(cotangent, groups, {}, piece.scale)
         if fills:
-            # What is out of range was filled in, not read.
+            # What is out of range was filled in, not read; or read, but its gradient is dropped.
             index = jnp.where((index >= 0) & (index < num_rows), index, num_rows)
         else:
             index = jnp.clip(index, 0, num_rows - 1)

@@ -47,9 +47,9 @@ def shape_of(atom: Any) -> Shape:
     return atom.aval.shape
 
 
-def is_floating(atom: Any) -> bool:
-    """Whether a variable or literal of a jaxpr is of a real floating dtype."""
-    return jnp.issubdtype(atom.aval.dtype, jnp.floating)
+def is_differentiable(atom: Any) -> bool:
+    """Whether a variable or literal of a jaxpr is of a floating or complex dtype."""
+    return jnp.issubdtype(atom.aval.dtype, jnp.inexact)
 
 
 def whole_leaf(leaf: int, shape: Shape) -> Pieces:

@@ -342,6 +342,49 @@ def penalty_in_the_loss():
 
 
 @case
+def complex_spectrum():  # real parameters, complex numbers on the way, a real loss
+    def loss(p, x):
+        filtered = jnp.fft.rfft(x) * p["filter"] + jnp.fft.fft(p["w"])[:4]
+        return jnp.sum(jnp.abs(filtered) ** 2) + jnp.real(jnp.sum(jnp.exp(1j * p["phase"] * x)))
+
+    return loss, {"filter": normal(4), "w": normal(6), "phase": normal(6)}, normal(B, 6)
+
+
+@case
+def complex_weights():
+    def loss(p, x):
+        return jnp.sum(jnp.abs(x @ (p["real"] + 1j * p["imaginary"])) ** 2)
+
+    return loss, {"real": normal(4, 3), "imaginary": normal(4, 3, seed=1)}, normal(B, 2, 4)
+
+
+@case
+def rows_out_of_range():  # plain indexing promises what is not kept: read, but no gradient
+    def loss(p, ids):
+        return jnp.sum(jnp.sin(p["table"][ids] @ p["w"]))
+
+    ids = jnp.array([[0, 7, 2], [2, 2, 9], [-3, 1, 0], [-9, 2, 2], [8, 9, 1]])
+    return loss, {"table": normal(3, 2), "w": normal(2, 4)}, ids
+
+
+@case
+def custom_vjp_region():  # with a rule of its own, which is not the derivative
+    @jax.custom_vjp
+    def clipped(x):
+        return jnp.sin(x)
+
+    def backward(x, cotangent):
+        return (jnp.clip(cotangent, -0.5, 0.5) * jnp.cos(x) ** 2,)
+
+    clipped.defvjp(lambda x: (jnp.sin(x), x), backward)
+
+    def loss(p, x):
+        return jnp.sum(clipped(clipped(x @ p["w"]) @ p["v"]) ** 2)
+
+    return loss, {"w": normal(4, 5), "v": normal(5, 3)}, normal(B, 4)
+
+
+@case
 def recurrence():
     def loss(p, xs):
         def step(h, x):

@@ -96,10 +96,13 @@ def linen_dense_general():
 def nnx_mlp():
     rngs = nnx.Rngs(0)
     model = nnx.Sequential(
-        nnx.Linear(4, 8, rngs=rngs), nnx.LayerNorm(8, rngs=rngs), nnx.Linear(8, 3, rngs=rngs)
+        nnx.Linear(4, 8, rngs=rngs),
+        nnx.LayerNorm(8, rngs=rngs),
+        nnx.Dropout(0.5, deterministic=True, rngs=rngs),  # has state that is no parameter
+        nnx.Linear(8, 3, rngs=rngs),
     )
-    graphdef, params = nnx.split(model)
-    loss_fn = lambda params, ex: cross_entropy(nnx.merge(graphdef, params)(ex[0]), ex[1])
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    loss_fn = lambda params, ex: cross_entropy(nnx.merge(graphdef, params, rest)(ex[0]), ex[1])
     return loss_fn, params, (normal(B, 4), CLASSES)
 
 

@@ -66,6 +66,9 @@ def test_aux_must_be_there():
 def test_options():
     with pytest.raises(ValueError, match="chunk_size.*got 0"):
         per_example.gradients(loss, chunk_size=0)
+    numpy_integer: Any = np.int64(2)
+    per_example.gradients(loss, chunk_size=numpy_integer)(PARAMS, BATCH)
+    per_example.sketches(loss, key=jax.random.key(0), dim=numpy_integer)(PARAMS, BATCH)
     wrong: list[Any] = [0, -1, 2.5, True]
     for dim in wrong:
         with pytest.raises(ValueError, match="dim must be a positive integer"):
@@ -108,7 +111,8 @@ def test_a_loss_that_keeps_a_traced_value():
     assert any("pure function" in note for note in caught.value.__notes__)
 
 
-def test_a_loss_that_changes_state():
+@pytest.mark.parametrize("name", [name for name in CALLS if name != "check"])
+def test_a_loss_that_changes_state(name):
     counter = jax.new_ref(jnp.zeros(()))
 
     def counting(p, example):
@@ -116,7 +120,7 @@ def test_a_loss_that_changes_state():
         return loss(p, example)
 
     with pytest.raises(ValueError, match=r"changes state.*jax\.Ref"):
-        per_example.norms(counting)(PARAMS, BATCH)
+        CALLS[name](counting, PARAMS, BATCH)
 
 
 def test_values_of_an_outer_trace_may_be_closed_over():

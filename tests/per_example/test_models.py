@@ -6,11 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.benchmarks.per_example_models import models
 from jaxrobust import per_example
 from jaxrobust.per_example import _algebra
 from tests.per_example import oracles
 from tests.per_example.models import MODELS
 
+BENCHMARKED = models(quick=False)
 SLOW_TO_COMPILE = {"linen_resnet", "linen_transformer"}
 IN_FLOAT64 = [
     pytest.param(name, marks=pytest.mark.slow) if name in SLOW_TO_COMPILE else name
@@ -35,6 +37,21 @@ def test_float64(name, x64):
         gradient,
         slow,
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("name", BENCHMARKED)
+def test_models_of_the_benchmark(name, dtype, x64):
+    model = BENCHMARKED[name]()
+    params, batch = jax.tree.map(
+        lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
+        (model.params, jax.tree.map(lambda leaf: leaf[:2], model.batch)),
+    )
+    norms = jax.jit(per_example.norms(model.loss_fn))(params, batch)
+    assert norms.dtype == dtype
+    expected = oracles.norms(oracles.gradients(model.loss_fn, params, batch))
+    np.testing.assert_allclose(norms, expected, rtol=1e-12 if dtype == jnp.float64 else 1e-5)
 
 
 @pytest.mark.parametrize("name", MODELS)

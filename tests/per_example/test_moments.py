@@ -61,6 +61,42 @@ def test_leaves_in_chunks(monkeypatch):
     assert_moments(per_example.moments(loss, entrywise=True)(params, batch), rows, rtol=1e-4)
 
 
+def test_entries_that_are_zero_up_to_rounding_are_dead():
+    # What is added to all scores alike does not change their softmax; its gradient is rounding.
+    def loss(p, x):
+        return jax.nn.softmax(x @ p["w"] + p["shift"])[0]
+
+    params, batch = {"w": normal(7, 3), "shift": normal(1)}, normal(60, 7)
+    found = jax.jit(per_example.moments(loss, entrywise=True))(params, batch)
+    rows = oracles.matrix(oracles.gradients(loss, {**params}, batch))
+    assert 0 < np.max(np.abs(rows[:, 0])) < 1e-6  # the shift comes first
+    expected = np.mean(rows.var(0, ddof=1)[1:] / np.mean(rows**2, axis=0)[1:])
+    np.testing.assert_allclose(found.entrywise_normalized_variance, expected, rtol=1e-4)
+    np.testing.assert_allclose(found.dead_entries, 1 / 22, rtol=1e-5)
+
+
+def test_a_loop_without_iterations():
+    def loss(p, x):
+        y, _ = jax.lax.scan(lambda y, x: (y + x @ p, None), x @ p, jnp.zeros((0, 3)))
+        return jnp.sum(y)
+
+    params, batch = normal(3, 2), normal(6, 3)
+    rows = oracles.matrix(oracles.gradients(loss, params, batch))
+    assert_moments(per_example.moments(loss, entrywise=True)(params, batch), rows, rtol=1e-5)
+
+
+def test_aux_comes_along():
+    loss = lambda p, x: (jnp.sum(jnp.sin(x @ p)), x[0])
+    params, batch = normal(3, 2), normal(6, 3)
+    found, aux = per_example.moments(loss, has_aux=True)(params, batch)
+    np.testing.assert_array_equal(aux, batch[:, 0])
+    state, aux = per_example.update_moments(loss, has_aux=True)(
+        per_example.init_moments(params), params, batch
+    )
+    np.testing.assert_array_equal(aux, batch[:, 0])
+    assert per_example.summarize_moments(state).trace == found.trace
+
+
 def test_batches_of_different_size_in_any_order():
     loss, params, batch = CASES["sequence_long"]()
     rows = oracles.matrix(oracles.gradients(loss, params, batch))

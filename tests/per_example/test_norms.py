@@ -118,6 +118,43 @@ def test_cancelling_positions_give_no_nan():
     scale = np.sqrt(20) * np.linalg.norm(x[:, 0], axis=1)  # of one position's part
     # eps of the squares of the parts, and no NaN from the root of a negative rounding error
     assert np.all(norms <= np.sqrt(8 * 1.2e-7) * scale)
+    by_leaf = jax.jit(per_example.norms(loss, by_leaf=True))
+    for seed in range(20):
+        x = jnp.repeat(normal(B, 1, 20, seed=seed), 2, axis=1)
+        assert np.all(np.isfinite(by_leaf(normal(20, 20), x)))
+
+
+def test_dtypes_are_those_of_the_params(x64):
+    # Nothing of float64 gets in by the way, so that sums may be carried through a loop.
+    w, x = normal(6, 3).astype(jnp.float32), normal(B, 2, 6).astype(jnp.float32)
+    loss = lambda p, x: jnp.sum(jnp.sin(x @ p))
+    functions = {
+        "norms": per_example.norms(loss),
+        "gram": per_example.gram(loss),
+        "sketches": per_example.sketches(loss, key=jax.random.key(0), dim=4),
+    }
+    for name, function in functions.items():
+        assert function(w, x).dtype == jnp.float32, name
+    step = lambda state, x: (per_example.update_moments(loss)(state, w, x), None)
+    state, _ = jax.lax.scan(step, per_example.init_moments(w, entrywise=True), x[None])
+    assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype(jnp.float32)}
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+def test_float16_sums_do_not_overflow(limit, monkeypatch):
+    if limit:
+        monkeypatch.setattr(_plan, "EXPAND_BYTES", limit)
+
+    def loss(p, x):  # of every method but "instantiate": 256 * 300 is out of range
+        return jnp.sum(x @ p["w"]) + jnp.sum(jnp.sum(x) * p["whole"] ** 2) / 8
+
+    params = {"w": jnp.ones((4, 2), jnp.float16), "whole": jnp.ones((2,), jnp.float16)}
+    batch = jnp.full((256, 4), 300.0, jnp.float16)
+    _, gradient, norms = jax.jit(per_example.value_grad_and_norms(loss))(params, batch)
+    np.testing.assert_allclose(gradient["w"], 300.0, rtol=1e-3)
+    np.testing.assert_allclose(gradient["whole"], 300.0, rtol=1e-3)
+    np.testing.assert_allclose(norms, 300.0 * np.sqrt(10), rtol=1e-3)
+    assert np.isfinite(per_example.moments(loss)(params, batch).trace)
 
 
 def test_aux_comes_along():

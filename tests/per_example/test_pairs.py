@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrobust import per_example
-from jaxrobust.per_example import _gram, _plan, _sketches, _trace
+from jaxrobust.per_example import _dots, _gram, _plan, _sketches, _trace
 from jaxrobust.per_example._projection import Shape
 from tests.per_example import oracles
 from tests.per_example.cases import CASES, B, normal
@@ -26,6 +26,7 @@ PAIRS = [
     "convolutions_in_a_loop",
     "penalty_in_the_loss",
     "stopped_and_unused",
+    "complex_weights",
 ]
 
 
@@ -65,8 +66,11 @@ def test_gram_of_two_batches(limit, monkeypatch):
     np.testing.assert_allclose(found, expected[3:], atol=tolerance)
 
 
-@pytest.mark.parametrize("name", PAIRS)
-def test_dots(name):
+@pytest.mark.parametrize("name", [*PAIRS, "custom_vjp_region"])
+@pytest.mark.parametrize("by_factors", [False, True])
+def test_dots(name, by_factors, monkeypatch):
+    if by_factors:  # as for a loss with a custom_vjp in it
+        monkeypatch.setattr(_dots, "_has_custom_vjp", lambda _: True)
     loss, params, batch, expected = exact(name)
     slow = oracles.gradients(loss, params, batch)
     scale = np.max(expected)
@@ -231,3 +235,59 @@ def test_sketches_with_aux():
     )
     assert sketches.shape == (B, 8)
     np.testing.assert_array_equal(aux, normal(B, 3)[:, 0])
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_dots_with_aux(backwards):
+    w, x = normal(3, 2), normal(B, 3)
+    sine = jax.custom_vjp(jnp.sin)
+    sine.defvjp(lambda x: (jnp.sin(x), x), lambda x, ct: (ct * jnp.cos(x),))
+    loss = lambda p, x: (jnp.sum((sine if backwards else jnp.sin)(x @ p)), x[0])
+    for direction in (w, jnp.stack([w, 2 * w])):
+        dots, aux = jax.jit(per_example.dots(loss, has_aux=True))(w, x, direction)
+        expected = per_example.dots(lambda p, x: jnp.sum(jnp.sin(x @ p)))(w, x, direction)
+        np.testing.assert_allclose(dots, expected, rtol=1e-5)
+        np.testing.assert_array_equal(aux, x[:, 0])
+
+
+def test_gram_with_aux():
+    loss = lambda p, x: (jnp.sum(jnp.sin(x @ p)), x[0])
+    w, x = normal(3, 2), normal(B, 3)
+    gram, aux = per_example.gram(loss, has_aux=True)(w, x)
+    again, *both = per_example.gram(loss, has_aux=True)(w, x, x[:2])
+    np.testing.assert_allclose(again, gram[:, :2], rtol=1e-6)
+    np.testing.assert_array_equal(aux, x[:, 0])
+    np.testing.assert_array_equal(both[0], x[:, 0])
+    np.testing.assert_array_equal(both[1], x[:2, 0])
+
+
+def test_look_ups_projected(monkeypatch):
+    # Tables of more entries than the sketch has numbers, so that they are not kept whole.
+    loss, params, batch, expected = exact("embedding_out_of_range")
+    monkeypatch.setattr(_sketches, "_is_kept_whole", lambda *_: False)
+    s = jax.jit(jax.vmap(lambda key: per_example.sketches(loss, key=key, dim=64)(params, batch)))(
+        jax.random.split(jax.random.key(0), NUM_KEYS)
+    )
+    found = np.einsum("kir,kjr->kij", s, s)
+    error = np.abs(found.mean(0) - expected)
+    assert np.all(error <= 5 * found.std(0) / np.sqrt(NUM_KEYS) + 1e-5 * np.max(expected))
+
+
+def test_large_leaves_without_rule(monkeypatch):
+    # More than 4096 entries: by blocks of the largest rank, expanded or in chunks.
+    loss = lambda p, x: jnp.sum(jnp.sin(p * x[0]) * x[1])
+    params, batch = normal(70, 60), normal(B, 2)
+    rows = oracles.matrix(oracles.gradients(loss, params, batch))
+    expected, dim = rows @ rows.T, 64
+    sketch = lambda key: per_example.sketches(loss, key=key, dim=dim)(params, batch)
+    keys = jax.random.split(jax.random.key(0), NUM_KEYS)
+    s = jax.jit(jax.vmap(sketch))(keys)
+    found = np.einsum("kir,kjr->kij", s, s)
+    squares = np.outer(np.diag(expected), np.diag(expected))
+    bound = (1 + 2 / 8) ** 2 * squares - expected**2
+    error = np.abs(found.mean(0) - expected)
+    assert np.all(error <= 5 * np.sqrt(bound / NUM_KEYS))
+    assert np.all(found.var(0) <= 1.4 * bound)
+    whole = sketch(keys[0])
+    monkeypatch.setattr(_plan, "EXPAND_BYTES", 1)
+    np.testing.assert_allclose(sketch(keys[0]), whole, rtol=1e-4, atol=1e-4)

@@ -89,6 +89,25 @@ def test_a_leaf_that_is_not_used_is_listed():
     assert [row.leaf for row in rows if row.method == "unused"] == ["['frozen']", "['unused']"]
 
 
+def test_what_only_aux_needs_does_not_count():
+    def loss(p, x):
+        aux = {"size": jnp.sum(p["w"] ** 2), "u": p["u"], "more": jnp.sin(x @ p["v"])}
+        return jnp.sum(x @ p["w"]), aux
+
+    params = {"w": normal(3, 2), "u": normal(2), "v": normal(3, 4)}
+    rows = per_example.explain(loss, has_aux=True)(params, normal(B, 3)).rows
+    assert [row.method for row in rows] == ["unused", "unused", "factors"]
+
+
+def test_what_is_computed_in_vain_does_not_count():
+    def loss(p, x):
+        in_vain = jax.jit(lambda x: (x @ p["u"], jnp.sum(x @ p["w"])))
+        return in_vain(x)[1]
+
+    rows = per_example.explain(loss)({"u": normal(3, 2), "w": normal(3, 4)}, normal(B, 3)).rows
+    assert [row.method for row in rows] == ["unused", "factors"]
+
+
 def test_the_cheaper_formula_is_taken():
     def cost(positions):
         loss = lambda p, x: jnp.sum(jnp.sin(x @ p))
@@ -266,12 +285,18 @@ def networks(draw):
         "transposed": draw(st.booleans()),
         "bias": draw(st.booleans()),
         "remat": draw(st.booleans()),
+        "dtype": draw(st.sampled_from([jnp.float32, jnp.float64])),
     }
 
 
 @FEWER
 @given(networks())
 def test_any_network(drawn):
+    with jax.enable_x64(drawn["dtype"] == jnp.float64):
+        assert_exact(drawn)
+
+
+def assert_exact(drawn):
     widths, lead = drawn["widths"], drawn["sequence"]
     params = {"layers": [], "square": normal(widths[-1], widths[-1])}
     for before, after in zip(widths, widths[1:], strict=False):
@@ -295,9 +320,14 @@ def test_any_network(drawn):
         return jnp.sum(x**2)
 
     x = normal(B, *lead, widths[0])
+    params, x = jax.tree.map(lambda leaf: leaf.astype(drawn["dtype"]), (params, x))
     expected = oracles.norms(oracles.gradients(loss, params, x))
     norms = jax.jit(per_example.norms(loss))(params, x)
-    np.testing.assert_allclose(norms, expected, rtol=1e-5, atol=1e-7)
+    assert norms.dtype == drawn["dtype"]
+    wide = drawn["dtype"] == jnp.float64
+    np.testing.assert_allclose(
+        norms, expected, rtol=1e-12 if wide else 1e-5, atol=1e-14 if wide else 1e-7
+    )
 
 
 def test_no_array_of_all_gradients_is_made():
