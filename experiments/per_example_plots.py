@@ -1,38 +1,71 @@
 """The figures of the experiment `per_example_cost`."""
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from experiments import plots
+from experiments.per_example_claims import EXTRA_MEMORY, MEAN, SLOW
 from experiments.report import Result
 
 NUM_SHOWN = 10
-HATCHES = ("", "///", "...", "xxx")
+OURS_LOOK = {"color": plots.COLORS[0]}
+SLOW_LOOK = {"color": plots.COLORS[1], "hatch": "///"}
 
 
 def cost(result: Result):
-    """Bars of relative time by model and method."""
-    relative = result.series["relative time"]
-    names = [name for name in next(iter(relative.values())) if name != "mean gradient"]
-    figure, ax = plots.subplots(width=8.5, height=3.6)
-    ax.axvline(1.0, color="black", linestyle="--", linewidth=1.2, label="mean gradient alone")
-    height = 0.8 / len(names)
-    for index, name in enumerate(names):
-        values = [float(by[name]) for by in relative.values()]
-        places = np.arange(len(values)) + (index - (len(names) - 1) / 2) * height
-        looks = {"color": plots.looks(index)["color"], "hatch": HATCHES[index]}
-        bars = ax.barh(places, values, 0.9 * height, edgecolor="white", label=name, **looks)
-        for text in ax.bar_label(bars, fmt="%.2f", padding=3, fontsize=8):
-            text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
-    ax.set_yticks(range(len(relative)), list(relative))
-    ax.invert_yaxis()
-    ax.set_xlim(0, 1.12 * max(float(by[name]) for by in relative.values() for name in names))
-    plots.describe(ax, title="Time of one pass", x="time relative to the mean gradient", y="")
-    with plots.style():
-        ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
-    return plots.finish(figure), (
-        "What a pass over a batch of digits takes, relative to the mean gradient alone (dashed), "
-        "after compiling. Everything is exact but the sketches, which are unbiased."
+    """Bars of relative time and extra memory, by model and method."""
+    figure, (left, right) = plots.subplots(1, 2, width=10, height=4.4, sharey=True)
+    bars(left, result.series["relative time"], "{:.2f}", 1.0, "mean gradient alone")
+    plots.describe(
+        left, title="Time of one pass", x="time relative to that of the mean gradient", y=""
     )
+    percent = {
+        model: {name: 100 * share for name, share in by.items()}
+        for model, by in result.series["extra memory"].items()
+    }
+    bars(right, percent, "{:.0f} %", 100 * EXTRA_MEMORY, "claimed: at most 10 %")
+    plots.describe(
+        right,
+        title="Memory beyond that of the mean gradient",
+        x="share of the memory of all per-example gradients (%)",
+        y="",
+    )
+    return plots.finish(figure), (
+        "What a pass over a batch of digits takes after compiling: time, and temporary memory of "
+        "the compiled program. Dashed: the mean gradient alone, and the most memory that is "
+        "claimed. Hatched: vmap(grad), which forms the gradient of every example. Everything is "
+        "exact but the sketches, which are unbiased."
+    )
+
+
+def bars(ax: Axes, values: dict[str, dict[str, float]], form: str, dashed: float, meaning: str):
+    """A bar for every model and method, named at its left, and a dashed line with its meaning."""
+    ticks: dict[float, str] = {}
+    place = 0.0
+    with plots.style():
+        for model, by in values.items():
+            ticks[place] = model
+            for name in (name for name in by if name != MEAN):
+                place += 1
+                ticks[place] = name
+                looks = SLOW_LOOK if name == SLOW else OURS_LOOK
+                ax.barh(place, by[name], 0.8, edgecolor="white", **looks)
+                ax.annotate(
+                    form.format(by[name]), (max(by[name], dashed), place), xytext=(4, 0),
+                    textcoords="offset points", va="center", fontsize=8,
+                )  # fmt: skip
+            place += 1.4
+        ax.axvline(dashed, color="black", linestyle=(0, (5, 3)), linewidth=1.2)
+        ax.annotate(meaning, (dashed, 0), xytext=(4, 0), textcoords="offset points", va="center",
+                    fontsize=8)  # fmt: skip
+        ax.set_yticks(list(ticks), list(ticks.values()))
+        for label in ax.get_yticklabels():
+            if label.get_text() in values:
+                label.set(fontweight="bold", color="black")
+        ax.tick_params(axis="y", length=0)
+        ax.set_ylim(place - 0.7, -0.7)
+        ax.grid(visible=False, axis="y")
+        ax.margins(x=0.12)
 
 
 def examples(result: Result):
@@ -40,7 +73,7 @@ def examples(result: Result):
     series = {
         name: np.asarray(values)
         for name, values in result.series.items()
-        if name != "relative time"
+        if name not in ("relative time", "extra memory")
     }
     order = np.argsort(-series["norms"])
     rows = {"largest": order[:NUM_SHOWN], "smallest": order[-NUM_SHOWN:][::-1]}
@@ -51,13 +84,14 @@ def examples(result: Result):
             ax.set_xticks([])
             ax.set_yticks([])
             ax.grid(visible=False)
+            ax.spines[:].set_visible(True)
             is_wrong = bool(series["wrong"][number])
-            truth = f"\n(is a {series['truth'][number]})" if is_wrong else "\n"
+            truth = f"\n(is a {series['truth'][number]})" if is_wrong else ""
             ax.set_title(
-                f"label {series['labels'][number]}{truth}", fontsize=8, loc="center",
+                f"label {series['labels'][number]}{truth}", fontsize=8, loc="center", pad=4,
                 fontweight="bold" if is_wrong else "normal",
             )  # fmt: skip
-            ax.set_xlabel(f"{series['norms'][number]:.2g}", fontsize=8)
+            ax.set_xlabel(f"norm {series['norms'][number]:.2g}", fontsize=8)
         row[0].set_ylabel(f"{name}\nnorms", fontsize=9)
     with plots.style():
         figure.suptitle("Digits with the largest and the smallest gradient norm")
@@ -73,12 +107,19 @@ def norms(result: Result):
     figure, ax = plots.subplots(width=7.5, height=3.4)
     edges = np.geomspace(max(values.min(), 1e-8), values.max(), 40)
     groups = {"right label": values[~wrong], "wrong label": values[wrong]}
-    for index, (name, chosen) in enumerate(groups.items()):
-        color = plots.looks(index)["color"]
-        ax.hist(
-            chosen, edges, weights=np.full(len(chosen), 100 / len(chosen)), color=color, alpha=0.6,
-            hatch=HATCHES[index], edgecolor="white", label=f"{name} ({len(chosen)} examples)",
-        )  # fmt: skip
+    with plots.style():
+        for index, (name, chosen) in enumerate(groups.items()):
+            shares, _, _ = ax.hist(
+                chosen, edges, weights=np.full(len(chosen), 100 / len(chosen)), edgecolor="white",
+                alpha=0.7, **(OURS_LOOK, SLOW_LOOK)[index],
+            )  # fmt: skip
+            peak = int(np.argmax(shares))
+            ax.annotate(
+                f"{name}\n({len(chosen):,} examples)", (edges[peak], np.max(shares)),
+                xytext=(-5, 4 if index == 0 else 0), textcoords="offset points", ha="right",
+                va="bottom" if index == 0 else "top",
+            )  # fmt: skip
+        ax.margins(y=0.08)
     ax.set_xscale("log")
     plots.describe(
         ax,
@@ -86,7 +127,6 @@ def norms(result: Result):
         x="norm of the example's gradient (logarithmic)",
         y="share of the group (%)",
     )
-    plots.legend(ax, loc="upper left")
     return plots.finish(figure), (
         "Norms of the gradients of all training examples after training. Each group adds up to "
         "100 %."
