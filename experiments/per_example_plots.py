@@ -1,5 +1,7 @@
 """The figures of the experiment `per_example_cost`."""
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 
@@ -48,8 +50,8 @@ def bars(ax: Axes, values: dict[str, dict[str, float]], form: str, dashed: float
             for name in (name for name in by if name != MEAN):
                 place += 1
                 ticks[place] = name
-                looks = SLOW_LOOK if name == SLOW else OURS_LOOK
-                ax.barh(place, by[name], 0.8, edgecolor="white", **looks)
+                look: Any = SLOW_LOOK if name == SLOW else OURS_LOOK
+                ax.barh(place, by[name], 0.8, edgecolor="white", **look)
                 ax.annotate(
                     form.format(by[name]), (max(by[name], dashed), place), xytext=(4, 0),
                     textcoords="offset points", va="center", fontsize=8,

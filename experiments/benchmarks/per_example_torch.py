@@ -102,16 +102,19 @@ def labels_for(x):
     return x.roll(-1, 1).flatten() if x.dtype == torch.long else torch.arange(len(x)) % NUM_CLASSES
 
 
-def median(step):
-    """Median seconds of a step, after half a second to warm up."""
-    seconds, start = [], time.perf_counter()
-    while time.perf_counter() - start < 0.5:
-        step()
+def medians(steps):
+    """Median seconds of every step, in turns, after half a second each to warm up."""
+    for step in steps.values():
+        start = time.perf_counter()
+        while time.perf_counter() - start < 0.5:
+            step()
+    seconds = {name: [] for name in steps}
     for _ in range(REPEATS):
-        begin = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - begin)
-    return statistics.median(seconds)
+        for name, step in steps.items():
+            begin = time.perf_counter()
+            step()
+            seconds[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(found) for name, found in seconds.items()}
 
 
 def plain(name):
@@ -124,7 +127,7 @@ def plain(name):
         model.zero_grad()
         loss(model(x), labels).backward()
 
-    return median(step)
+    return step
 
 
 def opacus_ghost(name):
@@ -145,7 +148,7 @@ def opacus_ghost(name):
         loss(wrapped(x), labels).backward()
         return wrapped.get_norm_sample()
 
-    return median(step)
+    return step
 
 
 def backpack_l2(name):
@@ -165,19 +168,27 @@ def backpack_l2(name):
             loss(model(x), labels).backward()
         return sum(p.batch_l2 for p in model.parameters())
 
-    return median(step)
+    return step
+
+
+def measure(name):
+    """Medians of the mean gradient and the rivals on a model, or why one cannot do it."""
+    steps, cannot = {}, {}
+    for rival in (plain, opacus_ghost, backpack_l2):
+        try:
+            step = rival(name)
+            step()  # what it cannot do may show only here
+            steps[rival.__name__] = step
+        except Exception as error:  # a rival that cannot do it is a result
+            cannot[rival.__name__] = f"{type(error).__name__}: {error}"[:200]
+    return {**medians(steps), **cannot}
 
 
 def main():
     """Prints what was measured, or why it could not be."""
     for name in sys.argv[1:]:
-        found = {"model": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
-        for rival in (plain, opacus_ghost, backpack_l2):
-            try:
-                found[rival.__name__] = rival(name)
-            except Exception as error:  # a rival that cannot do it is a result
-                found[rival.__name__] = f"{type(error).__name__}: {error}"[:200]
-        print(json.dumps(found), flush=True)
+        about = {"model": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
+        print(json.dumps({**about, **measure(name)}), flush=True)
 
 
 if __name__ == "__main__":

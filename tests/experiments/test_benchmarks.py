@@ -81,7 +81,7 @@ def test_tables_are_aligned():
 
 
 def measured(run: float, compiled: float = 1.0, temporary: int = 0) -> per_example.Measured:
-    return per_example.Measured(compiled, run, temporary)
+    return per_example.Measured(1.0, compiled, run, temporary)
 
 
 def test_what_per_example_misses():
@@ -95,19 +95,43 @@ def test_what_per_example_misses():
         "sketches": measured(1.0, 2.4, int(0.09 * size)),
         "vmap(grad)": measured(9.0),
     }
-    assert per_example.misses("m", model, good) == []
+    assert per_example.misses("m", model, good, 9e-6) == []
     bad = {**good, "value_grad_and_norms": measured(1.2, 2.6), "norms": measured(1, 1, size)}
-    found = per_example.misses("m", model, bad)
+    found = per_example.misses("m", model, bad, float("nan"))
     assert [line.split(": ")[1].rsplit(" ", 3)[0] for line in found] == [
         "value_grad_and_norms / mean gradient",
         "compile time of value_grad_and_norms",
         "extra memory / (B, params)",
+        "relative error of norms",
     ]
 
 
 def test_per_example_prints_its_tables(capsys, monkeypatch):
     monkeypatch.delenv(per_example.VARIABLE, raising=False)
-    per_example.main(quick=True)
+    missed = per_example.main(quick=True)
     printed = capsys.readouterr().out
-    assert "MLP 20-30-10, B=8" in printed
-    assert f"{per_example.VARIABLE} names no Python" in printed
+    assert printed.count("MLP 20-30-10, B=8") == 2
+    assert f"PyTorch not run: {per_example.VARIABLE} names no Python" in printed
+    assert not any("relative error" in line for line in missed)
+
+
+def test_wrong_norms_are_seen():
+    model = next(iter(per_example_models.models(quick=True).values()))()
+    programs = dict(per_example.functions(model))
+    assert per_example.norm_error(model, programs) < 1e-6
+    right = programs[per_example.FUSED]
+    programs[per_example.FUSED] = lambda p, b: (*right(p, b)[:2], 1.0001 * right(p, b)[2])
+    assert per_example.norm_error(model, programs) == pytest.approx(1e-4, rel=0.01)
+
+
+def test_rivals_stand_in_the_row_of_ours():
+    ours = {key: measured(0.002) for key in (*per_example.OURS, per_example.SLOW)}
+    ours[per_example.PLAIN] = measured(0.001)
+    printed = {"torch": "2", "threads": 3, "plain": 0.004, "opacus_ghost": 0.005}
+    peers = per_example.read_peers("m", {**printed, "backpack_l2": "ValueError: no"})
+    assert peers.notes == ["PyTorch 2, 3 threads", "BackPACK cannot, on m: ValueError: no"]
+    row = per_example.time_row("m", ours, peers)
+    assert row == ["m", "1", *["2.00 (2)"] * 4, "4", "1.25 (5)", "-"]
+    peers = per_example.read_peers("m", {"plain": "ValueError: none"})
+    assert per_example.time_row("m", ours, peers)[-3:] == ["-", "-", "-"]
+    assert "ValueError: none" in peers.notes[0]
