@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust.per_example._batching import map_in_chunks
-from jaxrobust.per_example._devices import is_sharded, vary_like
+from jaxrobust.per_example._devices import check_mesh, is_sharded, vary_like
 from jaxrobust.per_example._interpret import Arrays, evaluate
 from jaxrobust.per_example._plan import EXPAND_BYTES
 from jaxrobust.per_example._trace import Traced, explained
@@ -33,6 +33,7 @@ def run(traced: Traced, differentiate: Collection[int] = ()) -> Pass:
       traced: the program and its batch.
       differentiate: leaves whose summed gradient is wanted from differentiation.
     """
+    check_mesh(traced.batch)
     plan = traced.plan
     direct = {i: traced.leaves[i] for i in differentiate}
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust import trees
+from jaxrobust.per_example._devices import bring_together
 from jaxrobust.per_example._gradients import gradients
 from jaxrobust.per_example._norms import norms
 from jaxrobust.per_example._trace import LossFn, check_batch, leaf_name
@@ -65,7 +66,9 @@ def check(
 
     def check_batch_of(params: Any, batch: Any) -> Check:
         leaves, structure, size = check_batch(batch)
-        few = structure.unflatten([leaf[: min(size, num_examples)] for leaf in leaves])
+        few = structure.unflatten(
+            [leaf[: min(size, num_examples)] for leaf in bring_together(leaves)]
+        )
         fast = jax.tree.leaves(jax.jit(norms(loss_fn, by_leaf=True, has_aux=has_aux))(params, few))
         slow = jax.jit(gradients(loss_fn, has_aux=has_aux))(params, few)
         if has_aux:

@@ -12,9 +12,25 @@ def is_sharded(array: jax.Array) -> bool:
     return _first_axis(array) is not None
 
 
+def check_mesh(batch: list[jax.Array]) -> None:
+    """Raises a ValueError for a batch on explicit mesh axes where no mesh is set."""
+    if is_sharded(batch[0]) and jax.sharding.get_abstract_mesh().empty:
+        raise ValueError(
+            f"batch is sharded over the explicit mesh axes {_first_axis(batch[0])!r}, but no mesh "
+            "is set: call it within `with jax.set_mesh(mesh):`"
+        )
+
+
 def bring_together(tree: Any) -> Any:
-    """Arrays ``(B, ...)`` with all examples on every device, where that must be said explicitly."""
-    return jax.tree.map(lambda array: _sharded_over(array, None), tree)
+    """Arrays ``(B, ...)`` with all examples whole on every device, where that must be said."""
+
+    def whole(array):
+        sharding = jax.typeof(array).sharding
+        if all(axes is None for axes in sharding.spec):
+            return array
+        return jax.sharding.reshard(array, NamedSharding(sharding.mesh, PartitionSpec()))
+
+    return jax.tree.map(whole, tree)
 
 
 def on_each_device(
@@ -26,8 +42,8 @@ def on_each_device(
     on its own each device needs none of these axes. Nothing but the sums is communicated.
 
     Args:
-      function: from trees ``batched``, ``shared`` to ``(sums over the examples, results for each)``.
-        It may close over no array that is typed by the mesh.
+      function: from ``(batched, shared)`` to ``(sums over the examples, results for each)``. It may
+        close over no array that is typed by the mesh.
       batched: tree of arrays ``(B, ...)``.
       shared: tree of arrays that every device needs whole.
 

@@ -1,7 +1,7 @@
 """Inner products of per-example gradients with given directions."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,8 +14,8 @@ from jaxrobust.per_example._backward import Pass, factors_of, map_chunks, record
 from jaxrobust.per_example._batching import map_examples
 from jaxrobust.per_example._devices import vary_alike
 from jaxrobust.per_example._norms import aux_of
-from jaxrobust.per_example._sites import open_jaxpr
-from jaxrobust.per_example._trace import LossFn, Traced, check_loss, trace
+from jaxrobust.per_example._sites import bodies
+from jaxrobust.per_example._trace import LossFn, Traced, check_loss, explained, trace
 from jaxrobust.per_example._uses import from_leaf
 
 
@@ -63,7 +63,8 @@ def _by_linearisation(
         found = jax.vmap(loss_fn, in_axes=(None, 0))(params, batch)
         return found if has_aux else (found, None)
 
-    _, derivative, aux = jax.linearize(losses, params, has_aux=True)
+    with explained():
+        _, derivative, aux = jax.linearize(losses, params, has_aux=True)
     return derivative, aux
 
 
@@ -107,18 +108,9 @@ def _of_leaf(traced: Traced, done: Pass, leaf: int, direction: jax.Array) -> jax
 
 def _has_custom_vjp(jaxpr: core.Jaxpr) -> bool:
     return any(
-        "custom_vjp" in eqn.primitive.name or any(map(_has_custom_vjp, _bodies(eqn)))
+        "custom_vjp" in eqn.primitive.name or any(map(_has_custom_vjp, bodies(eqn)))
         for eqn in jaxpr.eqns
     )
-
-
-def _bodies(eqn: core.JaxprEqn) -> Iterator[core.Jaxpr]:
-    """The programs in the parameters of an equation."""
-    for leaf in jax.tree.leaves(
-        list(eqn.params.values()), is_leaf=lambda x: isinstance(x, core.Jaxpr | core.ClosedJaxpr)
-    ):
-        if isinstance(leaf, core.Jaxpr | core.ClosedJaxpr):
-            yield open_jaxpr(leaf)
 
 
 def _is_stacked(params: Any, direction: Any) -> bool:

@@ -7,7 +7,7 @@ import jax
 
 from jaxrobust.per_example._batching import map_in_chunks
 from jaxrobust.per_example._devices import vary_alike
-from jaxrobust.per_example._trace import LossFn, check_loss, positive_integer
+from jaxrobust.per_example._trace import LossFn, check_loss, explained, positive_integer
 
 
 def gradients(
@@ -47,6 +47,7 @@ def gradients(
         def one(example):
             return jax.grad(loss_fn, has_aux=has_aux)(params, example)
 
-        return map_in_chunks(one, batch, chunk_size or batch_size)
+        with explained():
+            return map_in_chunks(one, batch, chunk_size or batch_size)
 
     return per_example_gradients

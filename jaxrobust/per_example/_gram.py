@@ -36,6 +36,7 @@ def gram(loss_fn: LossFn, *, has_aux: bool = False) -> Callable[..., Any]:
       A function of ``(params, batch, other=None)``. Without ``other`` it returns the symmetric
       ``(B, B)`` of one batch, else ``(B, B')`` between two batches whose examples have the same
       shapes; float32 at least. With ``has_aux``, ``(gram, aux)``, or ``(gram, aux, aux of other)``.
+      Inside of ``jax.shard_map`` the pairs are those of the examples of the device.
 
     Raises:
       ValueError, TypeError: at the call, as :func:`norms`; ValueError if the examples of ``other``

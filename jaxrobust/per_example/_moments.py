@@ -60,7 +60,8 @@ def moments(
 
     Returns:
       A function of ``(params, batch)`` that returns :class:`Moments`; with ``has_aux``,
-      ``(moments, aux)``, the leaves of ``aux`` with a leading axis B.
+      ``(moments, aux)``, the leaves of ``aux`` with a leading axis B. Inside of
+      ``jax.shard_map`` they are those of the examples of the device.
 
     Raises:
       ValueError, TypeError: at the call, as :func:`norms`.

@@ -81,6 +81,7 @@ def value_grad_and_norms(
       ``(B,)``, with ``has_aux`` ``(losses, aux)``; the gradient of their mean, like ``params``; the
       norms ``(B,)`` of the gradients of the single losses (not divided by B). The mean is summed in
       float32 for leaves in float16, whose gradients are formed for it, one leaf at a time.
+      Inside of ``jax.shard_map`` the mean is that over the examples of the device.
 
     Raises:
       ValueError, TypeError: at the call, as :func:`norms`.

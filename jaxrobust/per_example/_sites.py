@@ -8,9 +8,10 @@ other way are *opaque*.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 from jax.extend import core
 
 from jaxrobust.per_example import _views
@@ -228,6 +229,15 @@ def _derive(eqn: core.JaxprEqn, kinds: list[_Kind]) -> list[_Kind]:
 def open_jaxpr(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> core.Jaxpr:
     """The program without its constants."""
     return jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
+
+
+def bodies(eqn: core.JaxprEqn) -> Iterator[core.Jaxpr]:
+    """The programs in the parameters of an equation."""
+    for leaf in jax.tree.leaves(
+        list(eqn.params.values()), is_leaf=lambda x: isinstance(x, core.Jaxpr | core.ClosedJaxpr)
+    ):
+        if isinstance(leaf, core.Jaxpr | core.ClosedJaxpr):
+            yield open_jaxpr(leaf)
 
 
 def scan_sizes(eqn: core.JaxprEqn, body: core.Jaxpr) -> tuple[int, int]:

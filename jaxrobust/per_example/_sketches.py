@@ -15,6 +15,7 @@ from jaxrobust import trees
 from jaxrobust.per_example import _algebra
 from jaxrobust.per_example._backward import Pass, factors_of, map_chunks, recorded, run
 from jaxrobust.per_example._batching import map_examples, reduce_examples
+from jaxrobust.per_example._devices import on_each_device
 from jaxrobust.per_example._plan import Leaf
 from jaxrobust.per_example._projection import (
     RowMatrices,
@@ -311,6 +312,14 @@ def _of_matrix(matrix: jax.Array, left: RowMatrices, right: jax.Array) -> jax.Ar
 
 def _of_arrays(words: jax.Array, gradients: jax.Array, dim: int) -> jax.Array:
     """Sketches of gradients ``(B, *leaf)``."""
+
+    def local(gradients, words):
+        return (), _of_local_arrays(words, gradients, dim)
+
+    return on_each_device(local, gradients, words)[1]
+
+
+def _of_local_arrays(words: jax.Array, gradients: jax.Array, dim: int) -> jax.Array:
     gradients = trees.promote(gradients)
     size, columns = math.prod(gradients.shape[1:]), gradients.shape[-1]
     flat = gradients.reshape(-1, size)

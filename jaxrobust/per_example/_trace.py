@@ -13,6 +13,10 @@ from jax.extend import core
 from jaxrobust import trees
 from jaxrobust.per_example._devices import type_of_example, vary_alike
 from jaxrobust.per_example._plan import Plan, plan
+from jaxrobust.per_example._sites import bodies
+
+# Have named axes, but send nothing along those that are around the loss.
+_NO_COMMUNICATION = frozenset({"axis_index", "pvary", "shard_map"})
 
 LossFn = Callable[..., Any]  # (params, example) -> scalar, or with has_aux (scalar, aux)
 
@@ -156,6 +160,14 @@ def explained() -> Iterator[None]:
             "(params, example)."
         )
         raise
+    except Exception as error:
+        if type(error).__name__ == "ShardingTypeError":  # it is in no public module of JAX
+            error.add_note(
+                "JAX cannot map an operation of loss_fn, or its derivative, over a batch that is "
+                "sharded over explicit mesh axes. Make the axes of the mesh automatic, or call "
+                "this inside of jax.shard_map, where every device has examples of its own."
+            )
+        raise
 
 
 def _check_pure(closed: core.ClosedJaxpr) -> None:
@@ -165,6 +177,26 @@ def _check_pure(closed: core.ClosedJaxpr) -> None:
             "loss_fn reads or changes state outside of itself (a jax.Ref); it must be a pure "
             "function of (params, example)"
         )
+    axes = _communication(closed.jaxpr)
+    if axes:
+        raise ValueError(
+            f"loss_fn couples examples: it communicates along the named axes {sorted(axes)}, as "
+            "batch normalisation in training mode does, and so has no per-example gradients; in "
+            "jax.shard_map it must be computed by each device on its own"
+        )
+
+
+def _communication(jaxpr: core.Jaxpr) -> set[str]:
+    """The named axes of what is around the loss along which it sends anything."""
+    axes: set[str] = set()
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name in _NO_COMMUNICATION:
+            continue
+        named = eqn.params.get("axis_name", eqn.params.get("axes", ()))
+        # Numbers are axes of arrays.
+        axes |= {n for n in (named if isinstance(named, tuple) else (named,)) if isinstance(n, str)}
+        axes = axes.union(*map(_communication, bodies(eqn)))
+    return axes
 
 
 def _as_array(leaf: Any) -> Any:

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxrobust import trees
 from jaxrobust.per_example._arrange import arrange
 from jaxrobust.per_example._convolution import Convolution
+from jaxrobust.per_example._devices import vary_like
 from jaxrobust.per_example._interpret import narrow_axis
 from jaxrobust.per_example._projection import RowMatrices
 from jaxrobust.per_example._sites import Site
@@ -132,9 +133,11 @@ def to_leaf(gradient: jax.Array, layout: Layout, shape: tuple[int, ...]) -> jax.
 
 def from_leaf(array: jax.Array, layout: Layout, sizes: Sizes) -> jax.Array:
     """An array of a leaf's shape at the entries of a gradient: the adjoint of `to_leaf`."""
-    gradient = jax.ShapeDtypeStruct((sizes.blocks, sizes.rows, sizes.columns), array.dtype)
+    zeros = jnp.zeros((sizes.blocks, sizes.rows, sizes.columns), array.dtype)
     place = lambda gradient: to_leaf(gradient, layout, array.shape)
-    return jax.linear_transpose(place, gradient)(array)[0]
+    # Not by linear_transpose, which is particular about where in a mesh the array is.
+    (found,) = jax.vjp(place, vary_like(zeros, array))[1](array)
+    return found
 
 
 def uses_of(site: Site) -> list[Use]:
