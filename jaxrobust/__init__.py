@@ -8,6 +8,7 @@ A room is imported when it is first touched, so `import jaxrobust` itself costs 
 imports neither JAX nor any other library, starts no JAX backend and changes no JAX configuration.
 
 Rooms:
+    clustering: groups of points, by k-means or by the variance of a stratified estimator.
     data: arrays in, arrays out; embedded sets, files, TFDS, index-returning batches.
     linear: closed forms for linear models: margins, robust radius, certificates, implicit bias.
     norms: one `Norm` object: value, dual, steepest direction, projection and proximal operator.
@@ -21,6 +22,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # Lets type checkers and editors see the rooms that `__getattr__` loads.
+    from jaxrobust import clustering as clustering
     from jaxrobust import data as data
     from jaxrobust import linear as linear
     from jaxrobust import norms as norms
@@ -32,7 +34,7 @@ if TYPE_CHECKING:  # Lets type checkers and editors see the rooms that `__getatt
 __version__ = "0.1.0"
 
 # The rooms, by hand: a folder becomes public when it is named here.
-__all__ = ("data", "linear", "norms", "optim", "per_example", "trees")
+__all__ = ("clustering", "data", "linear", "norms", "optim", "per_example", "trees")
 
 
 def __getattr__(name: str) -> ModuleType:

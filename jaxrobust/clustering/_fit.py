@@ -1,0 +1,235 @@
+"""Clusters of points."""
+
+import functools
+import operator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from jaxrobust import trees
+from jaxrobust.clustering._hartigan import pass_over
+from jaxrobust.clustering._objectives import OBJECTIVES, Objective, by_cluster
+from jaxrobust.clustering._seeding import SEEDINGS, Seeding, seed_centers
+from jaxrobust.clustering._sums import Sums, centered_sums, squared_distances
+
+
+class Clustering(NamedTuple):
+    """A partition of N points into K clusters."""
+
+    assignments: jax.Array  # (N,) int32: cluster of every point
+    sizes: jax.Array  # (K,) int32: members
+    centers: jax.Array  # (K, d) float32 at least: means of the members
+    spreads: jax.Array  # (K,): S_k, sum over members of the squared distance to the mean
+    objective: jax.Array  # (): what was minimised
+    num_passes: jax.Array  # () int32: passes over the points
+    converged: jax.Array  # () bool: whether the last pass gained less than the tolerance
+
+
+def fit(
+    points: Any,
+    num_clusters: int,
+    *,
+    key: jax.Array,
+    objective: Objective = "pairwise",
+    init: Seeding | jax.Array | np.ndarray = "k-means++",
+    max_passes: int = 30,
+    tolerance: float = 1e-3,
+    block_size: int | None = None,
+) -> Clustering:
+    r"""Clusters points so that one of two objectives is small.
+
+    With clusters of :math:`N_k` members, mean :math:`\mu_k` and spread
+    :math:`S_k = \sum_{i\in k}\|x_i-\mu_k\|^2`:
+
+    - ``"pairwise"``: :math:`J = \sum_k N_k S_k`, the sum of the squared distances of all pairs
+      within clusters. For gradients, :math:`J/N^2` is the variance of the stratified estimator
+      that draws one example of each cluster.
+    - ``"kmeans"``: :math:`\sum_k S_k`.
+
+    From seeds (``init``) every point goes to the closest; then Hartigan's method: passes over the
+    points in which a point moves to the cluster where the objective, by its exact change, becomes
+    smallest. Points are looked at in blocks; moves of a block that together would raise the
+    objective are not made, so that no pass raises it. With ``block_size=1`` it is Hartigan's
+    method point by point, the slow twin. An empty cluster is filled by the first point that gains
+    by being alone.
+
+    Args:
+      points: ``(N, d)`` floating.
+      num_clusters: K, 1 to N.
+      key: PRNG key of the seeding. The same key, points and options give the same clustering.
+      objective: ``"pairwise"`` or ``"kmeans"``.
+      init: ``"k-means++"``, ``"farthest"`` (the next seed is the point farthest from all before:
+        finds K groups of identical points), or assignments ``(N,)`` int in 0..K-1 to start from,
+        as those of the last clustering.
+      max_passes: passes over the points, at most.
+      tolerance: passes end when one lowers the objective by less than this share of it.
+      block_size: points whose moves are decided at once; None for about as many as a cluster has
+        members, at most 128. More are not faster, and may end earlier than they should.
+
+    Returns:
+      :class:`Clustering`. Works under ``jit`` with ``num_clusters`` and the options static; sums
+      are in float32 at least.
+
+    Raises:
+      ValueError: for points that are not ``(N, d)`` or not finite (unless traced), a
+        ``num_clusters`` not in 1..N, an unknown name, assignments of another shape or out of
+        range, ``max_passes`` or ``block_size`` below 1, a negative tolerance.
+      TypeError: for points that are not floating, or assignments that are not integers.
+
+    Source:
+      The objective: Faghri et al., arXiv:2007.04532, Eq. 3, whose assignment step freezes N_k and
+      can raise J; the exact change of a move is derived here. Hartigan, *Clustering Algorithms*,
+      1975.
+    """
+    points = _check_points(points)
+    num_clusters = _check_count("num_clusters", num_clusters, points.shape[0])
+    if objective not in OBJECTIVES:
+        raise ValueError(f"objective must be one of {OBJECTIVES}, got {objective!r}")
+    max_passes = _check_count("max_passes", max_passes)
+    if block_size is None:
+        block_size = max(1, min(128, points.shape[0] // num_clusters))
+    block_size = min(_check_count("block_size", block_size), points.shape[0])
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance must not be negative, got {tolerance}")
+    if isinstance(init, str):
+        if init not in SEEDINGS:
+            raise ValueError(f"init must be one of {SEEDINGS} or assignments, got {init!r}")
+        start = _assign_to_seeds(key, points, num_clusters, init)
+    else:
+        start = check_assignments("init", init, points.shape[0], num_clusters)
+    return _improve(points, start, num_clusters, objective, max_passes, tolerance, block_size)
+
+
+def objective(
+    points: Any, assignments: Any, num_clusters: int, *, objective: Objective = "pairwise"
+) -> jax.Array:
+    r""":math:`\sum_k N_k S_k` or :math:`\sum_k S_k` of a partition, see :func:`fit`.
+
+    Args:
+      points: ``(N, d)`` floating.
+      assignments: ``(N,)`` int in 0..K-1.
+      num_clusters: K, at least 1.
+      objective: ``"pairwise"`` or ``"kmeans"``.
+
+    Returns:
+      ``()``, float32 at least.
+
+    Raises:
+      ValueError, TypeError: as :func:`fit`.
+    """
+    points = _check_points(points)
+    num_clusters = _check_count("num_clusters", num_clusters)
+    if objective not in OBJECTIVES:
+        raise ValueError(f"objective must be one of {OBJECTIVES}, got {objective!r}")
+    assignments = check_assignments("assignments", assignments, points.shape[0], num_clusters)
+    weights = jnp.ones(points.shape[0], points.dtype)
+    sums = centered_sums(points, assignments, weights, num_clusters)
+    return jnp.sum(by_cluster(sums, objective))
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _assign_to_seeds(key, points, num_clusters: int, seeding: Seeding) -> jax.Array:
+    seeds = seed_centers(key, points, num_clusters, seeding)
+    distances = squared_distances(points, points[seeds])
+    return jnp.argmin(distances, axis=1).astype(jnp.int32)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 6))
+def _improve(
+    points: jax.Array,
+    start: jax.Array,
+    num_clusters: int,
+    objective: Objective,
+    max_passes: int,
+    tolerance: float,
+    block_size: int,
+) -> Clustering:
+    """Passes of Hartigan's method until they gain little."""
+    # About the mean, for distances are found from products: their error is eps of the norms.
+    middle = jnp.mean(points, axis=0)
+    blocks, weights = _in_blocks(points - middle[None, :], block_size)
+    flat, flat_weights = blocks.reshape(-1, points.shape[1]), weights.reshape(-1)
+    missing = weights.size - points.shape[0]
+    assignments = jnp.pad(start, (0, missing)).reshape(weights.shape)
+
+    def sums_of_all(assignments) -> Sums:
+        return centered_sums(flat, assignments.reshape(-1), flat_weights, num_clusters)
+
+    def one_pass(state):
+        assignments, sums, value, num_passes, _ = state
+        sums, assignments = pass_over(sums, blocks, assignments, weights, objective)
+        sums = sums_of_all(assignments)  # anew, so that rounding errors do not add up
+        after = jnp.sum(by_cluster(sums, objective))
+        return assignments, sums, after, num_passes + 1, value - after <= tolerance * value
+
+    sums = sums_of_all(assignments)
+    value = jnp.sum(by_cluster(sums, objective))
+    state = (assignments, sums, value, jnp.int32(0), jnp.bool_(False))
+    assignments, sums, value, num_passes, converged = jax.lax.while_loop(
+        lambda state: ~state[4] & (state[3] < max_passes), one_pass, state
+    )
+    return Clustering(
+        assignments=assignments.reshape(-1)[: points.shape[0]],
+        sizes=sums.counts.astype(jnp.int32),
+        centers=sums.centers + middle[None, :],
+        spreads=sums.spreads,
+        objective=value,
+        num_passes=num_passes,
+        converged=converged,
+    )
+
+
+def _in_blocks(points: jax.Array, block_size: int) -> tuple[jax.Array, jax.Array]:
+    """Points ``(blocks, n, d)``, padded, and ``(blocks, n)`` weights: 0 for the padding."""
+    num_points, dim = points.shape
+    missing = -num_points % block_size
+    weights = jnp.pad(jnp.ones(num_points, points.dtype), (0, missing))
+    padded = jnp.pad(points, ((0, missing), (0, 0)))
+    return padded.reshape(-1, block_size, dim), weights.reshape(-1, block_size)
+
+
+def _check_points(points: Any) -> jax.Array:
+    trees.check_floating("points", points)
+    if jnp.ndim(points) != 2:
+        raise ValueError(f"points must be of shape (N, d), got {jnp.shape(points)}")
+    if not isinstance(points, Tracer):
+        (bad,) = np.nonzero(~np.isfinite(np.asarray(points, np.float64)).all(axis=1))
+        if bad.size:
+            raise ValueError(
+                f"points must be finite; {bad.size} of {len(points)} are not: {_some(bad)}"
+            )
+    return trees.promote(points)
+
+
+def check_assignments(name: str, assignments: Any, num_points: int, num_clusters: int) -> jax.Array:
+    """Assignments as int32, or an error that names the argument."""
+    assignments = jnp.asarray(assignments)
+    if not jnp.issubdtype(assignments.dtype, jnp.integer):
+        raise TypeError(f"{name} must be integers, got {assignments.dtype}")
+    if assignments.shape != (num_points,):
+        raise ValueError(f"{name} must be of shape ({num_points},), got {assignments.shape}")
+    if not isinstance(assignments, Tracer):
+        found = np.asarray(assignments)
+        (bad,) = np.nonzero((found < 0) | (found >= num_clusters))
+        if bad.size:
+            raise ValueError(
+                f"{name} must be in 0..{num_clusters - 1}; {bad.size} are not, of points "
+                f"{_some(bad)}"
+            )
+    return assignments.astype(jnp.int32)
+
+
+def _some(indices: np.ndarray) -> str:
+    shown = ", ".join(map(str, indices[:10]))
+    return f"{shown}, ..." if indices.size > 10 else shown
+
+
+def _check_count(name: str, value: Any, most: int | None = None) -> int:
+    number = 0 if isinstance(value, bool) else operator.index(value)
+    if number < 1 or (most is not None and number > most):
+        bounds = "at least 1" if most is None else f"in 1..{most}, the number of points"
+        raise ValueError(f"{name} must be {bounds}, got {value!r}")
+    return number

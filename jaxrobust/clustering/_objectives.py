@@ -1,0 +1,44 @@
+"""The two objectives of a clustering, and what one move changes about them."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxrobust.clustering._sums import Sums
+
+Objective = Literal["pairwise", "kmeans"]
+OBJECTIVES = ("pairwise", "kmeans")
+
+
+def by_cluster(sums: Sums, objective: Objective) -> jax.Array:
+    """The share of each cluster, ``(K,)``: ``N S``, or ``S`` for k-means."""
+    return sums.counts * sums.spreads if objective == "pairwise" else sums.spreads
+
+
+def cost_of_joining(sums: Sums, distances: jax.Array, objective: Objective) -> jax.Array:
+    """What each point adds if it joins each cluster, ``(n, K)``; ``distances`` are squared.
+
+    With N members and spread S, joining at a squared distance D makes the spread
+    ``S + D N/(N+1)``. So the objective grows by ``S + N D``, or by ``D N/(N+1)`` for k-means.
+    """
+    counts = sums.counts[None, :]
+    if objective == "pairwise":
+        return sums.spreads[None, :] + counts * distances
+    return distances * counts / (counts + 1)
+
+
+def gain_of_leaving(
+    sums: Sums, cluster: jax.Array, distance: jax.Array, objective: Objective
+) -> jax.Array:
+    """What each point takes away if it leaves its cluster, ``(n,)``; ``distance`` is squared.
+
+    Leaving makes the spread ``S - D N/(N-1)``: the objective falls by ``S + N D``, or by
+    ``D N/(N-1)`` for k-means; by nothing if the point is alone.
+    """
+    counts = sums.counts[cluster]
+    if objective == "pairwise":
+        gain = sums.spreads[cluster] + counts * distance
+    else:
+        gain = distance * counts / jnp.maximum(counts - 1, 1)
+    return jnp.where(counts > 1, gain, 0)

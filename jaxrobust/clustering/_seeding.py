@@ -1,0 +1,48 @@
+"""First centres: among the points, far from each other."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+Seeding = Literal["k-means++", "farthest"]
+SEEDINGS = ("k-means++", "farthest")
+
+
+def seed_centers(
+    key: jax.Array, points: jax.Array, num_clusters: int, seeding: Seeding
+) -> jax.Array:
+    """Indices ``(num_clusters,)`` of points to begin with.
+
+    The first at random; every next one with probability proportional to the squared distance to
+    the closest of those before (k-means++: Arthur and Vassilvitskii, 2007), or the one that is
+    farthest (Gonzalez, 1985). If all points coincide with those before, any of them.
+    """
+    first_key, key = jax.random.split(key)
+    first = jax.random.randint(first_key, (), 0, points.shape[0])
+
+    def distances_to(index):
+        # By differences: copies of a point are at a distance of exactly zero.
+        return jnp.sum((points - points[index][None, :]) ** 2, axis=1)
+
+    def step(state, key):
+        nearest, _ = state
+        if seeding == "farthest":
+            index = jnp.argmax(nearest)
+        else:
+            index = _draw(key, nearest)
+        return (jnp.minimum(nearest, distances_to(index)), index), index
+
+    start = (distances_to(first), first)
+    _, others = jax.lax.scan(step, start, jax.random.split(key, num_clusters - 1))
+    return jnp.concatenate([first[None], others])
+
+
+def _draw(key: jax.Array, weights: jax.Array) -> jax.Array:
+    """An index with probability proportional to its weight; one of weight zero only if all are."""
+    running = jnp.cumsum(weights)
+    place = jax.random.uniform(key, (), weights.dtype) * running[-1]
+    # The first whose running sum exceeds the place, so never one of weight zero.
+    index = jnp.searchsorted(running, place, side="right")
+    last = jnp.max(jnp.where(weights > 0, jnp.arange(weights.size), 0))
+    return jnp.minimum(index, last)  # rounding may put the place at the end

@@ -1,0 +1,228 @@
+"""Clusters of points: against enumeration, definitions and invariances."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrobust import clustering
+from jaxrobust.clustering import _hartigan, _sums
+from jaxrobust.clustering._seeding import seed_centers
+from tests.clustering import oracles
+
+KEY = jax.random.key(0)
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+@pytest.mark.parametrize("objective", oracles.OBJECTIVES)
+def test_the_objective_is_its_definition(objective, x64):
+    points, assignments = normal(40, 7), np.random.default_rng(1).integers(0, 5, 40)
+    found = clustering.objective(points, assignments, 5, objective=objective)
+    expected = oracles.OBJECTIVES[objective](points, assignments)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_identities_of_the_objective(x64):
+    points, assignments = normal(20, 3), np.arange(20) % 4
+    value = lambda x, a=assignments, k=4: clustering.objective(x, a, k)
+    whole = 20 * np.sum((points - points.mean(0)) ** 2)
+    np.testing.assert_allclose(value(points, np.zeros(20, int), 1), whole, rtol=1e-12)
+    assert value(points, np.arange(20), 20) == 0
+    rotation, _ = np.linalg.qr(normal(3, 3))
+    for other in (points + 100, points @ rotation, points):
+        np.testing.assert_allclose(value(other), value(points), rtol=1e-9)
+    np.testing.assert_allclose(value(3 * points), 9 * value(points), rtol=1e-12)
+    relabelled = np.array([2, 0, 3, 1])[assignments]
+    np.testing.assert_allclose(value(points, relabelled), value(points), rtol=1e-12)
+
+
+@pytest.mark.parametrize("objective", oracles.OBJECTIVES)
+@pytest.mark.parametrize("num_clusters", [2, 3, 4])
+def test_restarts_reach_the_optimum_and_nothing_is_below_it(objective, num_clusters):
+    for seed in range(4):
+        points = normal(8, 2, seed=seed)
+        best = oracles.best(points, num_clusters, objective)
+        found = [
+            clustering.fit(
+                points, num_clusters, key=key, objective=objective, tolerance=0.0, block_size=1
+            )
+            for key in jax.random.split(KEY, 12)
+        ]
+        values = np.array([f.objective for f in found])
+        assert np.all(values >= best * (1 - 1e-5))
+        np.testing.assert_allclose(values.min(), best, rtol=1e-5)
+
+
+def test_in_one_dimension_k_means_is_contiguous_and_pairwise_need_not_be():
+    values = normal(40)
+    runs = [
+        clustering.fit(values[:, None], 3, key=key, objective="kmeans", tolerance=0.0)
+        for key in jax.random.split(KEY, 20)
+    ]
+    best = min(float(run.objective) for run in runs)
+    np.testing.assert_allclose(best, oracles.contiguous_kmeans(values, 3), rtol=1e-5)
+    # Eight points at 0 and two outliers on either side: together they cost 4, apart 8.
+    points = np.array([0.0] * 8 + [-1.0, 1.0])[:, None]
+    start = np.array([0] * 8 + [1, 1])
+    stays = clustering.fit(points, 2, key=KEY, init=jnp.asarray(start), tolerance=0.0)
+    assert stays.objective == 4.0
+    np.testing.assert_array_equal(stays.assignments, start)
+
+
+@pytest.mark.parametrize("objective", oracles.OBJECTIVES)
+def test_the_change_of_a_move_is_exact(objective, x64):
+    points, assignments = normal(30, 4), np.random.default_rng(2).integers(0, 4, 30)
+    assignments[assignments == 3] = 2  # one cluster is empty
+    weight = jnp.ones(30)
+    sums = _sums.centered_sums(jnp.asarray(points), jnp.asarray(assignments), weight, 4)
+    proposal = _hartigan.propose(
+        sums, jnp.asarray(points), jnp.asarray(assignments), weight, objective
+    )
+    value = oracles.OBJECTIVES[objective]
+    before = value(points, assignments)
+    for i in range(30):
+        moved = assignments.copy()
+        changes = []
+        for k in range(4):
+            moved[i] = k
+            changes.append(value(points, moved) - before if k != assignments[i] else np.inf)
+        np.testing.assert_allclose(proposal.change[i], min(changes), rtol=1e-10, atol=1e-10)
+        assert proposal.target[i] == np.argmin(changes)
+
+
+@pytest.mark.parametrize("block_size", [1, 16, 1000])
+@pytest.mark.parametrize("objective", oracles.OBJECTIVES)
+def test_no_pass_raises_the_objective(objective, block_size):
+    # From all in one cluster, where every point of a block wants to leave for the same other one.
+    points = normal(300, 5) * np.random.default_rng(3).gamma(0.3, size=(300, 1))
+    start = jnp.zeros(300, jnp.int32)
+    values = [float(clustering.objective(points, start, 10, objective=objective))]
+    for passes in range(1, 8):
+        found = clustering.fit(
+            points, 10, key=KEY, objective=objective, init=start, max_passes=passes,
+            tolerance=0.0, block_size=block_size,
+        )  # fmt: skip
+        values.append(float(found.objective))
+    assert np.all(np.diff(values) <= 1e-6 * values[0])
+    assert values[-1] < 0.6 * values[0]
+
+
+def test_frozen_sizes_raise_the_pairwise_objective():
+    # The published assignment step, argmin N_k ||x - mu_k||^2 with N_k frozen: not a descent.
+    points = normal(200, 10)
+    start = np.random.default_rng(4).integers(0, 10, 200)
+    means = np.stack([points[start == k].mean(0) for k in range(10)])
+    distances = ((points[:, None] - means[None]) ** 2).sum(-1)
+    frozen = np.argmin(np.bincount(start, minlength=10)[None] * distances, axis=1)
+    before = float(clustering.objective(points, start, 10))
+    assert float(clustering.objective(points, frozen, 10)) > before
+    assert float(clustering.fit(points, 10, key=KEY, init=start).objective) < before
+
+
+def test_blocks_are_as_good_as_one_point_at_a_time():
+    points = normal(600, 20) * np.random.default_rng(5).gamma(0.5, size=(600, 1))
+    fits = lambda size: [
+        float(clustering.fit(points, 20, key=key, block_size=size, tolerance=1e-4).objective)
+        for key in jax.random.split(KEY, 5)
+    ]
+    assert np.mean(fits(None)) <= 1.03 * np.mean(fits(1))
+
+
+@pytest.mark.parametrize("objective", oracles.OBJECTIVES)
+def test_copies_are_found(objective):
+    distinct = normal(6, 8) + 50  # far from the origin: no spread may come of rounding
+    points = distinct[np.random.default_rng(6).integers(0, 6, 100)]
+    found = clustering.fit(points, 6, key=KEY, objective=objective, init="farthest")
+    assert found.objective <= 1e-9
+    assert len(np.unique(found.assignments)) == 6
+
+
+def test_no_cluster_stays_empty():
+    points = normal(50, 3)
+    found = clustering.fit(points, 7, key=KEY, init=jnp.zeros(50, jnp.int32))
+    assert np.all(found.sizes > 0)
+    assert np.sum(found.sizes) == 50
+    assert np.all(clustering.fit(points, 50, key=KEY, tolerance=0.0).sizes == 1)
+
+
+def test_what_is_returned_belongs_together():
+    points = normal(90, 4)
+    found = clustering.fit(points, 6, key=KEY)
+    np.testing.assert_array_equal(found.sizes, np.bincount(found.assignments, minlength=6))
+    for k in range(6):
+        members = points[np.asarray(found.assignments) == k]
+        np.testing.assert_allclose(found.centers[k], members.mean(0), atol=1e-5)
+        spread = np.sum((members - members.mean(0)) ** 2)
+        np.testing.assert_allclose(found.spreads[k], spread, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        found.objective, oracles.pairwise(points, np.asarray(found.assignments)), rtol=1e-5
+    )
+    assert found.converged
+    cut = clustering.fit(points, 6, key=KEY, max_passes=1, tolerance=0.0)
+    assert not cut.converged
+    assert cut.num_passes == 1
+
+
+def test_the_same_key_gives_the_same_clusters_and_jit_changes_nothing():
+    points = jnp.asarray(normal(80, 5), jnp.float32)
+    fit = lambda points, key: clustering.fit(points, 5, key=key)
+    once, again = fit(points, KEY), jax.jit(fit)(points, KEY)
+    np.testing.assert_array_equal(once.assignments, fit(points, KEY).assignments)
+    np.testing.assert_array_equal(once.assignments, again.assignments)
+    several = jax.vmap(fit, (None, 0))(points, jax.random.split(KEY, 3))
+    alone = fit(points, jax.random.split(KEY, 3)[1])
+    np.testing.assert_array_equal(several.assignments[1], alone.assignments)
+
+
+def test_a_warm_start_ends_where_it_began():
+    points = normal(200, 6)
+    first = clustering.fit(points, 8, key=KEY, tolerance=0.0)
+    again = clustering.fit(points, 8, key=KEY, init=first.assignments)
+    assert again.num_passes == 1
+    np.testing.assert_allclose(again.objective, first.objective, rtol=1e-6)
+
+
+@pytest.mark.parametrize("seeding", ["k-means++", "farthest"])
+def test_seeds_are_different_points(seeding):
+    points = jnp.asarray(np.repeat(normal(12, 3), 10, axis=0), jnp.float32)
+    for key in jax.random.split(KEY, 5):
+        seeds = seed_centers(key, points, 12, seeding)
+        assert len(np.unique(np.asarray(seeds) // 10)) == 12
+
+
+def test_seeds_of_k_means_plus_plus_have_their_distribution():
+    points = jnp.asarray([[0.0], [1.0], [3.0]], jnp.float32)
+    keys = jax.random.split(KEY, 4000)
+    seeds = np.asarray(jax.vmap(lambda k: seed_centers(k, points, 2, "k-means++"))(keys))
+    after_zero = seeds[seeds[:, 0] == 0, 1]
+    # Squared distances 1 and 9: the farther with probability 0.9, 4 standard errors of about 1300.
+    assert abs(np.mean(after_zero == 2) - 0.9) < 4 * np.sqrt(0.09 / len(after_zero))
+
+
+BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "shape": (np.zeros(5), {}, r"points must be of shape \(N, d\)"),
+    "dtype": (np.zeros((5, 2), int), {}, "points.*floating"),
+    "not finite": (np.array([[1.0], [np.nan], [np.inf], [2.0]]), {}, r"2 of 4 are not: 1, 2"),
+    "no clusters": (np.ones((5, 2)), {"num_clusters": 0}, "num_clusters must be in 1..5"),
+    "too many": (np.ones((5, 2)), {"num_clusters": 6}, "num_clusters must be in 1..5"),
+    "objective": (np.ones((5, 2)), {"objective": "medoids"}, "objective must be one of"),
+    "init": (np.ones((5, 2)), {"init": "random"}, "init must be one of"),
+    "range": (np.ones((5, 2)), {"init": np.array([0, 1, 2, 0, -1])}, r"2 are not, of points 2, 4"),
+    "length": (np.ones((5, 2)), {"init": np.zeros(4, int)}, r"init must be of shape \(5,\)"),
+    "floats": (np.ones((5, 2)), {"init": np.zeros(5)}, "init must be integers"),
+    "passes": (np.ones((5, 2)), {"max_passes": 0}, "max_passes must be at least 1"),
+    "blocks": (np.ones((5, 2)), {"block_size": 0}, "block_size must be at least 1"),
+    "tolerance": (np.ones((5, 2)), {"tolerance": np.nan}, "tolerance must not be negative"),
+}
+
+
+@pytest.mark.parametrize("problem", BAD)
+def test_bad_input(problem):
+    points, options, message = BAD[problem]
+    with pytest.raises((ValueError, TypeError), match=message):
+        clustering.fit(points, **{"num_clusters": 2, "key": KEY, **options})
