@@ -50,5 +50,7 @@ def contiguous_kmeans(values, num_clusters):
     table = {(0, 0): 0.0}
     for k in range(1, num_clusters + 1):
         for j in range(1, len(values) + 1):
-            table[k, j] = min(table[k - 1, i] + cost(i, j) for i in range(j) if (k - 1, i) in table)
+            before = [i for i in range(j) if (k - 1, i) in table]
+            if before:  # else there are fewer points than clusters
+                table[k, j] = min(table[k - 1, i] + cost(i, j) for i in before)
     return table[num_clusters, len(values)]
