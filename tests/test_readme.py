@@ -5,7 +5,14 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import equinox as eqx
+import haiku as hk
+import jax
+import optax
 import pytest
+from flax import linen, nnx
+
+from jaxrobust import per_example
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -16,7 +23,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_example_runs_and_its_bounds_enclose_the_optimum(capsys):
-    first, more = blocks("python")
+    first, more, *_ = blocks("python")
     assert len([line for line in first.splitlines() if line.strip()]) <= 13
     names: dict = {}
     exec(compile(first, "README.md", "exec"), names)
@@ -28,6 +35,57 @@ def test_the_example_runs_and_its_bounds_enclose_the_optimum(capsys):
     shown = capsys.readouterr().out
     assert "margin" in shown
     assert "reached: " in shown
+
+
+def test_per_example_runs_after_the_first_example(capsys):
+    first, _, block, _ = blocks("python")
+    lines = first.splitlines()
+    names: dict = {}
+    exec("\n".join(line for line in lines if line.startswith(("import", "from"))), names)
+    exec(compile(block, "README.md", "exec"), names)
+    assert names["s"].shape == (*names["sizes"].shape, 256)
+    shown = capsys.readouterr().out
+    assert "largest gradients" in shown
+    assert "agree" in shown
+
+
+def linen_model():
+    class Model(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            return linen.Dense(3)(linen.BatchNorm(use_running_average=True)(x))
+
+    return Model()
+
+
+def nnx_model():
+    norm = nnx.BatchNorm(4, use_running_average=True, rngs=nnx.Rngs(0))
+    return nnx.Sequential(norm, nnx.Linear(4, 3, rngs=nnx.Rngs(0)))
+
+
+def haiku_model():
+    return hk.without_apply_rng(hk.transform(lambda x: hk.Linear(3)(x)))
+
+
+@pytest.mark.parametrize(
+    ("number", "make", "size"),
+    [
+        (0, linen_model, 2 * 4 + 4 * 3 + 3),  # scale and shift, but not mean and variance
+        (1, nnx_model, 2 * 4 + 4 * 3 + 3),
+        (2, lambda: eqx.nn.Linear(4, 3, key=jax.random.key(0)), 4 * 3 + 3),
+        (3, haiku_model, 4 * 3 + 3),
+    ],
+)
+def test_the_adapters_take_parameters_only(number, make, size):
+    adapter = blocks("python")[3].split("\n\n")[number]
+    assert len([line for line in adapter.splitlines() if not line.startswith("#")]) <= 3
+    loss = optax.softmax_cross_entropy_with_integer_labels
+    x, y = jax.random.normal(jax.random.key(1), (5, 4)), jax.numpy.arange(5) % 3
+    names: dict = {"model": make(), "x": x, "key": jax.random.key(0), "loss": loss}
+    names |= {"jax": jax, "nnx": nnx, "eqx": eqx}
+    exec(compile(adapter, "README.md", "exec"), names)
+    assert sum(leaf.size for leaf in jax.tree.leaves(names["params"])) == size
+    assert per_example.check(names["loss_fn"])(names["params"], (x, y)).ok
 
 
 def test_the_two_setup_commands_are_targets_of_the_makefile():
