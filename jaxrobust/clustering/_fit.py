@@ -1,15 +1,13 @@
 """Clusters of points."""
 
 import functools
-import operator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
-from jaxrobust import trees
+from jaxrobust.clustering._checks import check_assignments, check_count, check_points
 from jaxrobust.clustering._hartigan import pass_over
 from jaxrobust.clustering._objectives import OBJECTIVES, Objective, by_cluster
 from jaxrobust.clustering._seeding import SEEDINGS, Seeding, seed_centers
@@ -84,14 +82,14 @@ def fit(
       can raise J; the exact change of a move is derived here. Hartigan, *Clustering Algorithms*,
       1975.
     """
-    points = _check_points(points)
-    num_clusters = _check_count("num_clusters", num_clusters, points.shape[0])
+    points = check_points("points", points)
+    num_clusters = check_count("num_clusters", num_clusters, points.shape[0])
     if objective not in OBJECTIVES:
         raise ValueError(f"objective must be one of {OBJECTIVES}, got {objective!r}")
-    max_passes = _check_count("max_passes", max_passes)
+    max_passes = check_count("max_passes", max_passes)
     if block_size is None:
         block_size = max(1, min(128, points.shape[0] // num_clusters))
-    block_size = min(_check_count("block_size", block_size), points.shape[0])
+    block_size = min(check_count("block_size", block_size), points.shape[0])
     if not tolerance >= 0:
         raise ValueError(f"tolerance must not be negative, got {tolerance}")
     if isinstance(init, str):
@@ -120,8 +118,8 @@ def objective(
     Raises:
       ValueError, TypeError: as :func:`fit`.
     """
-    points = _check_points(points)
-    num_clusters = _check_count("num_clusters", num_clusters)
+    points = check_points("points", points)
+    num_clusters = check_count("num_clusters", num_clusters)
     if objective not in OBJECTIVES:
         raise ValueError(f"objective must be one of {OBJECTIVES}, got {objective!r}")
     assignments = check_assignments("assignments", assignments, points.shape[0], num_clusters)
@@ -189,47 +187,3 @@ def _in_blocks(points: jax.Array, block_size: int) -> tuple[jax.Array, jax.Array
     weights = jnp.pad(jnp.ones(num_points, points.dtype), (0, missing))
     padded = jnp.pad(points, ((0, missing), (0, 0)))
     return padded.reshape(-1, block_size, dim), weights.reshape(-1, block_size)
-
-
-def _check_points(points: Any) -> jax.Array:
-    trees.check_floating("points", points)
-    if jnp.ndim(points) != 2:
-        raise ValueError(f"points must be of shape (N, d), got {jnp.shape(points)}")
-    if not isinstance(points, Tracer):
-        (bad,) = np.nonzero(~np.isfinite(np.asarray(points, np.float64)).all(axis=1))
-        if bad.size:
-            raise ValueError(
-                f"points must be finite; {bad.size} of {len(points)} are not: {_some(bad)}"
-            )
-    return trees.promote(points)
-
-
-def check_assignments(name: str, assignments: Any, num_points: int, num_clusters: int) -> jax.Array:
-    """Assignments as int32, or an error that names the argument."""
-    assignments = jnp.asarray(assignments)
-    if not jnp.issubdtype(assignments.dtype, jnp.integer):
-        raise TypeError(f"{name} must be integers, got {assignments.dtype}")
-    if assignments.shape != (num_points,):
-        raise ValueError(f"{name} must be of shape ({num_points},), got {assignments.shape}")
-    if not isinstance(assignments, Tracer):
-        found = np.asarray(assignments)
-        (bad,) = np.nonzero((found < 0) | (found >= num_clusters))
-        if bad.size:
-            raise ValueError(
-                f"{name} must be in 0..{num_clusters - 1}; {bad.size} are not, of points "
-                f"{_some(bad)}"
-            )
-    return assignments.astype(jnp.int32)
-
-
-def _some(indices: np.ndarray) -> str:
-    shown = ", ".join(map(str, indices[:10]))
-    return f"{shown}, ..." if indices.size > 10 else shown
-
-
-def _check_count(name: str, value: Any, most: int | None = None) -> int:
-    number = 0 if isinstance(value, bool) else operator.index(value)
-    if number < 1 or (most is not None and number > most):
-        bounds = "at least 1" if most is None else f"in 1..{most}, the number of points"
-        raise ValueError(f"{name} must be {bounds}, got {value!r}")
-    return number

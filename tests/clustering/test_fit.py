@@ -215,8 +215,8 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     "range": (np.ones((5, 2)), {"init": np.array([0, 1, 2, 0, -1])}, r"2 are not, of points 2, 4"),
     "length": (np.ones((5, 2)), {"init": np.zeros(4, int)}, r"init must be of shape \(5,\)"),
     "floats": (np.ones((5, 2)), {"init": np.zeros(5)}, "init must be integers"),
-    "passes": (np.ones((5, 2)), {"max_passes": 0}, "max_passes must be at least 1"),
-    "blocks": (np.ones((5, 2)), {"block_size": 0}, "block_size must be at least 1"),
+    "passes": (np.ones((5, 2)), {"max_passes": 0}, "max_passes must be an integer of at least 1"),
+    "blocks": (np.ones((5, 2)), {"block_size": 0}, "block_size must be an integer of at least 1"),
     "tolerance": (np.ones((5, 2)), {"tolerance": np.nan}, "tolerance must not be negative"),
 }
 

@@ -1,0 +1,62 @@
+"""Checks of arguments, with messages that name them."""
+
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from jaxrobust import trees
+
+
+def check_points(name: str, points: Any) -> jax.Array:
+    """Points ``(N, d)`` in float32 at least; if they are not traced, finite ones."""
+    trees.check_floating(name, points)
+    if jnp.ndim(points) != 2:
+        raise ValueError(f"{name} must be of shape (N, d), got {jnp.shape(points)}")
+    if not isinstance(points, Tracer):
+        (bad,) = np.nonzero(~np.isfinite(np.asarray(points, np.float64)).all(axis=1))
+        if bad.size:
+            raise ValueError(
+                f"{name} must be finite; {bad.size} of {len(points)} are not: {_some(bad)}"
+            )
+    return trees.promote(points)
+
+
+def check_assignments(name: str, assignments: Any, num_points: int, num_clusters: int) -> jax.Array:
+    """Assignments as int32; if they are not traced, all in range."""
+    assignments = jnp.asarray(assignments)
+    if not jnp.issubdtype(assignments.dtype, jnp.integer):
+        raise TypeError(f"{name} must be integers, got {assignments.dtype}")
+    if assignments.shape != (num_points,):
+        raise ValueError(f"{name} must be of shape ({num_points},), got {assignments.shape}")
+    if not isinstance(assignments, Tracer):
+        found = np.asarray(assignments)
+        (bad,) = np.nonzero((found < 0) | (found >= num_clusters))
+        if bad.size:
+            raise ValueError(
+                f"{name} must be in 0..{num_clusters - 1}; {bad.size} are not, of points "
+                f"{_some(bad)}"
+            )
+    return assignments.astype(jnp.int32)
+
+
+def check_count(name: str, value: Any, most: int | None = None) -> int:
+    """A positive integer, NumPy's included, of at most the number of points."""
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1 or (most is not None and number > most):
+        bounds = (
+            "an integer of at least 1" if most is None else f"in 1..{most}, the number of points"
+        )
+        raise ValueError(f"{name} must be {bounds}, got {value!r}")
+    return number
+
+
+def _some(indices: np.ndarray) -> str:
+    shown = ", ".join(map(str, indices[:10]))
+    return f"{shown}, ..." if indices.size > 10 else shown
