@@ -114,9 +114,12 @@ EASY = loss, PARAMS, BATCH
 DEMANDING = demanding_loss, DEMANDING_PARAMS, DEMANDING_BATCH
 
 
-@pytest.mark.parametrize(("case", "kind"), [(EASY, AxisType.Auto), (DEMANDING, AxisType.Explicit)])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", MAKERS)
-def test_on_a_batch_sharded_over_devices(name, case, kind):
+def test_on_a_batch_sharded_over_devices(name, kind):
+    # The others do as one of these does; it takes long to compile.
+    demanding = kind == AxisType.Explicit and name in ("norms", "sketches", "gram", "moments")
+    case = DEMANDING if demanding else EASY
     expected = jax.jit(MAKERS[name](case[0]))(*case[1:])
     assert_close(on_devices(name, *case, kind), expected, rtol=1e-4, atol=1e-6)
 
