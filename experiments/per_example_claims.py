@@ -227,9 +227,9 @@ def tables(costs: Costs) -> list[Table]:
                 for model, by in times.items()
             ],
             "Medians, taken in turns but for vmap(grad), which would slow down what comes next. "
-            "Its time goes not into operations (next table) but into the gradients of all examples, "
-            "which it writes and reads: the more parameters per position, the more it costs. A "
-            "transformer uses its parameters at 63 "
+            "Its time goes not into operations (next table) but into the gradients of all "
+            "examples, which it writes and reads: the more parameters per position, the more it "
+            "costs. A transformer uses its parameters at 63 "
             "positions of every example, an MLP at one. For larger models see make bench.",
         ),
         Table(
