@@ -135,7 +135,7 @@ def _assign_to_seeds(key, points, num_clusters: int, seeding: Seeding) -> jax.Ar
     return jnp.argmin(distances, axis=1).astype(jnp.int32)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4, 6))
+@functools.partial(jax.jit, static_argnums=(2, 3, 6))
 def _improve(
     points: jax.Array,
     start: jax.Array,

@@ -66,8 +66,14 @@ def test_gram_of_two_batches(limit, monkeypatch):
     np.testing.assert_allclose(found, expected[3:], atol=tolerance)
 
 
-@pytest.mark.parametrize("name", [*PAIRS, "custom_vjp_region"])
-@pytest.mark.parametrize("by_factors", [False, True])
+BY_FACTORS = ["convolution_grouped", "embedding_out_of_range", "weights_in_slices",
+              "weights_concatenated", "penalty_in_the_loss", "convolutions_in_a_loop"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "by_factors"),
+    [*((name, False) for name in [*PAIRS, "custom_vjp_region"]), *((n, True) for n in BY_FACTORS)],
+)
 def test_dots(name, by_factors, monkeypatch):
     if by_factors:  # as for a loss with a custom_vjp in it
         monkeypatch.setattr(_dots, "_has_custom_vjp", lambda _: True)
@@ -154,30 +160,30 @@ def test_a_sketch_without_room_for_error_has_none():
 
 def test_the_same_key_gives_the_same_map():
     loss, params, batch, _ = exact("einsum_heads")
-    sketch = per_example.sketches(loss, key=jax.random.key(0), dim=16)
+    sketch = jax.jit(per_example.sketches(loss, key=jax.random.key(0), dim=16))
     whole = sketch(params, batch)
     np.testing.assert_allclose(sketch(params, batch[2:4]), whole[2:4], rtol=1e-5)
-    other = per_example.sketches(loss, key=jax.random.key(1), dim=16)(params, batch)
+    other = jax.jit(per_example.sketches(loss, key=jax.random.key(1), dim=16))(params, batch)
     assert not np.allclose(whole, other)
     # and for sequences of another length: half of the sum over positions comes from each half
     linear = lambda p, x: jnp.sum(x @ p)
     w, x = normal(9, 8), normal(B, 6, 9)
-    sketch = per_example.sketches(linear, key=jax.random.key(0), dim=16)
+    sketch = jax.jit(per_example.sketches(linear, key=jax.random.key(0), dim=16))
     halves = sketch(w, x[:, :2]) + sketch(w, x[:, 2:])
     np.testing.assert_allclose(sketch(w, x), halves, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("dim", [4, 128])  # kernels of more taps than the rank, and of fewer
 @pytest.mark.parametrize(
-    "name",
+    ("name", "dim"),  # kernels of more taps than the rank, 1 for 4, and of fewer, 8 for 128
     [
-        "convolution_grouped",
-        "convolutions_in_a_loop",
-        "convolution_transposed",
-        "convolution_strided_and_padded",
-        "convolution_odd_layouts",
-        "convolution_3d",
-        "sequence_short",
+        ("convolution_grouped", 4),
+        ("convolution_grouped", 128),
+        ("convolutions_in_a_loop", 4),
+        ("convolution_transposed", 128),
+        ("convolution_strided_and_padded", 4),
+        ("convolution_odd_layouts", 128),
+        ("convolution_3d", 4),
+        ("sequence_short", 128),
     ],
 )
 def test_all_ways_to_a_sketch_lead_to_the_same(name, dim, monkeypatch):
@@ -196,7 +202,7 @@ def test_all_ways_to_a_sketch_lead_to_the_same(name, dim, monkeypatch):
             _sketches, "_is_projected", lambda *_, costs=costs: min(costs[:2]) < costs[2]
         )
         monkeypatch.setattr(_sketches, "sketch_shapes", shapes_of_one_rank(dim))
-        found[way] = sketch(params, batch)
+        found[way] = jax.jit(sketch)(params, batch)
     scale = float(np.max(np.abs(found["formed"])))
     for way in ("pixels projected", "windows projected"):
         np.testing.assert_allclose(found[way], found["formed"], rtol=1e-4, atol=1e-5 * scale)
