@@ -17,7 +17,7 @@ def check_points(name: str, points: Any) -> jax.Array:
     if jnp.ndim(points) != 2:
         raise ValueError(f"{name} must be of shape (N, d), got {jnp.shape(points)}")
     if not isinstance(points, Tracer):
-        (bad,) = np.nonzero(~np.isfinite(np.asarray(points, np.float64)).all(axis=1))
+        (bad,) = np.nonzero(~np.asarray(jnp.all(jnp.isfinite(jnp.asarray(points)), axis=1)))
         if bad.size:
             raise ValueError(
                 f"{name} must be finite; {bad.size} of {len(points)} are not: {_some(bad)}"

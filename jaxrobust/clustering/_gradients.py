@@ -1,5 +1,6 @@
 """Clusters of examples by their gradients."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -41,7 +42,8 @@ def gradient_clusters(
     ===========  ===================================================================================
 
     Args:
-      loss_fn: ``loss_fn(params, example) -> ()``, the loss of one example.
+      loss_fn: ``loss_fn(params, example) -> ()``, the loss of one example. Give the same function
+        every time: a new one is compiled anew.
       params: pytree of floating arrays.
       data: pytree of arrays ``(N, ...)``, all examples.
       num_clusters: K, 1 to N.
@@ -67,14 +69,27 @@ def gradient_clusters(
     batch_size = check_count("batch_size", batch_size)
     sketch_key, fit_key = jax.random.split(key)
     if method == "sketch":
-        sketch = per_example.sketches(loss_fn, key=sketch_key, dim=dim)
-        points = map_batches(lambda batch: sketch(params, batch), data, batch_size)
+        points = _sketch_all(loss_fn, params, data, sketch_key, dim, batch_size)
     elif method == "gram":
         points = _coordinates(per_example.gram(loss_fn)(params, data))
     else:
         raise ValueError(f"method must be one of {METHODS}, got {method!r}")
     points = check_points("gradients", points)
     return fit(points, num_clusters, key=fit_key, **options)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4, 5))
+def _sketch_all(
+    loss_fn: Callable[[Any, Any], jax.Array],
+    params: Any,
+    data: Any,
+    key: jax.Array,
+    dim: int,
+    batch_size: int,
+) -> jax.Array:
+    # Params and key are arguments of one program, so that a later refresh compiles nothing.
+    sketch = per_example.sketches(loss_fn, key=key, dim=dim)
+    return map_batches(lambda batch: sketch(params, batch), data, batch_size)
 
 
 def map_batches(function: Callable[[Any], Any], data: Any, batch_size: int) -> Any:
@@ -89,14 +104,9 @@ def map_batches(function: Callable[[Any], Any], data: Any, batch_size: int) -> A
     places = np.minimum(np.arange(num_batches * batch_size), num_examples - 1)
     places = places.reshape(num_batches, batch_size)
 
-    @jax.jit
-    def all_batches(data):
-        batch = lambda index: function(jax.tree.map(lambda leaf: leaf[index], data))
-        return jax.lax.map(batch, places)
-
-    return jax.tree.map(
-        lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num_examples], all_batches(data)
-    )
+    batch = lambda index: function(jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], data))
+    found = jax.lax.map(batch, places)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num_examples], found)
 
 
 def _coordinates(gram: jax.Array) -> jax.Array:

@@ -80,6 +80,22 @@ def test_a_warm_start():
     assert again.num_passes == 1
 
 
+def test_a_refresh_compiles_nothing():
+    params, data = problem(20)
+    traces = []
+
+    def counting(params, example):
+        traces.append(1)
+        return loss(params, example)
+
+    for number, key in enumerate(jax.random.split(KEY, 3)):
+        changed = jax.tree.map(lambda leaf, by=number: leaf + by, params)
+        clustering.gradient_clusters(counting, changed, data, 3, key=key)
+        if number == 0:
+            first = len(traces)
+    assert len(traces) == first
+
+
 def test_bad_input():
     params, data = problem(20)
     unknown: Any = "exakt"
