@@ -43,6 +43,18 @@ def check_assignments(name: str, assignments: Any, num_points: int, num_clusters
     return assignments.astype(jnp.int32)
 
 
+def check_data(name: str, data: Any) -> int:
+    """The number of examples, which all leaves ``(N, ...)`` have, at least one."""
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(data)]
+    lengths = {shape[:1] for shape in shapes}
+    if len(lengths) != 1 or lengths == {()} or lengths == {(0,)}:
+        raise ValueError(
+            f"{name} must have arrays (N, ...) with one number of examples, at least 1, in all "
+            f"leaves; got shapes {shapes}"
+        )
+    return shapes[0][0]
+
+
 def check_count(name: str, value: Any, most: int | None = None) -> int:
     """A positive integer, NumPy's included, of at most the number of points."""
     try:

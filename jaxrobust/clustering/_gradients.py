@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust import per_example, trees
-from jaxrobust.clustering._checks import check_count, check_points
+from jaxrobust.clustering._checks import check_count, check_data, check_points
 from jaxrobust.clustering._fit import Clustering, fit
 
 Method = Literal["sketch", "gram"]
@@ -58,7 +58,8 @@ def gradient_clusters(
       :class:`Clustering` of the N examples.
 
     Raises:
-      ValueError: for an unknown method, a ``batch_size`` below 1, gradients that are not finite
+      ValueError: for data without examples or of different lengths, an unknown method, a
+        ``batch_size`` below 1, gradients that are not finite
         (the message says of which examples; not when traced), and as :func:`fit`.
       ValueError, TypeError: as :func:`per_example.sketches`, for what cannot be differentiated.
 
@@ -66,6 +67,7 @@ def gradient_clusters(
       Faghri et al., arXiv:2007.04532, which clusters with two passes over the data for each of 3
       to 10 iterations; one pass of sketches and the exact descent are this library's.
     """
+    num_clusters = check_count("num_clusters", num_clusters, check_data("data", data))
     batch_size = check_count("batch_size", batch_size)
     sketch_key, fit_key = jax.random.split(key)
     if method == "sketch":

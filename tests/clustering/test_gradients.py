@@ -105,6 +105,9 @@ def test_bad_input():
         clustering.gradient_clusters(loss, params, data, 3, key=KEY, batch_size=0)
     with pytest.raises(ValueError, match="num_clusters must be in 1..20"):
         clustering.gradient_clusters(loss, params, data, 21, key=KEY)
+    for wrong in ((data[0], data[1][:19]), (data[0][:0], data[1][:0]), (), (data[0], 1)):
+        with pytest.raises(ValueError, match="data must have arrays"):
+            clustering.gradient_clusters(loss, params, wrong, 3, key=KEY)
     broken = (data[0].at[3, 0].set(jnp.nan).at[11, 2].set(jnp.inf), data[1])
     with pytest.raises(ValueError, match="gradients must be finite; 2 of 20 are not: 3, 11"):
         clustering.gradient_clusters(loss, params, broken, 3, key=KEY)

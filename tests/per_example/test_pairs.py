@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrobust import per_example
-from jaxrobust.per_example import _dots, _gram, _plan, _sketches, _trace
+from jaxrobust.per_example import _dots, _gram, _plan, _projection, _sketches, _trace
 from jaxrobust.per_example._projection import Shape
 from tests.per_example import oracles
 from tests.per_example.cases import CASES, B, normal
@@ -297,3 +297,17 @@ def test_large_leaves_without_rule(monkeypatch):
     whole = sketch(keys[0])
     monkeypatch.setattr(_plan, "EXPAND_BYTES", 1)
     np.testing.assert_allclose(sketch(keys[0]), whole, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("taps", [1, 6, 9, 25])
+@pytest.mark.parametrize("rank", [1, 8, 16])
+def test_maps_keep_every_entry_on_average(taps, rank):
+    # The sum over the sketch of the squared coefficients of an entry, which E S^T S = 1 demands.
+    shape, channels, columns = Shape(2, rank, taps), 3, 5
+    size = _projection.num_signs(1, taps * channels, columns, shape)
+    signs = jnp.asarray(np.random.default_rng(0).choice([-1.0, 1.0], size=size), jnp.float32)
+    left, right = _projection.matrices(signs, 1, taps * channels, columns, shape)
+    p = np.asarray(left.dense()[0]).reshape(-1, shape.blocks, rank)
+    q = np.asarray(right).reshape(columns, shape.blocks, rank)
+    kept = np.einsum("ibj,obs->io", p**2, q**2)
+    np.testing.assert_allclose(kept, 1, rtol=1e-5)
