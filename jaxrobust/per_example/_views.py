@@ -107,7 +107,10 @@ def _cast(eqn, operands):
 
 
 def _transpose(eqn, piece: Piece) -> Piece:
-    order = eqn.params["permutation"]
+    return _permuted(piece, eqn.params["permutation"])
+
+
+def _permuted(piece: Piece, order: Sequence[int]) -> Piece:
     shape, strides, offset = piece.view
     view = Strided(tuple(shape[i] for i in order), tuple(strides[i] for i in order), offset)
     return dataclasses.replace(piece, view=view, start=tuple(piece.start[i] for i in order))
@@ -118,11 +121,13 @@ def _reshape(eqn, operands):
     (pieces, *_) = operands
     if len(pieces) != 1 or pieces[0].view.shape != shape_of(source):
         return None  # boxes need not be boxes afterwards
-    strides = reshaped_strides(pieces[0].view, new)
+    order = eqn.params["dimensions"]  # of the axes before they are joined: as of `order="F"`
+    piece = pieces[0] if order is None else _permuted(pieces[0], order)
+    strides = reshaped_strides(piece.view, new)
     if strides is None:
         return None
-    view = Strided(new, strides, pieces[0].view.offset)
-    return [(dataclasses.replace(pieces[0], view=view, start=(0,) * len(new)),)]
+    view = Strided(new, strides, piece.view.offset)
+    return [(dataclasses.replace(piece, view=view, start=(0,) * len(new)),)]
 
 
 def reshaped_strides(view: Strided, new: Shape) -> Shape | None:

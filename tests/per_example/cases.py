@@ -312,6 +312,27 @@ def weights_reshaped_transposed_cast():
 
 
 @case
+def weights_read_by_columns():  # a reshape that orders the axes itself
+    def loss(p, x):
+        flat = jax.lax.reshape(p["w"], (4, 6), dimensions=(2, 0, 1))
+        square = p["v"].reshape(4, 4, order="F")
+        return jnp.sum(jnp.sin(x @ flat)) + jnp.sum(jnp.cos(x @ square))
+
+    return loss, {"w": normal(2, 3, 4), "v": normal(4, 4)}, normal(B, 4)
+
+
+@case
+def kernels_mapped_over():
+    def loss(p, x):
+        convolve = lambda w: jax.lax.conv_general_dilated(
+            x, w, (1, 1), "SAME", dimension_numbers=IMAGE
+        )
+        return jnp.sum(jnp.sin(jax.vmap(convolve)(p["w"])))
+
+    return loss, {"w": normal(2, 2, 1, 3, 4)}, normal(B, 1, 3, 2, 3)
+
+
+@case
 def normalisation_and_positions():
     def loss(p, x):
         x = x + p["positions"]

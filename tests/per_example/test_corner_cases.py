@@ -1,0 +1,68 @@
+"""Programs, dtypes and sizes in which a rule that is nearly right would go wrong unseen."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrobust import per_example
+from jaxrobust.per_example import _dots
+from tests.per_example import oracles
+from tests.per_example.cases import CASES, B, normal
+
+DIM = 128  # at least as many numbers as a leaf has entries: its sketches are exact
+
+
+def assert_all_exact(loss, params, batch, monkeypatch, *, rtol=1e-5):
+    """Everything that is known of the gradients of the case, against `vmap(grad)`."""
+    slow = oracles.gradients(loss, params, batch)
+    rows = oracles.matrix(slow)
+    gram, scale = rows @ rows.T, np.max(np.abs(rows @ rows.T))
+
+    def close(found, expected, scale):
+        np.testing.assert_allclose(np.asarray(found, np.float64), expected, atol=rtol * scale)
+
+    @jax.jit
+    def everything(params, batch):
+        return (
+            per_example.value_grad_and_norms(loss)(params, batch)[1:],
+            per_example.gram(loss)(params, batch),
+            per_example.dots(loss)(params, batch, slow),
+            per_example.moments(loss, entrywise=True)(params, batch),
+        )
+
+    monkeypatch.setattr(_dots, "_has_custom_vjp", lambda _: True)  # by factors
+    (mean, norms), found_gram, dots, moments = everything(params, batch)
+    close(norms, oracles.norms(slow), np.sqrt(scale))
+    flat = lambda tree: oracles.matrix(jax.tree.map(lambda leaf: leaf[None], tree))[0]
+    close(flat(mean), rows.mean(0), np.max(np.abs(rows)))
+    close(found_gram, gram, scale)
+    close(dots, gram, scale)
+    close(flat(moments.mean), rows.mean(0), np.max(np.abs(rows)))
+    close(moments.trace, rows.var(0, ddof=1).sum(), scale)
+
+
+def assert_sketches_exact(loss, params, batch, *, rtol=1e-5, dim=DIM):
+    """Of one leaf that is kept whole in a sketch."""
+    rows = oracles.matrix(oracles.gradients(loss, params, batch))
+    s = np.asarray(per_example.sketches(loss, key=jax.random.key(0), dim=dim)(params, batch))
+    expected = rows @ rows.T
+    np.testing.assert_allclose(s @ s.T, expected, atol=rtol * np.max(np.abs(expected)))
+
+
+@pytest.mark.parametrize("name", ["weights_read_by_columns", "kernels_mapped_over"])
+def test_reshapes_that_order_the_axes(name, monkeypatch):
+    loss, params, batch = CASES[name]()
+    methods = [row.method for row in per_example.explain(loss)(params, batch).rows]
+    # Every channel of every kernel mapped over is a stride of its own: no view of the leaf.
+    assert methods == (["expand"] if name == "kernels_mapped_over" else ["factors", "factors"])
+    assert_all_exact(loss, params, batch, monkeypatch)
+
+
+def test_a_leaf_seen_in_two_orders(monkeypatch):
+    def loss(p, x):
+        return jnp.sum(jnp.sin(x @ p.reshape(4, 4, order="F"))) + jnp.sum(jnp.cos(x @ p))
+
+    case = loss, normal(4, 4), normal(B, 4)
+    assert_all_exact(*case, monkeypatch)
+    assert_sketches_exact(*case)
