@@ -2,9 +2,11 @@
 
 :func:`fit` clusters any points; the objective ``"pairwise"`` is the variance of an estimator that
 draws one example of each cluster. :func:`gradient_clusters` does so with gradients.
+:func:`duplicates` finds groups of points that coincide.
 """
 
+from jaxrobust.clustering._duplicates import Groups, duplicates
 from jaxrobust.clustering._fit import Clustering, fit, objective
 from jaxrobust.clustering._gradients import gradient_clusters
 
-__all__ = ["Clustering", "fit", "gradient_clusters", "objective"]
+__all__ = ["Clustering", "Groups", "duplicates", "fit", "gradient_clusters", "objective"]

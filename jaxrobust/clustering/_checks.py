@@ -17,12 +17,26 @@ def check_points(name: str, points: Any) -> jax.Array:
     if jnp.ndim(points) != 2:
         raise ValueError(f"{name} must be of shape (N, d), got {jnp.shape(points)}")
     if not isinstance(points, Tracer):
-        (bad,) = np.nonzero(~np.asarray(jnp.all(jnp.isfinite(jnp.asarray(points)), axis=1)))
+        (bad,) = np.nonzero(~np.asarray(_are_finite(points)))
         if bad.size:
             raise ValueError(
                 f"{name} must be finite; {bad.size} of {len(points)} are not: {_some(bad)}"
             )
     return trees.promote(points)
+
+
+def check_rows(name: str, points: Any) -> jax.Array:
+    """Arrays ``(N, ...)`` of real numbers as rows ``(N, d)``; if they are not traced, finite."""
+    leaves = jax.tree.leaves(points)
+    for leaf in leaves:
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None or not (jnp.issubdtype(dtype, jnp.number) or dtype == jnp.bool_):
+            raise TypeError(f"{name} must be arrays of numbers, got {dtype or type(leaf).__name__}")
+        if jnp.issubdtype(dtype, jnp.complexfloating):
+            raise TypeError(f"{name} must be arrays of real numbers, got {dtype}")
+    number = check_data(name, points)
+    promoted = trees.promote([jnp.asarray(leaf).reshape(number, -1) for leaf in leaves])
+    return check_points(name, jnp.concatenate(promoted, axis=1))
 
 
 def check_assignments(name: str, assignments: Any, num_points: int, num_clusters: int) -> jax.Array:
@@ -67,6 +81,11 @@ def check_count(name: str, value: Any, most: int | None = None) -> int:
         )
         raise ValueError(f"{name} must be {bounds}, got {value!r}")
     return number
+
+
+@jax.jit  # one program: no mask of the size of the points
+def _are_finite(points: jax.Array) -> jax.Array:
+    return jnp.all(jnp.isfinite(points), axis=1)
 
 
 def _some(indices: np.ndarray) -> str:

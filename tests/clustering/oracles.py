@@ -54,3 +54,25 @@ def contiguous_kmeans(values, num_clusters):
             if before:  # else there are fewer points than clusters
                 table[k, j] = min(table[k - 1, i] + cost(i, j) for i in before)
     return table[num_clusters, len(values)]
+
+
+def leaders(points, tolerance, metric="euclidean"):
+    """The leader of every point, one point after the other."""
+    points = np.asarray(points, np.float64)
+    found = []
+    for i, point in enumerate(points):
+        close = [
+            j for j in range(i) if found[j] == j and distance(point, points[j], metric) <= tolerance
+        ]
+        found.append(close[0] if close else i)
+    return np.array(found)
+
+
+def distance(x, y, metric):
+    """Euclidean, or 1 - cos, with zero at the same place as zero only."""
+    if metric == "euclidean":
+        return np.linalg.norm(x - y)
+    lengths = np.linalg.norm(x) * np.linalg.norm(y)
+    if lengths == 0:
+        return 0.0 if np.array_equal(x, y) else np.inf
+    return 1 - x @ y / lengths
