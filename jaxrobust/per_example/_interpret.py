@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from jax.extend import core
 
-from jaxrobust.per_example._sites import CALLS, Path, Site, scan_sizes
+from jaxrobust.per_example._sites import CALLS, Path, Site, body_of, scan_sizes
 from jaxrobust.per_example._views import shape_of
 
 Arrays = dict[Path, jax.Array]
@@ -88,7 +88,7 @@ def _bind(eqn: core.JaxprEqn, inputs: Sequence[Any]) -> list[Any]:
 
 def _enter(eqn, inputs, path: Path, sites, probes: Arrays) -> tuple[list[Any], Arrays]:
     """Runs an equation with a body in which there are sites."""
-    body, consts = _open(eqn.params["jaxpr"])
+    body, consts = _open(body_of(eqn))
     name = eqn.primitive.name
     if name == "scan":
         return _scan(eqn, body, consts, inputs, path, sites, probes)

@@ -20,7 +20,9 @@ from jaxrobust.per_example._views import Pieces, is_differentiable, shape_of
 Path = tuple[int, ...]  # number of the equation, of the equation in its body, and so on
 
 # Equations whose body is run once, with the equation's inputs.
-CALLS = frozenset({"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"})
+CALLS = frozenset(
+    {"jit", "pjit", "closed_call", "core_call", "eval_jaxpr", "remat", "remat2", "checkpoint"}
+)
 # Through these a gradient does not pass.
 _CONSTANT = frozenset({"stop_gradient"})
 
@@ -69,6 +71,11 @@ def walk(closed: core.ClosedJaxpr, num_leaves: int) -> Walk:
 
     The loss is the first output; what only the others need is left out.
     """
+    if _has_references(closed.jaxpr):
+        # What is written to a Ref comes out where it is read: no equation leads from one to the
+        # other, and nothing can be said of single parameters.
+        everything = dict.fromkeys(range(num_leaves), "a program that writes to a jax.Ref")
+        return Walk((), everything, frozenset(everything))
     walker = _Walker()
     inputs: list[_Kind] = []
     for number, variable in enumerate(closed.jaxpr.invars):
@@ -139,7 +146,7 @@ class _Walker:
         if name in _CONSTANT or not parameters:
             return [_DATA if _DATA in kinds else _CONST] * number
         if name in CALLS:
-            return self.run(open_jaxpr(eqn.params["jaxpr"]), kinds, needed, path, loops)
+            return self.run(open_jaxpr(body_of(eqn)), kinds, needed, path, loops)
         if _DATA not in kinds:
             return _derive(eqn, kinds)
         if name == "scan":
@@ -159,7 +166,7 @@ class _Walker:
         self, eqn: core.JaxprEqn, kinds: list[_Kind], path: Path, loops: tuple[int, ...]
     ) -> list[_Kind]:
         """Walks the body once; what the loop changes depends on the data."""
-        length, body = eqn.params["length"], open_jaxpr(eqn.params["jaxpr"])
+        length, body = eqn.params["length"], open_jaxpr(body_of(eqn))
         num_consts, num_carry = scan_sizes(eqn, body)
         inside: list[_Kind] = []
         for number, kind in enumerate(kinds):
@@ -224,6 +231,24 @@ def _derive(eqn: core.JaxprEqn, kinds: list[_Kind]) -> list[_Kind]:
         _Parameter(frozenset(p.leaf for p in pieces), pieces) if pieces else _CONST
         for pieces in followed
     ]
+
+
+def _has_references(jaxpr: core.Jaxpr) -> bool:
+    """Whether there are mutable arrays in the program, or in a body that the walk goes into."""
+    variables = [*jaxpr.invars, *(variable for eqn in jaxpr.eqns for variable in eqn.outvars)]
+    # Their type is in no public module of JAX.
+    if any(type(variable.aval).__name__ == "AbstractRef" for variable in variables):
+        return True
+    return any(
+        _has_references(open_jaxpr(body_of(eqn)))
+        for eqn in jaxpr.eqns
+        if eqn.primitive.name in CALLS or eqn.primitive.name == "scan"
+    )
+
+
+def body_of(eqn: core.JaxprEqn) -> core.Jaxpr | core.ClosedJaxpr:
+    """The program that a call or a ``scan`` runs."""
+    return eqn.params["jaxpr"] if "jaxpr" in eqn.params else eqn.params["call_jaxpr"]
 
 
 def open_jaxpr(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> core.Jaxpr:

@@ -82,6 +82,23 @@ def experts_with_a_batch_axis_in_the_weights():
 
 
 @case
+def written_to_a_local_ref():
+    def loss(p, x):
+        seen, started = jax.new_ref(jnp.zeros(3)), jax.new_ref(x @ p["u"])
+        started[...] = started[...] * 2 + p["b"]
+
+        def step(carry, _):
+            seen[...] += jnp.sin(x @ p["w"])
+            return carry, None
+
+        jax.lax.scan(step, 0.0, length=2)
+        inside = jax.jit(lambda w: jax.new_ref(jnp.cos(x @ w))[...])
+        return jnp.sum(seen[...] ** 2) + jnp.sum(started[...] ** 3) + jnp.sum(inside(p["w"]))
+
+    return loss, {"w": normal(4, 3), "u": normal(4, 2), "b": normal(2)}, normal(B, 4)
+
+
+@case
 def low_rank_product_of_parameters():  # u @ v is made of parameters alone: no structure is seen
     def loss(p, x):
         return jnp.sum(jnp.tanh(x @ (p["u"] @ p["v"])) ** 2)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import primitives
 
 from jaxrobust import per_example
 from jaxrobust.per_example import _dots
@@ -66,3 +67,25 @@ def test_a_leaf_seen_in_two_orders(monkeypatch):
     case = loss, normal(4, 4), normal(B, 4)
     assert_all_exact(*case, monkeypatch)
     assert_sketches_exact(*case)
+
+
+def test_what_is_written_to_a_local_ref_counts(monkeypatch):
+    loss, params, batch = CASES["written_to_a_local_ref"]()
+    rows = per_example.explain(loss)(params, batch).rows
+    assert {row.method for row in rows} == {"expand"}
+    assert all("jax.Ref" in row.reason for row in rows)
+    assert_all_exact(loss, params, batch, monkeypatch)
+
+
+def test_a_program_in_the_program():
+    layer = jax.make_jaxpr(lambda w, x: jnp.tanh(x @ w))(normal(3, 2), normal(3))
+    call = primitives.closed_call_p
+
+    def loss(p, x):
+        (y,) = call.bind(p, x, **call.get_bind_params({"call_jaxpr": layer}))
+        return jnp.sum(y**2)
+
+    case = loss, normal(3, 2), normal(B, 3)
+    assert per_example.explain(loss)(*case[1:]).rows[0].method == "factors"
+    expected = oracles.norms(oracles.gradients(*case))
+    np.testing.assert_allclose(per_example.norms(loss)(*case[1:]), expected, rtol=1e-5)
