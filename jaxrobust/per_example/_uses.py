@@ -232,18 +232,25 @@ def _lookup(site: Site, piece: Piece) -> Use:
     num_rows = piece.view.shape[axis]
 
     def factors(data: jax.Array, cotangent: jax.Array) -> Factors:
-        index = data.reshape(-1).astype(jnp.int32)
         d = arrange(cotangent, groups, {}, piece.scale)
-        if fills:
-            # What is out of range was filled in, not read; or read, but its gradient is dropped.
-            index = jnp.where((index >= 0) & (index < num_rows), index, num_rows)
-        else:
-            index = jnp.clip(index, 0, num_rows - 1)
-        return Factors(d, num_rows, index=index)
+        return Factors(d, num_rows, index=_rows_read(data.reshape(-1), num_rows, fills=fills))
 
     shape = (*site.loops, *shape_of(site.output))
     positions = math.prod(shape[i] for i in groups[1])
     return Use(site, piece, layout, _sizes(layout, positions), factors)
+
+
+def _rows_read(index: jax.Array, num_rows: int, *, fills: bool) -> jax.Array:
+    """Which row each number stands for, int32; ``num_rows`` for none."""
+    # Narrow integers may not hold num_rows, wide ones may not fit into int32 before they are cut.
+    if index.dtype.itemsize < 4:
+        index = index.astype(jnp.int32)
+    if fills:
+        # What is out of range was filled in, not read; or read, but its gradient is dropped.
+        index = jnp.where((index >= 0) & (index < num_rows), index, num_rows)
+    else:
+        index = jnp.clip(index, 0, num_rows - 1)
+    return index.astype(jnp.int32)
 
 
 def _convolution(site: Site, piece: Piece) -> Use:

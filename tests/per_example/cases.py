@@ -389,6 +389,15 @@ def complex_spectrum():  # real parameters, complex numbers on the way, a real l
 
 
 @case
+def complex_data():  # a product mixes it with real parameters as they are
+    def loss(p, x):
+        z = jnp.exp(1j * x)
+        return jnp.sum(jnp.abs(z @ p["w"]) ** 2) + jnp.abs(jnp.sum(z * p["v"][None])) ** 2
+
+    return loss, {"w": normal(4, 3), "v": normal(4)}, normal(B, 2, 4)
+
+
+@case
 def complex_weights():
     def loss(p, x):
         return jnp.sum(jnp.abs(x @ (p["real"] + 1j * p["imaginary"])) ** 2)

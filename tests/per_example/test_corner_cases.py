@@ -89,3 +89,29 @@ def test_a_program_in_the_program():
     assert per_example.explain(loss)(*case[1:]).rows[0].method == "factors"
     expected = oracles.norms(oracles.gradients(*case))
     np.testing.assert_allclose(per_example.norms(loss)(*case[1:]), expected, rtol=1e-5)
+
+
+def test_real_parameters_times_complex_data(monkeypatch):
+    assert_all_exact(*CASES["complex_data"](), monkeypatch)
+
+
+def test_look_ups_by_numbers_beyond_int32(x64):
+    def loss(p, ids):
+        filled = jnp.take(p["e"], ids, axis=0, mode="fill", fill_value=0.5)
+        clipped = jnp.take(p["f"], ids, axis=0, mode="clip")
+        row = jax.lax.dynamic_index_in_dim(p["g"], ids[0], keepdims=False)
+        return jnp.sum(jnp.sin(filled)) + jnp.sum(clipped**2) + jnp.sum(row**3)
+
+    params = {name: normal(4, 3) for name in "efg"}
+    # as int32 these would be 2, 0, -1, 3
+    ids = jnp.array([[2**32 + 2, 1], [-(2**32), 2], [2**32 - 1, 0], [3, 2**33 + 3]])
+    assert ids.dtype == jnp.int64
+    expected = oracles.norms(oracles.gradients(loss, params, ids))
+    np.testing.assert_allclose(per_example.norms(loss)(params, ids), expected, rtol=1e-12)
+
+
+def test_look_ups_by_narrow_integers():  # which do not hold the number of rows
+    loss = lambda p, ids: jnp.sum(jnp.sin(jnp.take(p, ids, axis=0, mode="fill", fill_value=0.5)))
+    table, ids = normal(300, 2), jnp.array([[250, 3], [0, 255]], jnp.uint8)
+    expected = oracles.norms(oracles.gradients(loss, table, ids))
+    np.testing.assert_allclose(per_example.norms(loss)(table, ids), expected, rtol=1e-5)
