@@ -9,15 +9,13 @@ import jax.numpy as jnp
 
 from jaxrobust import trees
 from jaxrobust.per_example import _algebra
-from jaxrobust.per_example._backward import Pass, factors_of, map_chunks, recorded, run
+from jaxrobust.per_example._backward import Pass, factors_of, map_chunks, recorded
 from jaxrobust.per_example._batching import reduce_examples
 from jaxrobust.per_example._devices import on_each_device
 from jaxrobust.per_example._norms import (
     aux_of,
-    mean_gradient,
-    squared_norms,
+    run_with_mean,
     sum_of_groups,
-    to_differentiate,
     total,
 )
 from jaxrobust.per_example._trace import LossFn, Traced, trace
@@ -109,9 +107,8 @@ def update_moments(
 
     def update(state: MomentsState, params: Any, batch: Any) -> Any:
         traced = trace(loss_fn, params, batch, has_aux=has_aux)
-        done = run(traced, differentiate=to_differentiate(traced))
-        squared, sums = squared_norms(traced, done, with_sums=True)
-        mean = trees.promote(mean_gradient(traced, done, sums))
+        # A mean rounded to 8 bits would leave nothing of a variance below 1/256 of its square.
+        done, squared, mean = run_with_mean(traced, precisely=True)
         size = jnp.asarray(traced.batch_size, state.count.dtype)
         scatter = jnp.sum(total(squared)) - size * trees.dot(mean, mean)
         # Two groups with means apart by `shift` (Chan, Golub and LeVeque).
@@ -127,6 +124,8 @@ def update_moments(
             state.scatter + jnp.maximum(scatter, 0) + between,
             squares,
         )
+        # The loss may compute in wider dtypes than the params are of; a loop keeps its state's.
+        updated = trees.cast_like(updated, state)
         return (updated, aux_of(traced, done)) if has_aux else updated
 
     return update
@@ -197,7 +196,9 @@ def _entrywise(state: MomentsState) -> tuple[jax.Array, jax.Array]:
         dead.append(jnp.sum(~live))
     size = trees.size(state.mean)
     num_dead = jnp.sum(jnp.stack(dead))
-    return sum(ratios) / jnp.maximum(size - num_dead, 1), num_dead / size
+    mean_ratio = sum(ratios) / jnp.maximum(size - num_dead, 1)
+    # One example divides by its count less 1: 0/0, or by rounding a little/0.
+    return jnp.where(state.count > 1, mean_ratio, jnp.nan), num_dead / size
 
 
 def _sum_of_squares(traced: Traced, done: Pass) -> Any:
@@ -227,7 +228,7 @@ def _squares_of_leaf(traced: Traced, done: Pass, leaf: int) -> jax.Array:
         return sum_of_groups(traced, leaf, gradients) ** 2, ()
 
     found = recorded(traced, done, leaf)
-    if sum(map(len, plan.groups)) > 1 or plan.num_positions > 1:
+    if sum(map(len, plan.groups)) > 1 or plan.num_positions != 1:
         return reduce_examples(one, *found, matrices=plan.num_positions > 1)[0]
 
     # (a_i d_o)^2 = a_i^2 d_o^2: one matrix product for the whole batch.

@@ -1,7 +1,7 @@
 """Norms of per-example gradients, alone or along with the mean gradient."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,8 +11,9 @@ from jaxrobust import trees
 from jaxrobust.per_example import _algebra
 from jaxrobust.per_example._backward import Pass, factors_of, map_chunks, recorded, run
 from jaxrobust.per_example._batching import reduce_examples
+from jaxrobust.per_example._devices import on_each_device
 from jaxrobust.per_example._trace import LossFn, Traced, trace
-from jaxrobust.per_example._uses import to_leaf
+from jaxrobust.per_example._uses import Factors, to_leaf
 
 
 def norms(
@@ -80,7 +81,8 @@ def value_grad_and_norms(
       A function of ``(params, batch)`` that returns ``(losses, gradient, norms)``: the losses
       ``(B,)``, with ``has_aux`` ``(losses, aux)``; the gradient of their mean, like ``params``; the
       norms ``(B,)`` of the gradients of the single losses (not divided by B). The mean is summed in
-      float32 for leaves in float16, whose gradients are formed for it, one leaf at a time.
+      float32 for leaves in float16, in which the sum may be out of range; of other leaves it is
+      what differentiation gives.
       Inside of ``jax.shard_map`` the mean is that over the examples of the device.
 
     Raises:
@@ -89,9 +91,8 @@ def value_grad_and_norms(
 
     def per_example_value_grad_and_norms(params: Any, batch: Any) -> tuple[Any, Any, jax.Array]:
         traced = trace(loss_fn, params, batch, has_aux=has_aux)
-        done = run(traced, differentiate=to_differentiate(traced))
-        squared, sums = squared_norms(traced, done, with_sums=True)
-        gradient = mean_gradient(traced, done, sums)
+        done, squared, mean = run_with_mean(traced)
+        gradient = trees.cast_like(mean, params)
         values = (done.losses, aux_of(traced, done)) if has_aux else done.losses
         return values, gradient, jnp.sqrt(total(squared))
 
@@ -113,17 +114,73 @@ def _clamped(squared: jax.Array) -> jax.Array:
     return jnp.maximum(squared, 0)
 
 
-def to_differentiate(traced: Traced) -> list[int]:
-    """Leaves whose mean gradient does not come out of the per-example gradients."""
-    return [
-        leaf for leaf in traced.plan.leaves_by("factors", "chunks") if not _overflows(traced, leaf)
+def run_with_mean(
+    traced: Traced, *, precisely: bool = False
+) -> tuple[Pass, dict[int, jax.Array], Any]:
+    """A pass, each leaf's squared norms ``(B,)``, and the mean gradient, float32 at least.
+
+    Differentiation sums over a batch in the dtype of the leaf. ``precisely`` asks for sums in
+    float32 of leaves in float16 and bfloat16 too.
+    """
+    candidates = traced.plan.leaves_by("factors", "chunks")
+    apart = [leaf for leaf in candidates if _is_summed_apart(traced, leaf, precisely)]
+    done = run(traced, differentiate=[leaf for leaf in candidates if leaf not in apart])
+    squared, sums = squared_norms(traced, done, with_sums=True)
+    sums = {**sums, **done.gradients, **_sums_apart(traced, done, apart)}
+    means = [
+        trees.promote(sums.get(number, jnp.zeros_like(leaf))) / traced.batch_size
+        for number, leaf in enumerate(traced.leaves)
     ]
+    return done, squared, traced.params_structure.unflatten(means)
 
 
-def _overflows(traced: Traced, leaf: int) -> bool:
-    # The sum over a batch, in the dtype of the leaf as differentiation gives it, may be out of
-    # range where the mean is not; in float16, of which 65504 is the largest.
-    return traced.leaves[leaf].dtype == jnp.float16
+def _is_summed_apart(traced: Traced, leaf: int, precisely: bool) -> bool:
+    # The sum over a batch may be out of range where the mean is not; in float16, of which 65504 is
+    # the largest.
+    dtype = traced.leaves[leaf].dtype
+    return dtype == jnp.float16 or (precisely and dtype != trees.accumulator(dtype))
+
+
+def _sums_apart(traced: Traced, done: Pass, leaves: Sequence[int]) -> dict[int, jax.Array]:
+    """The sums over the batch of these leaves' gradients, in float32 at least."""
+    chunks = traced.plan.leaves_by("chunks")
+    sums = {leaf: _sum_by_products(traced, done, leaf) for leaf in leaves if leaf not in chunks}
+    if any(leaf in chunks for leaf in leaves):
+        sums.update(map_chunks(traced, trees.promote, summed=True))
+    return sums
+
+
+def _sum_by_products(traced: Traced, done: Pass, leaf: int) -> jax.Array:
+    """The sum over the batch of a leaf's gradients: the examples are as many more positions."""
+    groups = traced.plan.leaves[leaf].groups
+
+    def of_example(inputs, cotangents):
+        found = factors_of(traced, leaf, inputs, cotangents)
+        return [
+            [(use.d, use.rows() if use.index is None else use.index) for use in uses]
+            for uses in found
+        ]
+
+    def of_batch(found, _):
+        parts = jax.vmap(of_example)(*found)
+        return [
+            _algebra.instantiate([_joined(*part, group[0].sizes.rows) for part in uses])
+            for group, uses in zip(groups, parts, strict=True)
+        ], ()
+
+    sums, _ = on_each_device(of_batch, recorded(traced, done, leaf), None)
+    return sum_of_groups(traced, leaf, sums)
+
+
+def _joined(d: jax.Array, rows: jax.Array, num_rows: int) -> Factors:
+    """Factors of all examples, ``(B, ...)``, as those of one."""
+
+    def join(array):  # (B, blocks, positions, ...)
+        return jnp.moveaxis(array, 0, 1).reshape(array.shape[1], -1, array.shape[-1])
+
+    if rows.ndim == 2:  # numbers of rows
+        return Factors(join(d), num_rows, index=rows.reshape(-1))
+    return Factors(join(d), num_rows, join(rows))
 
 
 def squared_norms(
@@ -144,8 +201,6 @@ def squared_norms(
         sums.update(formed)
     if plan.leaves_by("chunks"):
         squared.update(map_chunks(traced, lambda grads: {i: square(g) for i, g in grads.items()}))
-        if with_sums and any(_overflows(traced, leaf) for leaf in plan.leaves_by("chunks")):
-            sums.update(map_chunks(traced, trees.promote, summed=True))
     return squared, sums
 
 
@@ -158,13 +213,10 @@ def _norms_of_leaf(
     def one(inputs, cotangents):
         groups = factors_of(traced, leaf, inputs, cotangents)
         gradients = [_algebra.instantiate(group) for group in groups] if forms else []
-        if plan.method == "factors":
-            squared = map(_algebra.squared_norm, groups)
-        else:
-            squared = map(square, gradients)
+        squared = map(square, gradients) if forms else map(_algebra.squared_norm, groups)
         return gradients if with_sum else [], functools.reduce(jnp.add, squared)
 
-    forms = plan.method == "instantiate" or (with_sum and _overflows(traced, leaf))
+    forms = plan.method == "instantiate"
     found = recorded(traced, done, leaf)
     formed, squared = reduce_examples(one, *found, matrices=forms or plan.num_positions > 1)
     return {leaf: sum_of_groups(traced, leaf, formed)} if formed else {}, squared
@@ -177,15 +229,6 @@ def sum_of_groups(traced: Traced, leaf: int, gradients: list[jax.Array]) -> jax.
         to_leaf(g, group[0].layout, shape) for g, group in zip(gradients, groups, strict=True)
     ]
     return sum(placed[1:], placed[0])
-
-
-def mean_gradient(traced: Traced, done: Pass, sums: dict[int, jax.Array]) -> Any:
-    """The mean over the batch of all gradients, like the params."""
-    leaves = []
-    for number, leaf in enumerate(traced.leaves):
-        summed = {**sums, **done.gradients}.get(number, jnp.zeros_like(leaf))
-        leaves.append((summed / traced.batch_size).astype(leaf.dtype))
-    return traced.params_structure.unflatten(leaves)
 
 
 def square(gradient: jax.Array) -> jax.Array:

@@ -205,7 +205,10 @@ class _Walker:
 
 
 def _needed(jaxpr: core.Jaxpr, wanted: Sequence[bool]) -> list[list[bool]]:
-    """Of every equation, which outputs the wanted outputs of the jaxpr are made of."""
+    """Of every equation, which outputs the wanted outputs of the jaxpr are made of.
+
+    An output without entries, as of a window larger than the image, is nothing to be made of.
+    """
     alive = {
         atom
         for atom, is_wanted in zip(jaxpr.outvars, wanted, strict=True)
@@ -213,7 +216,7 @@ def _needed(jaxpr: core.Jaxpr, wanted: Sequence[bool]) -> list[list[bool]]:
     }
     result = []
     for eqn in reversed(jaxpr.eqns):
-        needed = [variable in alive for variable in eqn.outvars]
+        needed = [var in alive and 0 not in shape_of(var) for var in eqn.outvars]
         if any(needed):
             alive.update(atom for atom in eqn.invars if not isinstance(atom, core.Literal))
         result.append(needed)

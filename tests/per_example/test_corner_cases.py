@@ -7,7 +7,7 @@ import pytest
 from jax.extend.core import primitives
 
 from jaxrobust import per_example
-from jaxrobust.per_example import _dots
+from jaxrobust.per_example import _dots, _plan
 from tests.per_example import oracles
 from tests.per_example.cases import CASES, B, normal
 
@@ -115,3 +115,63 @@ def test_look_ups_by_narrow_integers():  # which do not hold the number of rows
     table, ids = normal(300, 2), jnp.array([[250, 3], [0, 255]], jnp.uint8)
     expected = oracles.norms(oracles.gradients(loss, table, ids))
     np.testing.assert_allclose(per_example.norms(loss)(table, ids), expected, rtol=1e-5)
+
+
+def of_every_method(p, x):
+    """Linear in each leaf, so that gradients are entries of the example, not rounded."""
+    single = jnp.sum(x[0] @ p["single"])  # "factors"
+    pairs = jnp.sum(x @ p["pairs"])  # "factors" at two positions
+    formed = jnp.sum(x[:, :1] @ p["formed"])  # "instantiate"
+    looked_up = jnp.sum(p["table"][jnp.argmax(x, axis=1)] * x[:, :2])
+    return single + pairs + formed + looked_up + jnp.sum(p["whole"] * x[1])
+
+
+METHODS = {"single": (4, 2), "pairs": (4, 5), "formed": (1, 2), "table": (4, 2), "whole": (4,)}
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+def test_moments_in_bfloat16_keep_a_small_variance(limit, monkeypatch):
+    if limit:  # "chunks" instead of "expand"
+        monkeypatch.setattr(_plan, "EXPAND_BYTES", limit)
+    # Multiples of 1/64 in [1, 1.5]: the variance is some 2 % of the mean squared, and a mean
+    # rounded to 8 bits is wrong by as much.
+    x = 1 + jnp.floor(32 * np.random.default_rng(0).random((B, 2, 4))) / 64
+    params = {name: normal(*shape) for name, shape in METHODS.items()}
+    rows = oracles.matrix(oracles.gradients(of_every_method, params, x))
+    narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    found = jax.jit(per_example.moments(of_every_method))(narrow, x.astype(jnp.bfloat16))
+    np.testing.assert_allclose(found.trace, rows.var(0, ddof=1).sum(), rtol=1e-4)
+    mean = oracles.matrix(jax.tree.map(lambda leaf: leaf[None], found.mean))[0]
+    np.testing.assert_allclose(mean, rows.mean(0), rtol=1e-6)
+
+
+def test_moments_in_a_loop_keep_their_dtypes(x64):
+    params, data = normal(4, 3).astype(jnp.float32), normal(2, B, 4)
+    assert data.dtype == jnp.float64
+    update = per_example.update_moments(lambda p, x: jnp.sum(jnp.sin(x @ p) ** 2))
+    start = per_example.init_moments(params, entrywise=True)
+    state, _ = jax.lax.scan(lambda state, x: (update(state, params, x), None), start, data)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype(jnp.float32)}
+
+
+def test_nothing_to_sum_over(monkeypatch):
+    def loss(p, x):
+        image, kernel = x[:, :, None], p["kernel"]
+        beyond = jax.lax.conv_general_dilated(
+            image[None], kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        empty = jnp.sum(jnp.sin(x[:0] @ p["w"])) + jnp.sum(p["e"][jnp.zeros((0,), int)])
+        return jnp.sum(beyond**2) + empty + jnp.sum(jnp.sin(x @ p["v"]))
+
+    params = {"kernel": normal(5, 1, 1, 2), "w": normal(4, 2), "e": normal(3), "v": normal(4, 3)}
+    batch = normal(B, 2, 4)
+    assert_all_exact(loss, params, batch, monkeypatch)
+    methods = [row.method for row in per_example.explain(loss)(params, batch).rows]
+    assert methods == ["unused", "unused", "factors", "unused"]
+
+
+def test_loops_without_iterations():  # whose body has a site all the same
+    loss = lambda p, x: jax.lax.scan(lambda h, y: (h + jnp.sum(y @ p), None), 0.0, x)[0]
+    params, batch = normal(4, 3), jnp.zeros((B, 0, 4))
+    found = jax.jit(per_example.moments(loss, entrywise=True))(params, batch)
+    assert found.trace == found.dead_entries - 1 == 0
