@@ -32,7 +32,7 @@ class Shape:
         """Pairs of a tap and a column that looks at it, in one block."""
         return max(self.rank, self.num_taps)
 
-    def pixel_cost(self, num_pixels: int) -> int:
+    def pixel_cost(self, num_pixels: float) -> float:
         """Multiply-adds per channel of P^T a, if pixels are projected before windows are made."""
         return num_pixels * self.blocks * self.num_pairs
 

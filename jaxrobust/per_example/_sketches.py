@@ -203,19 +203,27 @@ def _shape(use: Use, dim: int, total: int) -> Shape:
     budget = positions * max(_OWN_BUDGET[kind] * own, _COMMON_BUDGET[kind] * total)
     for rank in _ranks(dim):
         shape = Shape(dim // rank**2, rank, use.num_taps)
-        if min(_costs(use.sizes._replace(positions=positions), positions, shape)) <= budget:
+        size = use.sizes._replace(positions=positions)
+        if (
+            min(_cost_of_projecting(size, positions, shape), _cost_of_forming(size, shape))
+            <= budget
+        ):
             break
     return shape
 
 
-def _costs(size: Sizes, pixels: int, shape: Shape) -> tuple[int, int]:
-    """Multiply-adds of a sketch: from projected factors, and from the gradient formed."""
+def _cost_of_projecting(size: Sizes, num_pixels: float, shape: Shape) -> float:
+    """Multiply-adds of a sketch from projected factors."""
+    pixels, windows = shape.pixel_cost(num_pixels), shape.window_cost(size.positions)
+    of_rows = min(pixels, windows) * size.rows // shape.num_taps
+    of_columns = size.columns * shape.width + shape.blocks * shape.rank**2
+    return size.blocks * (of_rows + size.positions * of_columns)
+
+
+def _cost_of_forming(size: Sizes, shape: Shape) -> int:
+    """Multiply-adds of a sketch from the gradient, formed and then projected."""
     blocks, positions, rows, columns = size
-    last = shape.blocks * shape.rank**2
-    of_rows = min(shape.pixel_cost(pixels), shape.window_cost(positions)) * rows // shape.num_taps
-    projected = blocks * (of_rows + positions * (columns * shape.width + last))
-    formed = blocks * rows * columns * (positions + shape.width) + columns * last
-    return projected, formed
+    return columns * (blocks * rows * (positions + shape.width) + shape.blocks * shape.rank**2)
 
 
 def _ranks(dim: int) -> list[int]:
@@ -256,15 +264,13 @@ def _of_leaf(
 
 def _is_projected(group: Sequence[Use], shape: Shape) -> bool:
     """Whether factors are projected, instead of the gradient that is formed from them."""
-    positions, pixels = (
-        sum(counts)
-        for counts in zip(
-            *((use.sizes.positions, use.num_pixels or use.sizes.positions) for use in group),
-            strict=True,
-        )
-    )
-    projected, formed = _costs(group[0].sizes._replace(positions=positions), pixels, shape)
-    return projected <= formed
+    projected, positions = 0.0, sum(use.sizes.positions for use in group)
+    for use in group:
+        pixels = use.num_pixels or use.sizes.positions
+        # Pixels are projected only where the matrices are cut into the taps of this use.
+        pixels = pixels if use.num_taps == shape.num_taps else math.inf
+        projected += _cost_of_projecting(use.sizes, pixels, shape)
+    return projected <= _cost_of_forming(group[0].sizes._replace(positions=positions), shape)
 
 
 def _matrices(signs: jax.Array, size: Sizes, shape: Shape) -> tuple[RowMatrices, jax.Array]:

@@ -92,6 +92,7 @@ class Factors:
     index: jax.Array | None = None  # (positions,) int
     unfold: Callable[[], jax.Array] | None = None  # makes `a`: the windows of a convolution
     project_windows: Callable[[RowMatrices], jax.Array] | None = None  # with unfold: see `project`
+    num_taps: int = 1  # with unfold: as of the use
 
     def rows(self) -> jax.Array:
         """``a``, made if it was not there."""
@@ -103,7 +104,8 @@ class Factors:
 
     def project(self, matrices: RowMatrices) -> jax.Array:
         """``a @ matrices``, ``(blocks, positions, width)``."""
-        if self.project_windows is not None:
+        # Matrices for the rows of another use of the leaf may be cut into other taps, or none.
+        if self.project_windows is not None and matrices.shape.num_taps == self.num_taps:
             return self.project_windows(matrices)
         if self.index is not None:
             return matrices.dense().at[:, self.index].get(mode="fill", fill_value=0)
@@ -269,6 +271,7 @@ def _convolution(site: Site, piece: Piece) -> Use:
             math.prod(n for n, _ in layout.rows),
             unfold=functools.partial(geometry.unfold, data),
             project_windows=functools.partial(geometry.project, data),
+            num_taps=geometry.num_taps,
         )
 
     sizes = _sizes(layout, geometry.num_positions)

@@ -200,6 +200,16 @@ def convolution_used_twice():
 
 
 @case
+def kernel_and_matrix_in_one():  # rows by taps in the convolution, and flat in the product
+    def loss(p, x):
+        flat = x[:2, :2].reshape(1, -1) @ p["w"].reshape(-1, 5)
+        y = jax.lax.conv_general_dilated(x[None], p["w"], (1, 1), "SAME", dimension_numbers=IMAGE)
+        return jnp.sum(jnp.sin(flat)) + jnp.sum(y**2)
+
+    return loss, {"w": normal(2, 2, 4, 5)}, normal(B, 3, 2, 4)
+
+
+@case
 def embedding():
     def loss(p, ids):
         return jnp.sum(jnp.sin(p["e"][ids]) ** 2)

@@ -7,7 +7,7 @@ import pytest
 from jax.extend.core import primitives
 
 from jaxrobust import per_example
-from jaxrobust.per_example import _dots, _plan
+from jaxrobust.per_example import _check, _dots, _plan, _sketches
 from tests.per_example import oracles
 from tests.per_example.cases import CASES, B, normal
 
@@ -46,7 +46,9 @@ def assert_all_exact(loss, params, batch, monkeypatch, *, rtol=1e-5):
 def assert_sketches_exact(loss, params, batch, *, rtol=1e-5, dim=DIM):
     """Of one leaf that is kept whole in a sketch."""
     rows = oracles.matrix(oracles.gradients(loss, params, batch))
-    s = np.asarray(per_example.sketches(loss, key=jax.random.key(0), dim=dim)(params, batch))
+    s = np.asarray(
+        jax.jit(per_example.sketches(loss, key=jax.random.key(0), dim=dim))(params, batch)
+    )
     expected = rows @ rows.T
     np.testing.assert_allclose(s @ s.T, expected, atol=rtol * np.max(np.abs(expected)))
 
@@ -175,3 +177,36 @@ def test_loops_without_iterations():  # whose body has a site all the same
     params, batch = normal(4, 3), jnp.zeros((B, 0, 4))
     found = jax.jit(per_example.moments(loss, entrywise=True))(params, batch)
     assert found.trace == found.dead_entries - 1 == 0
+
+
+def test_one_leaf_as_a_kernel_and_as_a_matrix(monkeypatch):
+    loss, params, batch = CASES["kernel_and_matrix_in_one"]()
+    assert_sketches_exact(loss, params, batch)
+    # Projected: by both uses, and as the gradient that is formed of both.
+    monkeypatch.setattr(_sketches, "_is_kept_whole", lambda *_: False)
+    found = []
+    for projected in (True, False):
+        monkeypatch.setattr(_sketches, "_is_projected", lambda *_, way=projected: way)
+        sketch = per_example.sketches(loss, key=jax.random.key(0), dim=16)
+        found.append(jax.jit(sketch)(params, batch))
+    np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-5 * float(jnp.max(jnp.abs(found[0]))))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_a_check_in_narrow_dtypes_can_fail(dtype, monkeypatch):
+    def loss(p, x):
+        return jnp.sum(jnp.tanh(jnp.tanh(x @ p["u"] + p["b"][None]) @ p["v"]) ** 2)
+
+    params = {"u": normal(6, 5), "b": normal(5), "v": normal(5, 3)}
+    narrow, batch = jax.tree.map(lambda leaf: leaf.astype(dtype), (params, normal(B, 7, 6)))
+    found = per_example.check(loss)(narrow, batch)
+    assert found.ok, str(found)
+
+    def half_of_v_forgotten(loss_fn, **options):
+        return per_example.norms(lambda p, x: loss_fn({**p, "v": half(p["v"])}, x), **options)
+
+    half = lambda v: v / 2 + jax.lax.stop_gradient(v / 2)
+    monkeypatch.setattr(_check, "norms", half_of_v_forgotten)
+    found = per_example.check(loss)(narrow, batch)
+    assert not found.ok
+    assert found.worst_leaf == "['v']"
