@@ -6,7 +6,8 @@ draws one example of each cluster. :func:`gradient_clusters` does so with gradie
 """
 
 from jaxrobust.clustering._duplicates import Groups, duplicates
-from jaxrobust.clustering._fit import Clustering, fit, objective
+from jaxrobust.clustering._fit import fit, objective
 from jaxrobust.clustering._gradients import gradient_clusters
+from jaxrobust.clustering._result import Clustering
 
 __all__ = ["Clustering", "Groups", "duplicates", "fit", "gradient_clusters", "objective"]

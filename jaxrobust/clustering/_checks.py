@@ -69,6 +69,12 @@ def check_data(name: str, data: Any) -> int:
     return shapes[0][0]
 
 
+def check_tolerance(name: str, value: Any) -> None:
+    """Raises for a tolerance that is negative or NaN, unless it is traced."""
+    if not isinstance(value, Tracer) and not np.all(np.asarray(value) >= 0):
+        raise ValueError(f"{name} must be at least 0, got {value}")
+
+
 def check_count(name: str, value: Any, most: int | None = None) -> int:
     """A positive integer, NumPy's included, of at most the number of points."""
     try:

@@ -5,10 +5,8 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 
-from jaxrobust.clustering._checks import check_count, check_rows
+from jaxrobust.clustering._checks import check_count, check_rows, check_tolerance
 from jaxrobust.clustering._leaders import find_leaders, join_leaders, numbers_where
 
 Metric = Literal["euclidean", "cosine"]
@@ -77,8 +75,7 @@ def duplicates(
       images look like in sketches of their gradients, and the means, are this library's.
     """
     rows = check_rows("points", points)
-    if not isinstance(tolerance, Tracer) and not np.all(np.asarray(tolerance) >= 0):
-        raise ValueError(f"tolerance must be at least 0, got {tolerance}")
+    check_tolerance("tolerance", tolerance)
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {METRICS}, got {metric!r}")
     if (num_probes is None) != (key is None):

@@ -1,29 +1,23 @@
 """Clusters of points."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust.clustering._checks import check_assignments, check_count, check_points
+from jaxrobust.clustering._checks import (
+    check_assignments,
+    check_count,
+    check_points,
+    check_tolerance,
+)
 from jaxrobust.clustering._hartigan import pass_over
 from jaxrobust.clustering._objectives import OBJECTIVES, Objective, by_cluster
-from jaxrobust.clustering._seeding import SEEDINGS, Seeding, seed_centers
-from jaxrobust.clustering._sums import Sums, centered_sums, squared_distances
-
-
-class Clustering(NamedTuple):
-    """A partition of N points into K clusters."""
-
-    assignments: jax.Array  # (N,) int32: cluster of every point
-    sizes: jax.Array  # (K,) int32: members
-    centers: jax.Array  # (K, d) float32 at least: means of the members
-    spreads: jax.Array  # (K,): S_k, sum over members of the squared distance to the mean
-    objective: jax.Array  # (): what was minimised
-    num_passes: jax.Array  # () int32: passes over the points
-    converged: jax.Array  # () bool: whether the last pass gained less than the tolerance
+from jaxrobust.clustering._result import Clustering
+from jaxrobust.clustering._seeding import SEEDINGS, Seeding, assign_to_seeds
+from jaxrobust.clustering._sums import Sums, centered_sums
 
 
 def fit(
@@ -90,14 +84,9 @@ def fit(
     if block_size is None:
         block_size = max(1, min(128, points.shape[0] // num_clusters))
     block_size = min(check_count("block_size", block_size), points.shape[0])
-    if not tolerance >= 0:
-        raise ValueError(f"tolerance must not be negative, got {tolerance}")
-    if isinstance(init, str):
-        if init not in SEEDINGS:
-            raise ValueError(f"init must be one of {SEEDINGS} or assignments, got {init!r}")
-        start = _assign_to_seeds(key, points, num_clusters, init)
-    else:
-        start = check_assignments("init", init, points.shape[0], num_clusters)
+    check_tolerance("tolerance", tolerance)
+    check_init(init, SEEDINGS, points.shape[0], num_clusters)
+    start = start_from(init, key, points, num_clusters)
     return _improve(points, start, num_clusters, objective, max_passes, tolerance, block_size)
 
 
@@ -128,11 +117,19 @@ def objective(
     return jnp.sum(by_cluster(sums, objective))
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _assign_to_seeds(key, points, num_clusters: int, seeding: Seeding) -> jax.Array:
-    seeds = seed_centers(key, points, num_clusters, seeding)
-    distances = squared_distances(points, points[seeds])
-    return jnp.argmin(distances, axis=1).astype(jnp.int32)
+def check_init(init: Any, names: tuple[str, ...], num_points: int, num_clusters: int) -> None:
+    """Raises unless it is one of the names or assignments."""
+    if not isinstance(init, str):
+        check_assignments("init", init, num_points, num_clusters)
+    elif init not in names:
+        raise ValueError(f"init must be one of {names} or assignments, got {init!r}")
+
+
+def start_from(init: Any, key: jax.Array, points: jax.Array, num_clusters: int) -> jax.Array:
+    """Assignments to start with, from a seeding or from themselves."""
+    if isinstance(init, str):
+        return assign_to_seeds(key, points, num_clusters, init)
+    return jnp.asarray(init).astype(jnp.int32)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 6))

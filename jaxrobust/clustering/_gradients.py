@@ -6,14 +6,17 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxrobust import per_example, trees
-from jaxrobust.clustering._checks import check_count, check_data, check_points
-from jaxrobust.clustering._fit import Clustering, fit
+from jaxrobust.clustering._batches import map_batches
+from jaxrobust.clustering._checks import check_count, check_data, check_points, check_tolerance
+from jaxrobust.clustering._exact import LossFn, descend, squared_norms
+from jaxrobust.clustering._fit import check_init, fit, start_from
+from jaxrobust.clustering._result import Clustering
+from jaxrobust.clustering._seeding import SEEDINGS
 
-Method = Literal["sketch", "gram"]
-METHODS = ("sketch", "gram")
+Method = Literal["sketch", "exact", "gram"]
+METHODS = ("sketch", "exact", "gram")
 
 
 def gradient_clusters(
@@ -31,14 +34,22 @@ def gradient_clusters(
     r"""Clusters examples by their gradients :math:`g_i = \nabla_\theta\ell(\theta, x_i)`.
 
     The objective that is minimised, :math:`J = \sum_k N_k S_k`, is :math:`N^2` times the variance
-    of the gradient estimate that draws one example of each cluster.
+    of the gradient estimate that draws one example of each cluster. The methods, what they cost,
+    and what their :class:`Clustering` says:
 
     ===========  ===================================================================================
-    ``sketch``   sketches of ``dim`` numbers by one pass over the data, then :func:`fit` on them;
-                 memory ``(N, dim)``. The objective and the centers are those of the sketches, of
-                 which the squared distances are unbiased estimates.
-    ``gram``     all inner products of pairs: exact, time and memory :math:`N^2`; the oracle for
-                 small N. Centers are in coordinates of their own, ``(K, N)``.
+    ``sketch``   Sketches of ``dim`` numbers by one pass over the data, then :func:`fit` on them;
+                 memory ``(N, dim)``. ``centers (K, dim)``, ``spreads`` and ``objective`` are those
+                 of the sketches, of which the squared distances are unbiased estimates.
+    ``exact``    Means of clusters and assignments in turn, by the gradients themselves; neither
+                 step raises J. ``centers`` are mean gradients, leaves ``(K, *leaf)``; ``spreads``
+                 and ``objective`` are exact up to rounding errors of order ``eps`` of the squared
+                 norms. A pass reads the data twice: once for the distances, at the cost of K
+                 forward passes in forward mode and the memory of ``batch_size * K`` examples, once
+                 for the means, at that of the gradient. Before: one pass for the norms, one for
+                 sketches to seed by, one for the means. Memory besides: ``(N, K)``.
+    ``gram``     All inner products of pairs, exact, then :func:`fit`; time and memory :math:`N^2`,
+                 the oracle for small N. ``centers (K, N)`` are in coordinates of their own.
     ===========  ===================================================================================
 
     Args:
@@ -50,34 +61,67 @@ def gradient_clusters(
       key: PRNG key of the sketches and of the seeding.
       method: see the table.
       dim: length of a sketch.
-      batch_size: examples whose gradients are sketched at once.
-      **options: further options of :func:`fit`; ``init=last.assignments`` starts from the last
-        clustering.
+      batch_size: examples whose gradients are looked at in one go.
+      **options: for ``sketch`` and ``gram`` the further options of :func:`fit`; for ``exact`` its
+        ``init``, ``max_passes`` (10) and ``tolerance`` (1e-3). ``init=last.assignments`` starts
+        from the last clustering.
 
     Returns:
       :class:`Clustering` of the N examples.
 
     Raises:
       ValueError: for data without examples or of different lengths, an unknown method, a
-        ``batch_size`` below 1, gradients that are not finite
-        (the message says of which examples; not when traced), and as :func:`fit`.
+        ``batch_size`` below 1, gradients that are not finite (the message says of which examples;
+        not when traced), and as :func:`fit`.
+      TypeError: for an option that the method does not have.
       ValueError, TypeError: as :func:`per_example.sketches`, for what cannot be differentiated.
 
     Source:
       Faghri et al., arXiv:2007.04532, which clusters with two passes over the data for each of 3
-      to 10 iterations; one pass of sketches and the exact descent are this library's.
+      to 10 iterations; sketches, and the moves that never raise J, are this library's.
     """
     num_clusters = check_count("num_clusters", num_clusters, check_data("data", data))
     batch_size = check_count("batch_size", batch_size)
-    sketch_key, fit_key = jax.random.split(key)
-    if method == "sketch":
-        points = _sketch_all(loss_fn, params, data, sketch_key, dim, batch_size)
-    elif method == "gram":
-        points = _coordinates(per_example.gram(loss_fn)(params, data))
-    else:
+    if method not in METHODS:
         raise ValueError(f"method must be one of {METHODS}, got {method!r}")
-    points = check_points("gradients", points)
-    return fit(points, num_clusters, key=fit_key, **options)
+    sketch_key, fit_key = jax.random.split(key)
+
+    def sketches():
+        found = _sketch_all(loss_fn, params, data, sketch_key, dim, batch_size)
+        return check_points("gradients", found)
+
+    if method == "sketch":
+        return fit(sketches(), num_clusters, key=fit_key, **options)
+    if method == "gram":
+        gram = _gram(loss_fn, params, data)
+        check_points("gradients", jnp.diagonal(gram)[:, None])  # of which an entry is not finite
+        return fit(_coordinates(gram), num_clusters, key=fit_key, **options)
+    return _exact(loss_fn, params, data, num_clusters, fit_key, sketches, batch_size, **options)
+
+
+def _exact(
+    loss_fn: LossFn,
+    params: Any,
+    data: Any,
+    num_clusters: int,
+    key: jax.Array,
+    sketches: Callable[[], jax.Array],
+    batch_size: int,
+    *,
+    init: Any = "k-means++",
+    max_passes: int = 10,
+    tolerance: float = 1e-3,
+) -> Clustering:
+    check_init(init, SEEDINGS, check_data("data", data), num_clusters)
+    max_passes = check_count("max_passes", max_passes)
+    check_tolerance("tolerance", tolerance)
+    squared = squared_norms(loss_fn, params, data, batch_size)
+    check_points("gradients", squared[:, None])
+    points = sketches() if isinstance(init, str) else squared[:, None]
+    start = start_from(init, key, points, num_clusters)
+    return descend(
+        loss_fn, params, data, squared, start, num_clusters, max_passes, tolerance, batch_size
+    )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4, 5))
@@ -94,23 +138,12 @@ def _sketch_all(
     return map_batches(lambda batch: sketch(params, batch), data, batch_size)
 
 
-def map_batches(function: Callable[[Any], Any], data: Any, batch_size: int) -> Any:
-    """``function`` of all examples, batch by batch; results ``(N, ...)``, as from a single batch.
-
-    The last batch is filled up with copies of the last example, so that one program does for all;
-    what comes of them is dropped.
-    """
-    num_examples = jax.tree.leaves(data)[0].shape[0]
-    batch_size = min(batch_size, num_examples)
-    num_batches = -(-num_examples // batch_size)
-    places = np.minimum(np.arange(num_batches * batch_size), num_examples - 1)
-    places = places.reshape(num_batches, batch_size)
-
-    batch = lambda index: function(jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], data))
-    found = jax.lax.map(batch, places)
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num_examples], found)
+@functools.partial(jax.jit, static_argnums=0)
+def _gram(loss_fn: LossFn, params: Any, data: Any) -> jax.Array:
+    return per_example.gram(loss_fn)(params, data)
 
 
+@jax.jit
 def _coordinates(gram: jax.Array) -> jax.Array:
     """Points ``(N, N)`` with these inner products."""
     values, vectors = jnp.linalg.eigh(trees.promote(gram))

@@ -1,12 +1,25 @@
 """First centres: among the points, far from each other."""
 
+import functools
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
+from jaxrobust.clustering._sums import squared_distances
+
 Seeding = Literal["k-means++", "farthest"]
 SEEDINGS = ("k-means++", "farthest")
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def assign_to_seeds(
+    key: jax.Array, points: jax.Array, num_clusters: int, seeding: Seeding
+) -> jax.Array:
+    """Every point to the closest seed, the first of equal ones, ``(N,)`` int32."""
+    seeds = seed_centers(key, points, num_clusters, seeding)
+    distances = squared_distances(points, points[seeds])
+    return jnp.argmin(distances, axis=1).astype(jnp.int32)
 
 
 def seed_centers(

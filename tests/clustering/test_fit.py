@@ -219,7 +219,7 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     "floats": (np.ones((5, 2)), {"init": np.zeros(5)}, "init must be integers"),
     "passes": (np.ones((5, 2)), {"max_passes": 0}, "max_passes must be an integer of at least 1"),
     "blocks": (np.ones((5, 2)), {"block_size": 0}, "block_size must be an integer of at least 1"),
-    "tolerance": (np.ones((5, 2)), {"tolerance": np.nan}, "tolerance must not be negative"),
+    "tolerance": (np.ones((5, 2)), {"tolerance": np.nan}, "tolerance must be at least 0"),
 }
 
 

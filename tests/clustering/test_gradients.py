@@ -7,28 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrobust import clustering, per_example
-from jaxrobust.clustering._gradients import map_batches
+from jaxrobust import clustering
+from jaxrobust.clustering._batches import map_batches, sum_batches, sum_by_cluster
+from tests.clustering.problems import gradients_as_points, loss, problem
 
 KEY = jax.random.key(0)
-
-
-def loss(params, example):
-    x, label = example
-    logits = jnp.tanh(x @ params["u"]) @ params["v"]
-    return -jax.nn.log_softmax(logits)[label]
-
-
-def problem(num_examples=150):
-    rng = np.random.default_rng(0)
-    params = {"u": rng.normal(size=(8, 12)) / 3, "v": rng.normal(size=(12, 4)) / 3}
-    data = (rng.normal(size=(num_examples, 8)), rng.integers(0, 4, num_examples))
-    return jax.tree.map(jnp.asarray, (params, data))
-
-
-def gradients_as_points(params, data):
-    leaves = jax.tree.leaves(per_example.gradients(loss)(params, data))
-    return jnp.concatenate([leaf.reshape(leaf.shape[0], -1) for leaf in leaves], axis=1)
+METHODS: tuple[Any, ...] = ("sketch", "exact", "gram")
 
 
 def test_gram_is_as_the_gradients_themselves():
@@ -58,7 +42,7 @@ def test_sketches_find_clusters_nearly_as_good():
 def test_copies_have_one_cluster():
     params, data = problem(6)
     data = jax.tree.map(lambda leaf: jnp.tile(leaf, (9, *[1] * (leaf.ndim - 1))), data)
-    for method in ("sketch", "gram"):
+    for method in METHODS:
         found = clustering.gradient_clusters(
             loss, params, data, 6, key=KEY, method=method, init="farthest", batch_size=20
         )
@@ -71,6 +55,12 @@ def test_batches_change_nothing(batch_size):
     data = {"a": jnp.arange(10.0), "b": jnp.ones((10, 2))}
     double = lambda batch: 2 * batch["a"] + batch["b"][:, 0]
     np.testing.assert_array_equal(map_batches(double, data, batch_size), 2 * data["a"] + 1)
+    total = lambda batch, weights: jnp.sum(weights * double(batch))
+    assert sum_batches(total, data, batch_size) == 100
+    assignments = jnp.array([3, 0, 0, 3, 0, 1, 3, 0, 0, 0])  # none in cluster 2
+    found = sum_by_cluster(total, data, assignments, 4, batch_size)
+    expected = np.bincount(assignments, 2 * np.arange(10) + 1, minlength=4)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_a_warm_start():
@@ -80,7 +70,8 @@ def test_a_warm_start():
     assert again.num_passes == 1
 
 
-def test_a_refresh_compiles_nothing():
+@pytest.mark.parametrize("method", METHODS)
+def test_a_refresh_compiles_nothing(method):
     params, data = problem(20)
     traces = []
 
@@ -90,7 +81,7 @@ def test_a_refresh_compiles_nothing():
 
     for number, key in enumerate(jax.random.split(KEY, 3)):
         changed = jax.tree.map(lambda leaf, by=number: leaf + by, params)
-        clustering.gradient_clusters(counting, changed, data, 3, key=key)
+        clustering.gradient_clusters(counting, changed, data, 3, key=key, method=method)
         if number == 0:
             first = len(traces)
     assert len(traces) == first
@@ -108,6 +99,15 @@ def test_bad_input():
     for wrong in ((data[0], data[1][:19]), (data[0][:0], data[1][:0]), (), (data[0], 1)):
         with pytest.raises(ValueError, match="data must have arrays"):
             clustering.gradient_clusters(loss, params, wrong, 3, key=KEY)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("init", [None, np.zeros(20, int)])
+def test_gradients_that_are_not_finite_are_named(method, init):
+    params, data = problem(20)
+    options = {} if init is None else {"init": init}
     broken = (data[0].at[3, 0].set(jnp.nan).at[11, 2].set(jnp.inf), data[1])
     with pytest.raises(ValueError, match="gradients must be finite; 2 of 20 are not: 3, 11"):
-        clustering.gradient_clusters(loss, params, broken, 3, key=KEY)
+        clustering.gradient_clusters(
+            loss, params, broken, 3, key=KEY, method=method, batch_size=8, **options
+        )
