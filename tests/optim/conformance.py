@@ -69,6 +69,14 @@ def _inputs(entry: Entry, *, dtype: Any = jnp.float32) -> tuple[Any, Any, dict[s
     return gradient_tree(4, dtype=dtype), problem.params, extras
 
 
+def _matrix_only(extras: dict[str, Any]) -> dict[str, Any]:
+    """Extras that are trees like the parameters, without the bias."""
+    return {
+        name: {"matrix": value["matrix"]} if isinstance(value, dict) else value
+        for name, value in extras.items()
+    }
+
+
 @functools.cache
 def _first_update(entry: Entry) -> Any:
     """The first update of the bare transform on :func:`_inputs`, to compare others with."""
@@ -158,15 +166,23 @@ def check_state(entry: Entry) -> None:
 
 
 def check_map_params(entry: Entry) -> None:
-    """Optax finds the parts of the state that are like the parameters."""
+    """Optax finds the parts of the state that are like the parameters, or a stack of them."""
     params = random_tree(0)
     tx = entry.make()
     state = tx.init(params)
+
+    def is_like(leaf, name):
+        return (
+            leaf.ndim - len(SHAPES[name]) in (0, 1)
+            and leaf.shape[-len(SHAPES[name]) :] == (SHAPES[name])
+        )
+
     named = optax.tree_utils.tree_map_params(
         tx, lambda _, name: name, state, {n: n for n in SHAPES}, transform_non_params=lambda _: ""
     )
     leaves = zip(jax.tree.leaves(named), jax.tree.leaves(state), strict=True)
-    assert all(leaf.shape == SHAPES.get(name, ()) for name, leaf in leaves)
+    for name, leaf in leaves:
+        assert is_like(leaf, name) if name else not any(is_like(leaf, n) for n in SHAPES)
 
 
 # --- dtypes ---------------------------------------------------------------------------------------
@@ -229,7 +245,8 @@ def check_masked(entry: Entry) -> None:
     tx, alone = optax.masked(entry.make(), {"matrix": True, "bias": False}), entry.make()
     update = _update(tx, grad, tx.init(params), params, extras)[0]
     grad_alone, params_alone = {"matrix": grad["matrix"]}, {"matrix": params["matrix"]}
-    expected = _update(alone, grad_alone, alone.init(params_alone), params_alone, extras)[0]
+    extras_alone = _matrix_only(extras)
+    expected = _update(alone, grad_alone, alone.init(params_alone), params_alone, extras_alone)[0]
     _assert_close(update, expected | {"bias": grad["bias"]})
 
 
@@ -243,7 +260,8 @@ def check_partition(entry: Entry) -> None:
     )
     update = _update(tx, grad, tx.init(params), params, extras)[0]
     grad_alone, params_alone = {"matrix": grad["matrix"]}, {"matrix": params["matrix"]}
-    expected = _update(alone, grad_alone, alone.init(params_alone), params_alone, extras)[0]
+    extras_alone = _matrix_only(extras)
+    expected = _update(alone, grad_alone, alone.init(params_alone), params_alone, extras_alone)[0]
     _assert_close(update, expected | {"bias": -0.5 * grad["bias"]})
 
 
