@@ -1,4 +1,4 @@
-"""Optax transforms: steepest descent in any norm, and its step rules.
+"""Optax transforms: steepest descent in any norm, its step rules, and use of how batches are drawn.
 
 Complete optimizers, for ``optax.apply_updates``:
 
@@ -16,6 +16,16 @@ Links, for ``optax.chain``:
 :func:`scale_by_inverse_loss`         factor 1/(B² L); needs ``value``
 ====================================  =========================================================
 
+Links that use what is known about the noise of a batch's gradient:
+
+====================================  =========================================================
+:func:`svrg`                          subtracts the noise of the same batch at a snapshot of the
+                                      params; needs ``snapshot_gradient``, ``snapshot_mean``
+:func:`cluster_control_variate`       subtracts what the batch's cluster gave before; needs
+                                      ``cluster``
+:func:`scale_by_noise`                factor signal / (signal + noise); needs ``trace``, ``signal``
+====================================  =========================================================
+
 Schedules, for any ``learning_rate``:
 
 ====================================  =========================================================
@@ -25,22 +35,30 @@ Schedules, for any ``learning_rate``:
 All transforms are ``optax.GradientTransformationExtraArgs`` and work inside ``optax.chain``,
 ``masked``, ``partition``, ``inject_hyperparams``, ``MultiSteps`` and ``apply_if_finite``, with
 Optax's line searches behind them, and on updates sharded over a mesh (Auto or Explicit axes).
-"Needs ``value``": the loss is a required keyword of ``update``.
+"Needs": a required keyword of ``update``; ``value`` is the loss.
 """
 
+from jaxrobust.optim._clusters import ClusterControlVariateState, cluster_control_variate
 from jaxrobust.optim._descent import normalized_steepest_descent, steepest_descent
 from jaxrobust.optim._inverse_loss import loss_scaled_steepest_descent, scale_by_inverse_loss
 from jaxrobust.optim._learning_rate import inverse_sqrt
+from jaxrobust.optim._noise import NoiseState, scale_by_noise
 from jaxrobust.optim._normalized import MomentumState, scale_by_normalized_steepest
 from jaxrobust.optim._steepest import scale_by_steepest
+from jaxrobust.optim._svrg import svrg
 
 __all__ = [
+    "ClusterControlVariateState",
     "MomentumState",
+    "NoiseState",
+    "cluster_control_variate",
     "inverse_sqrt",
     "loss_scaled_steepest_descent",
     "normalized_steepest_descent",
     "scale_by_inverse_loss",
+    "scale_by_noise",
     "scale_by_normalized_steepest",
     "scale_by_steepest",
     "steepest_descent",
+    "svrg",
 ]

@@ -10,6 +10,16 @@ from tests.optim import conformance
 from tests.optim.conformance import Entry
 
 LOSS = {"value": lambda loss_fn, params: loss_fn(params)}
+# Any two trees like the parameters will do; of these the difference acts as a weight decay.
+SNAPSHOT = {
+    "snapshot_gradient": lambda loss_fn, params: jax.tree.map(lambda p: p / 64, params),
+    "snapshot_mean": lambda loss_fn, params: jax.tree.map(lambda p: p / 32, params),
+}
+CLUSTER = {"cluster": lambda loss_fn, params: jnp.int32(1)}
+NOISE = {
+    "trace": lambda loss_fn, params: jnp.float32(24),
+    "signal": lambda loss_fn, params: jnp.float32(3),
+}
 
 # The learning rates are about 1 / (the curvature of the quadratic in the norm), which is 1 for l1
 # and l2 and 32, the number of parameters, for linf.
@@ -48,6 +58,28 @@ ENTRIES = [
         optim.loss_scaled_steepest_descent,
         {"norm": "linf", "bound": 8.0},
         extras=LOSS,
+    ),
+    Entry("svrg", optim.svrg, {"coefficient": 0.5}, extras=SNAPSHOT, learning_rate=0.5),
+    Entry(
+        "svrg[schedule]",
+        optim.svrg,
+        {"coefficient": optax.linear_schedule(1.0, 0.0, 100)},
+        extras=SNAPSHOT,
+        learning_rate=0.5,
+    ),
+    Entry(
+        "cluster_control_variate",
+        optim.cluster_control_variate,
+        {"num_clusters": 3, "proportions": (0.25, 0.5, 0.25), "decay": 0.5},
+        extras=CLUSTER,
+        learning_rate=0.5,
+    ),
+    Entry(
+        "scale_by_noise",
+        optim.scale_by_noise,
+        {"batch_size": 8.0, "decay": 0.5},
+        extras=NOISE,
+        learning_rate=1.0,
     ),
 ]
 
