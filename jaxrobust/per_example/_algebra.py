@@ -27,6 +27,8 @@ def squared_norm(uses: Sequence[Factors]) -> jax.Array:
     of all uses; a single position needs two norms only.
     """
     merged = merge(uses)
+    if len(merged) == 1 and _is_product(merged[0]):
+        return _squared_norm_of_product(merged[0])
     total = jnp.zeros((), _accumulator(merged[0].d))
     for i, first in enumerate(merged):
         total += inner(first, first)
@@ -35,10 +37,24 @@ def squared_norm(uses: Sequence[Factors]) -> jax.Array:
     return total
 
 
+def _is_product(use: Factors) -> bool:
+    """Whether every block of the gradient is one outer product."""
+    return use.d.shape[1] == 1 and use.index is None
+
+
+def _squared_norm_of_product(use: Factors) -> jax.Array:
+    dtype = _accumulator(use.d)
+    rows = jnp.sum(use.rows().astype(dtype) ** 2, axis=(1, 2))
+    # The square of a small d may be below what float32 holds, and that of |a| d within it: so d is
+    # scaled first. The root of 1 is taken for that of 0, whose derivative is infinite.
+    lengths = jnp.where(rows > 0, jnp.sqrt(jnp.where(rows > 0, rows, 1)), 0)
+    return jnp.sum((use.d.astype(dtype) * lengths[:, None, None]) ** 2)
+
+
 def inner(first: Factors, second: Factors) -> jax.Array:
     """Inner product of two gradients of one layout, from their factors, ``()``."""
     dtype = _accumulator(first.d)
-    if first.d.shape[1] == second.d.shape[1] == 1 and first.index is None and second.index is None:
+    if _is_product(first) and _is_product(second):
         rows = jnp.sum(first.rows().astype(dtype) * second.rows().astype(dtype), axis=(1, 2))
         columns = jnp.sum(first.d.astype(dtype) * second.d.astype(dtype), axis=(1, 2))
         return jnp.sum(rows * columns)

@@ -1,5 +1,6 @@
 """Inner products of all pairs of per-example gradients."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -153,6 +154,8 @@ def _is_cheaper_formed(group: tuple[Use, ...], left: int, right: int) -> bool:
 
 def _of_chunks(left: Traced, right: Traced) -> jax.Array:
     """Inner products over the leaves whose gradients are too large to be kept for all examples."""
+    # One map over a sharded axis cannot be inside of another.
+    right = dataclasses.replace(right, batch=bring_together(right.batch))
 
     def row(ours):
         def against(theirs):

@@ -35,10 +35,13 @@ def norms(
     Returns:
       A function of ``(params, batch)``; the leaves of ``batch`` are ``(B, ...)``. It returns
       ``(B,)`` in float32 at least, or with ``by_leaf`` a tree like ``params`` of such; with
-      ``has_aux``, ``(norms, aux)``. In float32 norms between 1e-18 and 1e18 come out; the square of
-      others is out of range. Where the positions of a sequence cancel, so that the gradient is
-      c times smaller than its parts, a leaf done by "factors" has a relative error of order
-      ``eps / c**2``; one that is instantiated, of order ``eps / c``.
+      ``has_aux``, ``(norms, aux)``. In float32 norms between 1e-18 and 1e18 come out, if the norms
+      of the inputs of products are in that range as well; the squares of others are out of range.
+      For a leaf done by "factors" at several positions, both the inputs of its products and the
+      cotangents of their outputs are to be in that range at every position. Where the positions of
+      a sequence cancel, so that the gradient is c times smaller than its parts, a leaf done by
+      "factors" has a relative error of order ``eps / c**2``; one that is instantiated, of order
+      ``eps / c``.
 
     Raises:
       ValueError: at the call, if ``batch`` is empty, has leaves of different lengths or a scalar,

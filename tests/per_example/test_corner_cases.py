@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.extend.core import primitives
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxrobust import per_example
 from jaxrobust.per_example import _check, _dots, _plan, _sketches
@@ -210,3 +211,59 @@ def test_a_check_in_narrow_dtypes_can_fail(dtype, monkeypatch):
     found = per_example.check(loss)(narrow, batch)
     assert not found.ok
     assert found.worst_leaf == "['v']"
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_leaves_in_chunks_on_a_sharded_batch(kind, monkeypatch):
+    monkeypatch.setattr(_plan, "EXPAND_BYTES", 1)
+    loss = lambda p, x: jnp.sum(jnp.sin(p["whole"] * x[0])) + jnp.sum(jnp.sin(x @ p["w"]))
+    params, batch = {"whole": normal(3), "w": normal(2, 3)}, normal(8, 2)
+    direction = jax.tree.map(jnp.cos, params)
+
+    def everything(params, batch):
+        return (
+            per_example.norms(loss)(params, batch),
+            per_example.value_grad_and_norms(loss)(params, batch),
+            per_example.dots(loss)(params, batch, direction),
+            per_example.sketches(loss, key=jax.random.key(0), dim=16)(params, batch),
+            per_example.gram(loss)(params, batch),
+            per_example.gram(loss)(params, batch, batch),
+            per_example.moments(loss, entrywise=True)(params, batch),
+        )
+
+    monkeypatch.setattr(_dots, "_has_custom_vjp", lambda _: True)  # by factors, and in chunks
+    expected = jax.jit(everything)(params, batch)
+    devices = jax.make_mesh((8,), ("data",), axis_types=(kind,))
+    with jax.set_mesh(devices):
+        sharded = jax.device_put(batch, NamedSharding(devices, PartitionSpec("data")))
+        whole = jax.device_put(params, NamedSharding(devices, PartitionSpec()))
+        found = jax.jit(everything)(whole, sharded)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    jax.tree.map(close, found, expected)
+
+
+@pytest.mark.parametrize(
+    ("positions", "of_input", "of_cotangent"),
+    [(1, 1e5, 1e-21), (1, 1e17, 1e-34), (1, 1e-17, 1e-1), (1, 1e18, 0.1), (2, 1e18, 0.1),
+     (2, 1e-17, 1e17)],
+)  # fmt: skip
+def test_the_range_of_norms(positions, of_input, of_cotangent):
+    loss = lambda p, x: jnp.sum(x @ p) * of_cotangent
+    x = jnp.full((B, positions, 3), of_input)
+    norms = jax.jit(per_example.norms(loss))(jnp.ones((3, 4)), x)
+    expected = positions * np.sqrt(12) * (of_input * of_cotangent)
+    np.testing.assert_allclose(norms, expected, rtol=1e-5)
+
+
+def test_norms_have_a_derivative_where_an_input_is_zero():
+    loss = lambda p, x: jnp.sum(jnp.sin(jnp.tanh(x @ p["u"]) @ p["v"])) + jnp.sum(x @ p["w"])
+    params = {"u": jnp.zeros((3, 2)), "v": normal(2, 2), "w": normal(3, 1)}
+    x = normal(B, 3)
+    total = lambda p: jnp.sum(per_example.norms(loss)(p, x))
+    slow = lambda p: jnp.sum(
+        jax.vmap(lambda g: jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(g))))(
+            jax.vmap(jax.grad(loss), (None, 0))(p, x)
+        )
+    )
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    jax.tree.map(close, jax.jit(jax.grad(total))(params), jax.jit(jax.grad(slow))(params))
