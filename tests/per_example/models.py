@@ -15,6 +15,15 @@ from flax import nnx
 from tests.per_example.cases import B, integers, normal
 
 KEY = jax.random.key(0)
+
+
+def drawn(init, *arguments):
+    """Params of the shapes that `init` makes, without the compilation of its every operation."""
+    leaves, structure = jax.tree.flatten(jax.eval_shape(init, KEY, *arguments))
+    made = [normal(*leaf.shape, seed=i).astype(leaf.dtype) for i, leaf in enumerate(leaves)]
+    return structure.unflatten(made)
+
+
 CLASSES = integers(3, B)
 
 
@@ -43,7 +52,7 @@ def linen_transformer():
         logits: Any = model.apply(params, tokens[:-1])
         return jnp.mean(jax.vmap(cross_entropy)(logits, tokens[1:]))
 
-    return loss_fn, model.init(KEY, tokens[0, :-1]), tokens
+    return loss_fn, drawn(model.init, tokens[0, :-1]), tokens
 
 
 class ResNet(nn.Module):
@@ -70,7 +79,7 @@ def linen_resnet():
     model = ResNet()
     images = normal(B, 6, 6, 3)
     loss_fn = lambda params, ex: cross_entropy(model.apply(params, ex[0]), ex[1])
-    return loss_fn, model.init(KEY, images[0]), (images, CLASSES)
+    return loss_fn, drawn(model.init, images[0]), (images, CLASSES)
 
 
 class Recurrent(nn.Module):
@@ -83,14 +92,14 @@ class Recurrent(nn.Module):
 def linen_lstm_and_gru():
     model, sequences = Recurrent(), normal(B, 7, 4)
     loss_fn = lambda params, ex: cross_entropy(model.apply(params, ex[0]), ex[1])
-    return loss_fn, model.init(KEY, sequences[0]), (sequences, CLASSES)
+    return loss_fn, drawn(model.init, sequences[0]), (sequences, CLASSES)
 
 
 def linen_dense_general():
     model = nn.DenseGeneral((2, 3), axis=(0, 2))
     x = normal(B, 4, 5, 2)
     loss_fn = lambda params, x: jnp.sum(jnp.sin(jnp.asarray(model.apply(params, x))) ** 2)
-    return loss_fn, model.init(KEY, x[0]), x
+    return loss_fn, drawn(model.init, x[0]), x
 
 
 def nnx_mlp():
@@ -125,7 +134,7 @@ def haiku_mlp():
     model = hk.without_apply_rng(hk.transform(lambda x: hk.nets.MLP([8, 3])(x)))
     x = normal(B, 4)
     loss_fn = lambda params, ex: cross_entropy(model.apply(params, ex[0]), ex[1])
-    return loss_fn, model.init(KEY, x[0]), (x, CLASSES)
+    return loss_fn, drawn(model.init, x[0]), (x, CLASSES)
 
 
 MODELS = {
