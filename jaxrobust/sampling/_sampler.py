@@ -1,0 +1,146 @@
+"""The sampler that all unbiased ones are cases of: strata, shares of the draws, and scores."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrobust.sampling._visits import visit
+
+
+class Draw(NamedTuple):
+    """The examples of one batch, and what each counts."""
+
+    indices: jax.Array  # (B,) int32: examples
+    weights: jax.Array  # (B,) float32: mean(weights * losses[indices]) estimates the mean loss
+
+
+class State(NamedTuple):
+    """Where a sampler is: all that the next draw depends on, besides the sampler."""
+
+    key: jax.Array  # PRNG key, the same for all steps
+    step: jax.Array  # () int32: draws so far
+    epochs: jax.Array  # (K,) int32: passes that were made over each stratum
+    places: jax.Array  # (K,) int32: members of each that were visited in the current pass
+
+
+def _static():
+    return dataclasses.field(metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """Draws batches of fixed size from K strata; made by :func:`uniform` and the like.
+
+    A pytree of arrays with static sizes: give it to a jitted step as an argument, and one with
+    other assignments or scores compiles nothing anew. ``init`` and ``next`` are pure, run under
+    ``jit``, ``vmap`` and ``scan``, and take time of about the batch size, not of the data's.
+    """
+
+    members: jax.Array | None  # (N,) int32: examples stratum by stratum; None for 0..N-1
+    starts: jax.Array  # (K,) int32: where each stratum begins there
+    sizes: jax.Array  # (K,) int32: members; 0 if it is empty
+    shares: jax.Array  # (K,) float32: expected share of the draws, sum 1; 0 if it is empty
+    running: jax.Array | None  # (N,) int32: sums of scores up to each place; None: all the same
+    num_examples: int = _static()
+    batch_size: int = _static()
+    replacement: bool = _static()
+
+    def init(self, key: jax.Array) -> State:
+        """The state before the first draw."""
+        zeros = jnp.zeros(self.sizes.shape, jnp.int32)
+        return State(key, jnp.int32(0), zeros, zeros)
+
+    @jax.jit  # so that a plain Python loop is fast, too
+    def next(self, state: State) -> tuple[Draw, State]:
+        """The next batch, and the state after it."""
+        counts_key, member_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+        strata, counts = self.allocate(jax.random.uniform(counts_key, (), jnp.float32))
+        numbers = jnp.arange(self.batch_size) - jnp.searchsorted(strata, strata)
+        weights = self.weights_of_strata(counts)[strata]
+        sizes, starts = self.sizes[strata], self.starts[strata]
+        epochs, places = state.epochs, state.places
+        if self.running is not None:
+            at, chance = _draw_by_score(member_key, self.running, starts, sizes)
+            # A member of probability p counts as 1/p of the mean of its stratum.
+            weights = weights / (sizes * chance)
+        elif self.replacement:
+            at = starts + jax.random.randint(member_key, sizes.shape, 0, sizes)
+        else:
+            place = state.places[strata] + numbers
+            at = starts + visit(
+                # Not the key of this step: an order is of a whole pass.
+                state.key,
+                strata,
+                state.epochs[strata] + place // sizes,
+                place % sizes,
+                sizes,
+            )
+            places = state.places + counts
+            epochs = state.epochs + places // jnp.maximum(self.sizes, 1)
+            places = places % jnp.maximum(self.sizes, 1)
+        indices = at if self.members is None else self.members[at]
+        draw = Draw(indices.astype(jnp.int32), weights)
+        return draw, State(state.key, state.step + 1, epochs, places)
+
+    @property
+    def edges(self) -> jax.Array:
+        """``(K,)``: expected number of draws in the strata up to each."""
+        edges = jnp.cumsum(self.shares) * self.batch_size
+        # Whole numbers up to rounding are meant: then a stratum gets as many draws at every step.
+        whole = jnp.round(edges)
+        rounding = 16 * jnp.finfo(edges.dtype).eps * self.batch_size
+        return jnp.where(jnp.abs(edges - whole) <= rounding, whole, edges)
+
+    def allocate(self, offset: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The stratum of every draw, ``(B,)`` ascending, and the number of draws in each, ``(K,)``.
+
+        Systematic sampling: the strata lie one after the other on a line, as long as they are
+        expected to be drawn, and draw j is of the one at ``j + offset``. So each is drawn as often
+        as expected, rounded up or down.
+        """
+        edges = self.edges
+        # The last that is drawn at all: j + offset may round up to the end of the line.
+        last = jnp.max(jnp.where(self.shares > 0, jnp.arange(edges.size), 0))
+        places = jnp.arange(self.batch_size, dtype=edges.dtype) + offset
+        strata = jnp.minimum(jnp.searchsorted(edges, places, side="right"), last)
+        counts = jnp.zeros(edges.shape, jnp.int32).at[strata].add(1)
+        return strata.astype(jnp.int32), counts
+
+    def weights_of_strata(self, counts: jax.Array) -> jax.Array:
+        """What a draw from each stratum counts, ``(K,)``, given how many there are.
+
+        One that is drawn at every step counts as its share of the examples, divided among the draws
+        there are: its mean is estimated with no error from how many these are. One that is not
+        counts by the expected number of draws. Either is unbiased.
+        """
+        expected = self.shares * self.batch_size
+        number = jnp.where(self.is_covered, jnp.maximum(counts, 1), expected)
+        # One division, and by no constant: the same bits under jit and not.
+        divisor = jnp.where(self.shares > 0, number, 1) * self.num_examples
+        sizes = self.sizes.astype(divisor.dtype)
+        return jnp.where(self.shares > 0, sizes * self.batch_size / divisor, 0)
+
+    @property
+    def is_covered(self) -> jax.Array:
+        """``(K,)`` bool: which strata are drawn from at every step."""
+        edges = self.edges
+        begins = jnp.concatenate([jnp.zeros(1, edges.dtype), edges[:-1]])
+        return edges - begins >= 1
+
+
+def _draw_by_score(
+    key: jax.Array, running: jax.Array, starts: jax.Array, sizes: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Places drawn in proportion to integer scores, and the probability of each in its stratum.
+
+    In integers, so that the probabilities are exactly those that the weights are made of.
+    """
+    before = jnp.where(starts > 0, running[starts - 1], 0)
+    total = running[starts + sizes - 1] - before
+    target = before + jax.random.randint(key, total.shape, 0, total)
+    at = jnp.searchsorted(running, target, side="right").astype(jnp.int32)
+    score = running[at] - jnp.where(at > 0, running[at - 1], 0)
+    return at, score / total.astype(jnp.float32)
