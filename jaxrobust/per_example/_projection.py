@@ -78,6 +78,14 @@ class RowMatrices:
         dense = spread * looks[None, :, None, None, :]
         return dense.reshape(blocks, taps * channels, self.shape.width)
 
+    def of_part(self, blocks: np.ndarray, rows: np.ndarray) -> "RowMatrices":
+        """P for some of the blocks and rows of the gradient; of a convolution for all rows."""
+        entries = _taken(self.entries, blocks, axis=0)
+        rows_are_channels = self.shape.num_taps == 1
+        return RowMatrices(
+            _taken(entries, rows, axis=1) if rows_are_channels else entries, self.shape
+        )
+
     def of_rows(self, rows: jax.Array, dtype) -> jax.Array:
         """``rows (blocks, positions, taps * channels)`` times the matrices."""
         return jnp.einsum(
@@ -117,7 +125,7 @@ def matrices(
     by_tap = np.diff(_edges(shape))
     scale = 1 / np.sqrt(np.repeat(by_tap, by_tap) * (shape.blocks * shape.rank))
     entries = signs[:count].reshape(blocks, channels, shape.blocks, shape.num_pairs)
-    entries = entries * scale.astype(np.float32)[None, None, None, :]
+    entries = entries * scale.astype(signs.dtype)[None, None, None, :]
     return RowMatrices(entries, shape), signs[count:].reshape(columns, shape.width)
 
 
@@ -128,7 +136,18 @@ def _edges(shape: Shape) -> list[int]:
     return [tap * shape.rank // shape.num_taps for tap in range(shape.num_taps + 1)]
 
 
-def signs_from(words: jax.Array, size: int) -> jax.Array:
-    """Random signs ``(size,)``, float32, from the bits of random words."""
+def part_of_columns(right: jax.Array, columns: np.ndarray) -> jax.Array:
+    """Q for some of the columns of the gradient."""
+    return _taken(right, columns, axis=0)
+
+
+def _taken(array: jax.Array, numbers: np.ndarray, axis: int) -> jax.Array:
+    if np.array_equal(numbers, np.arange(array.shape[axis])):
+        return array
+    return jnp.take(array, numbers, axis=axis)
+
+
+def signs_from(words: jax.Array, size: int, dtype=jnp.float32) -> jax.Array:
+    """Random signs ``(size,)`` from the bits of random words."""
     bits = (words[:, None] >> jnp.arange(32, dtype=jnp.uint32)[None, :]) & 1
-    return (1.0 - 2.0 * bits.astype(jnp.float32)).reshape(-1)[:size]
+    return (1 - 2 * bits.astype(dtype)).reshape(-1)[:size]

@@ -196,7 +196,8 @@ class _Walker:
         rule = _RULES.get(eqn.primitive.name)
         if rule is None or not rule(eqn, operands[0], parameter.pieces):
             return None
-        if jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.complexfloating):
+        output: Any = eqn.outvars[0]
+        if jnp.issubdtype(output.aval.dtype, jnp.complexfloating):
             return None  # a real parameter times complex data: the real part is its gradient
         kind = {"dot_general": "dot", "conv_general_dilated": "conv"}.get(
             eqn.primitive.name, "lookup"

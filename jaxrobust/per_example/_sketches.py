@@ -16,12 +16,14 @@ from jaxrobust.per_example import _algebra
 from jaxrobust.per_example._backward import Pass, factors_of, map_chunks, recorded, run
 from jaxrobust.per_example._batching import map_examples, reduce_examples
 from jaxrobust.per_example._devices import on_each_device
-from jaxrobust.per_example._plan import Leaf
+from jaxrobust.per_example._frames import Frame, frames_of
+from jaxrobust.per_example._norms import sum_of_groups
 from jaxrobust.per_example._projection import (
     RowMatrices,
     Shape,
     matrices,
     num_signs,
+    part_of_columns,
     signs_from,
 )
 from jaxrobust.per_example._trace import LossFn, Traced, positive_integer, trace
@@ -56,8 +58,10 @@ def sketches(
 
     Args:
       loss_fn: ``loss_fn(params, example) -> ()``, the loss of one example.
-      key: PRNG key. The same key, ``dim`` and shapes of params give the same maps: sketches of
-        different batches, and of different params, may be compared.
+      key: PRNG key. The same loss, key, ``dim`` and shapes of params give the same maps: sketches
+        of different batches, and of different params, may be compared. So may those of sequences of
+        different lengths, also if the lengths say how much of a leaf is used, by slices along its
+        axes; but not if they say which operations use it.
       dim: length r of a sketch. A multiple of 256 gives the most freedom to trade variance for
         cost, a multiple of 4 or 16 some, another number none.
       has_aux: whether ``loss_fn`` returns ``(loss, aux)``.
@@ -146,17 +150,17 @@ def _draw_words(key: jax.Array, counts: list[int]) -> list[jax.Array]:
 
 def _num_words(traced: Traced, leaf: int, shapes: dict, dim: int) -> int:
     """How many random words the map of a leaf is made of."""
-    plan, shape = traced.plan.leaves[leaf], traced.leaves[leaf].shape
-    if plan.method == "unused":
+    array, method = traced.leaves[leaf], traced.plan.leaves[leaf].method
+    if method == "unused":
         return 0
-    if plan.method in ("expand", "chunks"):
-        return _num_words_of_array(shape, dim)
-    if _is_kept_whole(plan, dim):
-        return _num_words_of_array((_num_entries(plan),), dim)
-    return sum(
-        -(-_num_signs(group[0].sizes, shapes[leaf, number]) // 32)
-        for number, group in enumerate(plan.groups)
-    )
+    if method in ("expand", "chunks") or _is_kept_whole(array, dim):
+        return _num_words_of_array(array.shape, dim)
+    frames = _frames(traced, leaf)
+    return sum(-(-_num_signs(f.sizes, shapes[leaf, f.parts[0].number]) // 32) for f in frames)
+
+
+def _frames(traced: Traced, leaf: int) -> list[Frame]:
+    return frames_of(traced.plan.leaves[leaf].groups, traced.leaves[leaf].shape)
 
 
 def _num_signs(size: Sizes, shape: Shape) -> int:
@@ -172,13 +176,9 @@ def _num_words_of_array(shape: tuple[int, ...], dim: int) -> int:
     return -(-(size // shape[-1] + shape[-1]) * dim // max(_ranks(dim)) // 32)
 
 
-def _num_entries(plan: Leaf) -> int:
-    return sum(group[0].layout.size for group in plan.groups)
-
-
-def _is_kept_whole(plan: Leaf, dim: int) -> bool:
+def _is_kept_whole(leaf: jax.Array, dim: int) -> bool:
     """Whether the gradients are so small that they are formed, and sketched without error."""
-    return _num_entries(plan) <= dim
+    return math.prod(leaf.shape) <= dim
 
 
 def sketch_shapes(traced: Traced, dim: int) -> dict[tuple[int, int], Shape]:
@@ -187,27 +187,30 @@ def sketch_shapes(traced: Traced, dim: int) -> dict[tuple[int, int], Shape]:
     It depends on the leaves alone, not on the number of positions or of examples, so that sketches
     of sequences of different lengths fit together.
     """
-    firsts = {
-        (leaf, number): group[0]
-        for leaf in traced.plan.leaves_by("factors", "instantiate")
-        for number, group in enumerate(traced.plan.leaves[leaf].groups)
+    leaves = traced.plan.leaves_by("factors", "instantiate")
+    total = sum(math.prod(traced.leaves[leaf].shape) for leaf in leaves)
+    return {
+        (leaf, part.number): _shape(frame, dim, total)
+        for leaf in leaves
+        for frame in _frames(traced, leaf)
+        for part in frame.parts
     }
-    total = sum(use.layout.size for use in firsts.values())
-    return {at: _shape(use, dim, total) for at, use in firsts.items()}
 
 
-def _shape(use: Use, dim: int, total: int) -> Shape:
+def _shape(frame: Frame, dim: int, total: int) -> Shape:
     """The smallest rank that the budgets allow: it has the least variance."""
-    kind, positions = use.site.kind, _TYPICAL_POSITIONS[use.site.kind]
-    own = use.sizes.blocks * use.sizes.rows * use.sizes.columns
+    kind = frame.first.site.kind
+    positions = _TYPICAL_POSITIONS[kind]
+    size = frame.sizes._replace(positions=positions)
+    own = size.blocks * size.rows * size.columns
     budget = positions * max(_OWN_BUDGET[kind] * own, _COMMON_BUDGET[kind] * total)
     for rank in _ranks(dim):
-        shape = Shape(dim // rank**2, rank, use.num_taps)
-        size = use.sizes._replace(positions=positions)
-        if (
-            min(_cost_of_projecting(size, positions, shape), _cost_of_forming(size, shape))
-            <= budget
-        ):
+        shape = Shape(dim // rank**2, rank, frame.first.num_taps)
+        projected, formed = (
+            _cost_of_projecting(size, positions, shape),
+            _cost_of_forming(size, shape),
+        )
+        if min(projected, formed) <= budget:
             break
     return shape
 
@@ -234,32 +237,42 @@ def _of_leaf(
     traced: Traced, done: Pass, words: jax.Array, leaf: int, shapes: dict, dim: int
 ) -> jax.Array:
     """Sketches of the gradients of one leaf that is known by its factors, ``(B, dim)``."""
-    plan, found = traced.plan.leaves[leaf], recorded(traced, done, leaf)
-    if _is_kept_whole(plan, dim):
+    found = recorded(traced, done, leaf)
+    if _is_kept_whole(traced.leaves[leaf], dim):
 
         def gradient(inputs, cotangents):
             parts = factors_of(traced, leaf, inputs, cotangents)
-            return jnp.concatenate([_algebra.instantiate(part).reshape(-1) for part in parts])
+            return sum_of_groups(traced, leaf, [_algebra.instantiate(part) for part in parts])
 
         return _of_arrays(words, map_examples(gradient, *found), dim)
-    parts, begin = [], 0
-    for number, group in enumerate(plan.groups):
-        shape, size = shapes[leaf, number], group[0].sizes
-        count = _num_signs(size, shape)
+    dtype, parts, begin = trees.accumulator(traced.leaves[leaf].dtype), [], 0
+    for frame in _frames(traced, leaf):
+        shape = shapes[leaf, frame.parts[0].number]
+        count = _num_signs(frame.sizes, shape)
         end = begin + -(-count // 32)
-        left, right = _matrices(signs_from(words[begin:end], count), size, shape)
+        left, right = _matrices(signs_from(words[begin:end], count, dtype), frame.sizes, shape)
         begin = end
-        contract = _from_factors if _is_projected(group, shape) else _from_gradient
-
-        def one(inputs, cotangents, maps, number=number, contract=contract, shape=shape):
-            uses = factors_of(traced, leaf, inputs, cotangents)[number]
-            entries, right = maps
-            return (), contract(uses, RowMatrices(entries, shape), right)
-
-        # Factors are projected by one product for the whole batch.
-        forms, maps = contract is _from_gradient, (left.entries, right)
-        parts.append(reduce_examples(one, *found, matrices=forms, shared=maps)[1])
+        for part in frame.parts:
+            maps = left.of_part(part.blocks, part.rows), part_of_columns(right, part.columns)
+            parts.append(_of_part(traced, leaf, part.number, found, *maps))
     return functools.reduce(jnp.add, parts)
+
+
+def _of_part(
+    traced: Traced, leaf: int, number: int, found: Any, left: RowMatrices, right: jax.Array
+) -> jax.Array:
+    """Sketches of what one group of uses contributes to the gradients of a leaf, ``(B, dim)``."""
+    projected = _is_projected(traced.plan.leaves[leaf].groups[number], left.shape)
+    contract = _from_factors if projected else _from_gradient
+
+    def one(inputs, cotangents, maps):
+        uses = factors_of(traced, leaf, inputs, cotangents)[number]
+        entries, right = maps
+        return (), contract(uses, RowMatrices(entries, left.shape), right)
+
+    # Factors are projected by one product for the whole batch.
+    maps = left.entries, right
+    return reduce_examples(one, *found, matrices=not projected, shared=maps)[1]
 
 
 def _is_projected(group: Sequence[Use], shape: Shape) -> bool:
@@ -331,14 +344,15 @@ def _of_local_arrays(words: jax.Array, gradients: jax.Array, dim: int) -> jax.Ar
     flat = gradients.reshape(-1, size)
     if size <= dim:
         # Entry by entry, with random signs, from a random place on: exact within the leaf.
-        place = words[0] % dim
-        signed = jnp.pad(flat * signs_from(words[1:], size)[None, :], ((0, 0), (0, dim - size)))
+        place, signs = words[0] % dim, signs_from(words[1:], size, flat.dtype)
+        signed = jnp.pad(flat * signs[None, :], ((0, 0), (0, dim - size)))
         return jnp.roll(signed, place.astype(jnp.int32), axis=1)
     if size <= _DENSE_SIZE:
-        matrix = signs_from(words, size * dim).reshape(size, dim) / math.sqrt(dim)
+        matrix = signs_from(words, size * dim, flat.dtype).reshape(size, dim) / math.sqrt(dim)
         return jnp.matmul(flat, matrix, precision=_HIGHEST)
     rank = max(_ranks(dim))
     shape = Shape(dim // rank**2, rank)
     sizes = Sizes(1, 1, size // columns, columns)
-    left, right = _matrices(signs_from(words, _num_signs(sizes, shape)), sizes, shape)
+    signs = signs_from(words, _num_signs(sizes, shape), flat.dtype)
+    left, right = _matrices(signs, sizes, shape)
     return jax.vmap(lambda g: _of_matrix(g.reshape(sizes.rows, columns), left, right))(flat)

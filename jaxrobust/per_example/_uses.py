@@ -206,10 +206,11 @@ def _dot(site: Site, piece: Piece) -> Use:
 
     data_shape = (*site.loops, *shape_of(site.eqn.invars[1 - site.operand]))
     num_positions = math.prod(data_shape[i] for i in data_groups[1])
-    return Use(site, piece, layout, _sizes(layout, num_positions), factors)
+    return Use(site, piece, layout, sizes_of(layout, num_positions), factors)
 
 
-def _sizes(layout: Layout, positions: int) -> Sizes:
+def sizes_of(layout: Layout, positions: int) -> Sizes:
+    """Lengths of the axes of a layout joined."""
     blocks, rows, columns = (
         math.prod(n for n, _ in axes) for axes in (layout.blocks, layout.rows, layout.columns)
     )
@@ -239,7 +240,7 @@ def _lookup(site: Site, piece: Piece) -> Use:
 
     shape = (*site.loops, *shape_of(site.output))
     positions = math.prod(shape[i] for i in groups[1])
-    return Use(site, piece, layout, _sizes(layout, positions), factors)
+    return Use(site, piece, layout, sizes_of(layout, positions), factors)
 
 
 def _rows_read(index: jax.Array, num_rows: int, *, fills: bool) -> jax.Array:
@@ -274,5 +275,5 @@ def _convolution(site: Site, piece: Piece) -> Use:
             num_taps=geometry.num_taps,
         )
 
-    sizes = _sizes(layout, geometry.num_positions)
+    sizes = sizes_of(layout, geometry.num_positions)
     return Use(site, piece, layout, sizes, factors, geometry.num_taps, geometry.num_pixels)
