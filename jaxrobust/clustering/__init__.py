@@ -2,12 +2,22 @@
 
 :func:`fit` clusters any points; the objective ``"pairwise"`` is the variance of an estimator that
 draws one example of each cluster. :func:`gradient_clusters` does so with gradients.
-:func:`duplicates` finds groups of points that coincide.
+:func:`duplicates` finds groups of points that coincide; of gradients, given their
+:func:`gradient_sketches`.
 """
 
 from jaxrobust.clustering._duplicates import Groups, duplicates
 from jaxrobust.clustering._fit import fit, objective
+from jaxrobust.clustering._gradient_sketches import gradient_sketches
 from jaxrobust.clustering._gradients import gradient_clusters
 from jaxrobust.clustering._result import Clustering
 
-__all__ = ["Clustering", "Groups", "duplicates", "fit", "gradient_clusters", "objective"]
+__all__ = [
+    "Clustering",
+    "Groups",
+    "duplicates",
+    "fit",
+    "gradient_clusters",
+    "gradient_sketches",
+    "objective",
+]
