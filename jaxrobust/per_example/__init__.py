@@ -22,6 +22,7 @@ example i with respect to all params:
 :func:`dots`                     :math:`\langle g_i, v\rangle` for one or several directions
 :func:`sketches`                 short random vectors with the inner products of the gradients
 :func:`gram`                     :math:`\langle g_i, g_j\rangle` for all pairs, exactly
+:func:`factors`                  :math:`a_{it}, d_{it}` of :math:`g_i = \sum_t a_{it}d_{it}^T`
 :func:`moments`                  mean, noise and signal; :func:`update_moments` for many batches
 :func:`explain`                  what is done for which leaf, and its cost
 :func:`check`                    norms by leaf against the slow twin, for your model
@@ -41,6 +42,7 @@ no per-example gradients.
 from jaxrobust.per_example._check import Check, check
 from jaxrobust.per_example._dots import dots
 from jaxrobust.per_example._explain import Explanation, Row, explain
+from jaxrobust.per_example._factors import Factors, factors
 from jaxrobust.per_example._gradients import gradients
 from jaxrobust.per_example._gram import gram
 from jaxrobust.per_example._moments import (
@@ -57,12 +59,14 @@ from jaxrobust.per_example._sketches import sketches
 __all__ = [
     "Check",
     "Explanation",
+    "Factors",
     "Moments",
     "MomentsState",
     "Row",
     "check",
     "dots",
     "explain",
+    "factors",
     "gradients",
     "gram",
     "init_moments",
