@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust import per_example, trees
+from jaxrobust.clustering import _rank_one as rank_one
 from jaxrobust.clustering._batches import map_batches
 from jaxrobust.clustering._checks import check_count, check_data, check_points, check_tolerance
 from jaxrobust.clustering._exact import LossFn, descend, squared_norms
@@ -15,8 +16,8 @@ from jaxrobust.clustering._fit import check_init, fit, start_from
 from jaxrobust.clustering._result import Clustering
 from jaxrobust.clustering._seeding import SEEDINGS
 
-Method = Literal["sketch", "exact", "gram"]
-METHODS = ("sketch", "exact", "gram")
+Method = Literal["sketch", "exact", "rank1", "gram"]
+METHODS = ("sketch", "exact", "rank1", "gram")
 
 
 def gradient_clusters(
@@ -48,6 +49,21 @@ def gradient_clusters(
                  forward passes in forward mode and the memory of ``batch_size * K`` examples, once
                  for the means, at that of the gradient. Before: one pass for the norms, one for
                  sketches to seed by, one for the means. Memory besides: ``(N, K)``.
+    ``rank1``    The published method: a center is :math:`c_k d_k^T` for every matrix or kernel, and
+                 for every block of one that has several, with :math:`c_k` the mean of
+                 :math:`\frac1T\sum_t a_{it}` and :math:`d_k` that of :math:`\sum_t d_{it}` over
+                 the members, for gradients :math:`\sum_{t\le T} a_{it} d_{it}^T`. Biases, scales,
+                 tables and whatever else :func:`per_example.factors` leaves out does not count.
+                 Examples go, one after the other, to the least
+                 :math:`(N_k+1)\|g_i-C_k\|^2` with :math:`N_k` counted from zero in every pass
+                 (``assignment="running"``); ``"frozen"`` takes :math:`N_k \|g_i-C_k\|^2` with the
+                 last sizes, as the equation reads, which is no descent and ends worse than no
+                 clusters. Then, if the smallest cluster has less than ``min_size`` members, it
+                 gets a random half of the one with the largest share of J. A pass reads the data
+                 twice. ``centers`` has for every leaf, by its path, a tuple of ``(c, d)``, ``(K,
+                 blocks, rows)`` and ``(K, blocks, columns)``; ``spreads`` and ``objective`` are at
+                 these centers, for the leaves that count; ``converged`` says that the last pass
+                 moved nothing.
     ``gram``     All inner products of pairs, exact, then :func:`fit`; time and memory :math:`N^2`,
                  the oracle for small N. ``centers (K, N)`` are in coordinates of their own.
     ===========  ===================================================================================
@@ -63,8 +79,9 @@ def gradient_clusters(
       dim: length of a sketch.
       batch_size: examples whose gradients are looked at in one go.
       **options: for ``sketch`` and ``gram`` the further options of :func:`fit`; for ``exact`` its
-        ``init``, ``max_passes`` (10) and ``tolerance`` (1e-3). ``init=last.assignments`` starts
-        from the last clustering.
+        ``init``, ``max_passes`` (10) and ``tolerance`` (1e-3); for ``rank1`` ``init`` (``"zero"``,
+        random centers near zero), ``max_passes`` (10, all of which are made), ``min_size`` (1) and
+        ``assignment``. ``init=last.assignments`` starts from the last clustering.
 
     Returns:
       :class:`Clustering` of the N examples.
@@ -78,7 +95,10 @@ def gradient_clusters(
 
     Source:
       Faghri et al., arXiv:2007.04532, which clusters with two passes over the data for each of 3
-      to 10 iterations; sketches, and the moves that never raise J, are this library's.
+      to 10 iterations; sketches, and the moves that never raise J, are this library's. ``rank1``
+      follows its code but for two things: the gradients are those of the single losses, where it
+      divides by the size of the batch, so that those of a smaller last batch were larger; and the
+      squared norms, which do not change, are found once.
     """
     num_clusters = check_count("num_clusters", num_clusters, check_data("data", data))
     batch_size = check_count("batch_size", batch_size)
@@ -96,6 +116,8 @@ def gradient_clusters(
         gram = _gram(loss_fn, params, data)
         check_points("gradients", jnp.diagonal(gram)[:, None])  # of which an entry is not finite
         return fit(_coordinates(gram), num_clusters, key=fit_key, **options)
+    if method == "rank1":
+        return _rank_one(loss_fn, params, data, num_clusters, fit_key, batch_size, **options)
     return _exact(loss_fn, params, data, num_clusters, fit_key, sketches, batch_size, **options)
 
 
@@ -122,6 +144,34 @@ def _exact(
     return descend(
         loss_fn, params, data, squared, start, num_clusters, max_passes, tolerance, batch_size
     )
+
+
+def _rank_one(
+    loss_fn: LossFn,
+    params: Any,
+    data: Any,
+    num_clusters: int,
+    key: jax.Array,
+    batch_size: int,
+    *,
+    init: Any = "zero",
+    max_passes: int = 10,
+    min_size: int = 1,
+    assignment: rank_one.Assignment = "running",
+) -> Clustering:
+    num_examples = check_data("data", data)
+    check_init(init, ("zero",), num_examples, num_clusters)
+    max_passes = check_count("max_passes", max_passes)
+    min_size = check_count("min_size", min_size, num_examples)
+    if assignment not in ("running", "frozen"):
+        raise ValueError(f"assignment must be 'running' or 'frozen', got {assignment!r}")
+    squared = rank_one.squared_norms(loss_fn, params, data, batch_size)
+    check_points("gradients", squared[:, None])
+    start = None if isinstance(init, str) else jnp.asarray(init).astype(jnp.int32)
+    return rank_one.iterate(
+        loss_fn, params, data, squared, start, key, num_clusters, max_passes, min_size,
+        assignment, batch_size,
+    )  # fmt: skip
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4, 5))
