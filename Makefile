@@ -6,6 +6,9 @@ ARGS ?=
 PIP_ARGS ?=
 # More workers than this gain little, for JAX itself is multi-threaded, and each takes about 1 GB.
 PYTEST_WORKERS ?= 4
+# Every process gets tests that follow each other, for those of a file share what is compiled; one
+# that is done early takes half of what another still has to do.
+DISTRIBUTION := --dist worksteal
 # Slow tests run in CI (which sets CI) and on demand: SLOW=1. SLOW=0 leaves them out in any case.
 SLOW ?= $(CI)
 
@@ -41,7 +44,7 @@ demo: $(VENV)/.stamp-experiments  ## the tour of experiments; writes results/ an
 	$(BIN)/python -m experiments $(ARGS)
 
 test: $(VENV)/.stamp-dev  ## the tests, in parallel; without the slow ones unless SLOW=1 or in CI
-	$(BIN)/python -m pytest -n logical --maxprocesses $(PYTEST_WORKERS) $(FAST_ONLY) $(ARGS)
+	$(BIN)/python -m pytest -n logical --maxprocesses $(PYTEST_WORKERS) $(DISTRIBUTION) $(FAST_ONLY) $(ARGS)
 
 lint: $(VENV)/.stamp-dev  ## format, lint and types; changes nothing
 	$(BIN)/ruff format --check .

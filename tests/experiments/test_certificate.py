@@ -3,6 +3,7 @@
 import warnings
 
 import cvxpy as cp
+import jax
 import numpy as np
 import pytest
 
@@ -42,8 +43,14 @@ def cvxpy_optima(problems: Problems, weight_norms: list[Norm], **_) -> list[Opti
 
 @pytest.fixture(scope="module")
 def result() -> Result:
-    """The smallest run, with optima by CVXPY."""
+    """The smallest run, with optima by CVXPY, and training compiled without optimisation."""
+    descend = jax.jit(
+        linear_training.descend_certified.__wrapped__,
+        static_argnames="norms",
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(certificate, "descend_certified", descend)
         patch.setattr(linear_training, "optimal_margins_by_norm", cvxpy_optima)
         patch.setattr(certificate, "TIMED_STEPS", 2)
         return certificate.run(Config(seeds=1, steps=1_000))

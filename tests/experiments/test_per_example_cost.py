@@ -53,8 +53,9 @@ def costs(programs, models):
 
 
 @pytest.mark.parametrize("name", ["MLP", "CNN"])
-def test_norms_are_exact(models, name):
-    programs = per_example_cost.compile_all(models[name], (NORMS, SLOW))
+def test_norms_are_exact(models, programs, name):
+    if name != "MLP":
+        programs = per_example_cost.compile_all(models[name], (NORMS, SLOW))
     (claim,) = exactness_claims({name: per_example_cost.norm_errors(programs, models[name])})
     assert claim.holds
     assert claim.count == per_example_cost.BATCH
