@@ -33,9 +33,10 @@ def gradients(
 
     Raises:
       ValueError: if ``chunk_size`` is less than 1; at the call, if ``batch`` is empty, has leaves
-        of different lengths or a scalar, or the loss is not a scalar.
+        of different lengths or a scalar, a leaf of ``params`` has no entries, or the loss is not a
+        scalar array.
       TypeError: at the call, if a leaf of ``params`` or the loss is not real floating, or a leaf of
-        ``batch`` is no array.
+        ``batch`` or of aux is no array of numbers.
     """
     if chunk_size is not None:
         chunk_size = positive_integer("chunk_size", chunk_size)

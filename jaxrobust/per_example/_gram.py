@@ -16,7 +16,7 @@ from jaxrobust.per_example._batching import map_examples
 from jaxrobust.per_example._devices import bring_together, on_each_device
 from jaxrobust.per_example._norms import aux_of
 from jaxrobust.per_example._plan import EXPAND_BYTES
-from jaxrobust.per_example._trace import LossFn, Traced, trace
+from jaxrobust.per_example._trace import LossFn, Traced, check_batch, trace
 from jaxrobust.per_example._uses import Factors, Use
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -40,14 +40,15 @@ def gram(loss_fn: LossFn, *, has_aux: bool = False) -> Callable[..., Any]:
       Inside of ``jax.shard_map`` the pairs are those of the examples of the device.
 
     Raises:
-      ValueError, TypeError: at the call, as :func:`norms`; ValueError if the examples of ``other``
-        have other shapes or dtypes.
+      ValueError, TypeError: at the call, as :func:`norms`; ValueError if ``other`` has another
+        structure than ``batch``, or its examples have other shapes or dtypes.
     """
 
     def per_example_gram(params: Any, batch: Any, other: Any = None) -> Any:
+        if other is not None:
+            _check_same_examples(batch, other)
         left = trace(loss_fn, params, batch, has_aux=has_aux)
         right = left if other is None else trace(loss_fn, params, other, has_aux=has_aux)
-        _check_same_examples(left, right)
         # What is done in chunks may depend on the size of the batch; one plan for both.
         larger = max(left, right, key=lambda traced: traced.batch_size)
         left, right = left.with_plan(larger.plan), right.with_plan(larger.plan)
@@ -77,12 +78,16 @@ def _all_products(left: Traced, left_pass: Pass, right: Traced, right_pass: Pass
     return jnp.broadcast_to(total, (left.batch_size, right.batch_size))
 
 
-def _check_same_examples(left: Traced, right: Traced) -> None:
-    shapes = [[(leaf.shape[1:], leaf.dtype) for leaf in traced.batch] for traced in (left, right)]
-    if shapes[0] != shapes[1]:
+def _check_same_examples(batch: Any, other: Any) -> None:
+    leaves, structure, _ = check_batch(batch)
+    other_leaves, other_structure, _ = check_batch(other, "other")
+    if structure != other_structure:
         raise ValueError(
-            f"other must have examples like those of batch, {shapes[0]}, got {shapes[1]}"
+            f"other must have the structure of batch, {structure}, got {other_structure}"
         )
+    ours, theirs = ([(x.shape[1:], x.dtype) for x in found] for found in (leaves, other_leaves))
+    if ours != theirs:
+        raise ValueError(f"other must have examples like those of batch, {ours}, got {theirs}")
 
 
 def _products(left: jax.Array, right: jax.Array) -> jax.Array:

@@ -44,10 +44,11 @@ def norms(
       ``eps / c``.
 
     Raises:
-      ValueError: at the call, if ``batch`` is empty, has leaves of different lengths or a scalar,
-        or the loss is not a scalar.
+      ValueError: at the call, if ``batch`` is empty, has leaves of different lengths or a scalar, a
+        leaf of ``params`` has no entries, or the loss is not a scalar array; and if ``batch`` is
+        sharded over explicit mesh axes, but no mesh is set (``jax.set_mesh``), under ``jit`` too.
       TypeError: at the call, if a leaf of ``params`` or the loss is not real floating, or a leaf of
-        ``batch`` is no array.
+        ``batch`` or of aux is no array of numbers.
 
     Source:
       For single products Goodfellow, arXiv:1510.01799; for sequences and convolutions the "ghost

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import core
 
 from jaxrobust import trees
@@ -86,29 +87,31 @@ def leaf_name(path: Any) -> str:
     return jax.tree_util.keystr(path) or "params"
 
 
-def check_batch(batch: Any) -> tuple[list[jax.Array], Any, int]:
-    """The leaves of a batch, their structure, and its size."""
+def check_batch(batch: Any, name: str = "batch") -> tuple[list[jax.Array], Any, int]:
+    """The leaves of a batch, their structure, and its size; ``name`` is the argument's."""
     with_paths, structure = jax.tree_util.tree_flatten_with_path(batch)
     if not with_paths:
-        raise ValueError(f"batch has no arrays: got {batch!r}")
+        raise ValueError(f"{name} has no arrays: got {batch!r}")
     leaves = []
     for path, leaf in with_paths:
-        where = f"batch{jax.tree_util.keystr(path)}"
+        where = f"{name}{jax.tree_util.keystr(path)}"
         if not hasattr(leaf, "shape"):
             raise TypeError(f"{where} must be an array, got {type(leaf).__name__}")
+        if isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind in "OSUMm":
+            raise TypeError(f"{where} must be an array of numbers, got {leaf.dtype}")
         if not leaf.shape:
             raise ValueError(f"{where} must have a leading axis of examples, got a scalar")
         leaves.append(_as_array(leaf))
     sizes = {leaf.shape[0] for leaf in leaves}
     if len(sizes) > 1:
         found = ", ".join(
-            f"batch{jax.tree_util.keystr(path)}: {leaf.shape[0]}"
+            f"{name}{jax.tree_util.keystr(path)}: {leaf.shape[0]}"
             for (path, _), leaf in zip(with_paths, leaves, strict=True)
         )
-        raise ValueError(f"batch must have one number of examples in all leaves, got {found}")
+        raise ValueError(f"{name} must have one number of examples in all leaves, got {found}")
     (size,) = sizes
     if size == 0:
-        raise ValueError("batch is empty: it has 0 examples")
+        raise ValueError(f"{name} is empty: it has 0 examples")
     return leaves, structure, size
 
 
@@ -214,8 +217,14 @@ def _check_result(result: Any, has_aux: bool) -> tuple[jax.Array, Any]:
                 f"loss_fn must return (loss, aux) with has_aux=True, got {type(result).__name__}"
             )
         loss, aux = result
+        _check_aux(aux)
     else:
         loss, aux = result, None
+    if isinstance(loss, float | int):
+        raise ValueError(
+            f"loss_fn must return a scalar array, the loss of one example, got the number {loss}, "
+            "which does not depend on params"
+        )
     if not hasattr(loss, "dtype") or jnp.shape(loss) != ():
         got = f"shape {loss.shape}" if hasattr(loss, "shape") else type(loss).__name__
         raise ValueError(
@@ -225,3 +234,12 @@ def _check_result(result: Any, has_aux: bool) -> tuple[jax.Array, Any]:
     if not jnp.issubdtype(loss.dtype, jnp.floating):
         raise TypeError(f"loss_fn must return a real floating scalar, got {loss.dtype}")
     return loss, aux
+
+
+def _check_aux(aux: Any) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(aux):
+        if not hasattr(leaf, "dtype") and not isinstance(leaf, bool | int | float | complex):
+            raise TypeError(
+                f"loss_fn must return arrays and numbers in aux, got {type(leaf).__name__} at "
+                f"aux{jax.tree_util.keystr(path)}"
+            )

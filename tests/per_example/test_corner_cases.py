@@ -8,7 +8,7 @@ from jax.extend.core import primitives
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxrobust import per_example
-from jaxrobust.per_example import _check, _dots, _plan, _sketches
+from jaxrobust.per_example import _check, _dots, _plan, _projection, _sketches
 from tests.per_example import oracles
 from tests.per_example.cases import CASES, B, normal
 
@@ -267,3 +267,72 @@ def test_norms_have_a_derivative_where_an_input_is_zero():
     )
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
     jax.tree.map(close, jax.jit(jax.grad(total))(params), jax.jit(jax.grad(slow))(params))
+
+
+def test_pairs_in_bfloat16():
+    x = jnp.floor(8 * normal(B, 2, 4)) / 8  # bfloat16 holds these, and so all gradients
+    params = {name: normal(*shape) for name, shape in METHODS.items()}
+    direction = jax.tree.map(lambda leaf: jnp.floor(8 * jnp.cos(leaf)) / 8, params)
+    narrow, data = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), ((params, direction), x))
+
+    @jax.jit
+    def everything(params, direction, batch):
+        sketches = per_example.sketches(of_every_method, key=jax.random.key(0), dim=4)
+        return (
+            per_example.gram(of_every_method)(params, batch),
+            sketches(params, batch),
+            per_example.dots(of_every_method)(params, batch, direction),
+        )
+
+    gram, sketches, dots = everything(*narrow, data)
+    assert gram.dtype == sketches.dtype == jnp.float32
+    assert dots.dtype == jnp.bfloat16
+    rows = oracles.matrix(oracles.gradients(of_every_method, params, x))
+    along = oracles.matrix(jax.tree.map(lambda leaf: leaf[None], direction))[0]
+    np.testing.assert_allclose(gram, rows @ rows.T, rtol=1e-6)
+    np.testing.assert_allclose(sketches, everything(params, direction, x)[1], rtol=1e-5, atol=1e-5)
+    # the derivative of a loss is of the loss's dtype, and its terms are rounded to that
+    scale = np.max(np.abs(rows) @ np.abs(along))
+    np.testing.assert_allclose(dots.astype(jnp.float32), rows @ along, atol=2**-7 * scale)
+
+
+def test_pairs_in_float64(x64, monkeypatch):
+    loss, params, batch = CASES["embedding_tied"]()
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
+    assert_all_exact(loss, params, batch, monkeypatch, rtol=1e-12)
+    w, x = normal(4, 6), normal(B, 3, 4)
+    assert_sketches_exact(lambda p, x: jnp.sum(jnp.sin(x @ p)), w, x, rtol=1e-12)
+    # and where the map has more columns than one can count exactly
+    shape = _projection.Shape(3, 8, 6)
+    signs = jnp.ones(_projection.num_signs(1, 12, 5, shape))
+    left, right = _projection.matrices(signs, 1, 12, 5, shape)
+    p, q = np.asarray(left.dense()[0]).reshape(12, 3, 8), np.asarray(right).reshape(5, 3, 8)
+    np.testing.assert_allclose(np.einsum("ibj,obs->io", p**2, q**2), 1, rtol=1e-14)
+
+
+def test_one_example_says_nothing_of_entries():
+    found = per_example.moments(lambda p, x: jnp.sum(jnp.sin(x @ p)), entrywise=True)(
+        normal(3, 2), normal(1, 2, 3)
+    )
+    assert np.isnan(found.entrywise_normalized_variance)
+
+
+def test_messages_name_the_argument():
+    loss = lambda p, e: jnp.sum(e["x"] @ p)
+    p, batch = normal(3, 2), {"x": normal(B, 3), "y": jnp.arange(B)}
+    with pytest.raises(ValueError, match="other must have the structure of batch"):
+        per_example.gram(loss)(p, batch, {"x": batch["x"]})
+    with pytest.raises(ValueError, match=r"other\['x'\] must have a leading axis"):
+        per_example.gram(loss)(p, batch, {"x": jnp.ones(()), "y": batch["y"]})
+    with pytest.raises(TypeError, match=r"batch\['y'\] must be an array of numbers, got <U1"):
+        per_example.norms(loss)(p, {**batch, "y": np.array(list("abcde"))})
+    for function in (per_example.norms, per_example.gradients):
+        with pytest.raises(TypeError, match=r"aux, got str at aux\['name'\]"):
+            function(lambda p, e: (loss(p, e), {"name": "a"}), has_aux=True)(p, batch)
+        with pytest.raises(ValueError, match="got the number 0.5, which does not depend on params"):
+            function(lambda p, e: 0.5)(p, batch)
+        with pytest.raises(ValueError, match=r"params\['w'\] is empty"):
+            function(lambda p, e: jnp.sum(p["w"]))({"w": jnp.zeros((0, 2))}, batch)
+    for wrong in (2.5, "3", None, 0):
+        with pytest.raises(ValueError, match="num_examples must be a positive integer"):
+            per_example.check(loss, num_examples=wrong)  # type: ignore[arg-type]
