@@ -1,7 +1,7 @@
 """Clusters of points."""
 
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,14 @@ from jaxrobust.clustering._checks import (
     check_tolerance,
 )
 from jaxrobust.clustering._hartigan import pass_over
+from jaxrobust.clustering._lloyd import alternate
 from jaxrobust.clustering._objectives import OBJECTIVES, Objective, by_cluster
 from jaxrobust.clustering._result import Clustering
 from jaxrobust.clustering._seeding import SEEDINGS, Seeding, assign_to_seeds
 from jaxrobust.clustering._sums import Sums, centered_sums
+
+Algorithm = Literal["hartigan", "lloyd"]
+ALGORITHMS = ("hartigan", "lloyd")
 
 
 def fit(
@@ -26,6 +30,7 @@ def fit(
     *,
     key: jax.Array,
     objective: Objective = "pairwise",
+    algorithm: Algorithm = "hartigan",
     init: Seeding | jax.Array | np.ndarray = "k-means++",
     max_passes: int = 30,
     tolerance: float = 1e-3,
@@ -41,25 +46,35 @@ def fit(
       that draws one example of each cluster.
     - ``"kmeans"``: :math:`\sum_k S_k`.
 
-    From seeds (``init``) every point goes to the closest; then Hartigan's method: passes over the
-    points in which a point moves to the cluster where the objective, by its exact change, becomes
+    From seeds (``init``) every point goes to the closest; then passes over the points lower the
+    objective, by one of two algorithms.
+
+    ``"hartigan"``: a point moves to the cluster where the objective, by its exact change, becomes
     smallest. Points are looked at in blocks; moves of a block that together would raise the
     objective are not made, so that no pass raises it. With ``block_size=1`` it is Hartigan's
     method point by point, the slow twin. An empty cluster is filled by the first point that gains
     by being alone.
+
+    ``"lloyd"``, for ``"kmeans"`` only: all points go to the closest mean, then means are taken. The
+    means to which points go lag behind the moves, so it ends in optima that a single move improves,
+    but a pass is one product. Every empty cluster is filled by the point that is farthest from its
+    mean. For ``"pairwise"`` there is no such step: to the least ``N_k`` times the squared distance,
+    with sizes as they were, is no descent, for all points run to the smallest cluster.
 
     Args:
       points: ``(N, d)`` floating.
       num_clusters: K, 1 to N.
       key: PRNG key of the seeding. The same key, points and options give the same clustering.
       objective: ``"pairwise"`` or ``"kmeans"``.
+      algorithm: ``"hartigan"`` or ``"lloyd"``.
       init: ``"k-means++"``, ``"farthest"`` (the next seed is the point farthest from all before:
         finds K groups of identical points), or assignments ``(N,)`` int in 0..K-1 to start from,
         as those of the last clustering.
       max_passes: passes over the points, at most.
       tolerance: passes end when one lowers the objective by less than this share of it.
-      block_size: points whose moves are decided at once; None for about as many as a cluster has
-        members, at most 128. More are not faster, and may end earlier than they should.
+      block_size: for ``"hartigan"``, points whose moves are decided at once; None for about as many
+        as a cluster has members, at most 128. More are not faster, and may end earlier than they
+        should.
 
     Returns:
       :class:`Clustering`. Works under ``jit`` with ``num_clusters`` and the options static; sums
@@ -67,19 +82,21 @@ def fit(
 
     Raises:
       ValueError: for points that are not ``(N, d)`` or not finite (unless traced), a
-        ``num_clusters`` not in 1..N, an unknown name, assignments of another shape or out of
-        range, ``max_passes`` or ``block_size`` below 1, a negative tolerance.
+        ``num_clusters`` not in 1..N, an unknown name, ``"lloyd"`` with ``"pairwise"`` or a
+        ``block_size``, assignments of another shape or out of range, ``max_passes`` or
+        ``block_size`` below 1, a negative tolerance.
       TypeError: for points that are not floating, or assignments that are not integers.
 
     Source:
       The objective: Faghri et al., arXiv:2007.04532, Eq. 3, whose assignment step freezes N_k and
       can raise J; the exact change of a move is derived here. Hartigan, *Clustering Algorithms*,
-      1975.
+      1975; Lloyd, 1982.
     """
     points = check_points("points", points)
     num_clusters = check_count("num_clusters", num_clusters, points.shape[0])
     if objective not in OBJECTIVES:
         raise ValueError(f"objective must be one of {OBJECTIVES}, got {objective!r}")
+    _check_algorithm(algorithm, objective, block_size)
     max_passes = check_count("max_passes", max_passes)
     if block_size is None:
         block_size = max(1, min(128, points.shape[0] // num_clusters))
@@ -87,6 +104,8 @@ def fit(
     check_tolerance("tolerance", tolerance)
     check_init(init, SEEDINGS, points.shape[0], num_clusters)
     start = start_from(init, key, points, num_clusters)
+    if algorithm == "lloyd":
+        return alternate(points, start, num_clusters, max_passes, tolerance)
     return _improve(points, start, num_clusters, objective, max_passes, tolerance, block_size)
 
 
@@ -115,6 +134,19 @@ def objective(
     weights = jnp.ones(points.shape[0], points.dtype)
     sums = centered_sums(points, assignments, weights, num_clusters)
     return jnp.sum(by_cluster(sums, objective))
+
+
+def _check_algorithm(algorithm: str, objective: str, block_size: int | None) -> None:
+    if algorithm not in ALGORITHMS:
+        raise ValueError(f"algorithm must be one of {ALGORITHMS}, got {algorithm!r}")
+    if algorithm == "lloyd" and objective != "kmeans":
+        raise ValueError(
+            f"algorithm 'lloyd' is for objective 'kmeans' alone, got {objective!r}: an "
+            "assignment of all points at the sizes that clusters had may raise sum_k N_k S_k; use "
+            "'hartigan'"
+        )
+    if algorithm == "lloyd" and block_size is not None:
+        raise ValueError("block_size is for algorithm 'hartigan' alone")
 
 
 def check_init(init: Any, names: tuple[str, ...], num_points: int, num_clusters: int) -> None:
