@@ -9,10 +9,10 @@ import jax.numpy as jnp
 
 from jaxrobust import per_example, trees
 from jaxrobust.clustering import _rank_one as rank_one
-from jaxrobust.clustering._batches import map_batches
 from jaxrobust.clustering._checks import check_count, check_data, check_points, check_tolerance
 from jaxrobust.clustering._exact import LossFn, descend, squared_norms
 from jaxrobust.clustering._fit import check_init, fit, start_from
+from jaxrobust.clustering._gradient_sketches import gradient_sketches
 from jaxrobust.clustering._result import Clustering
 from jaxrobust.clustering._seeding import SEEDINGS
 
@@ -107,7 +107,9 @@ def gradient_clusters(
     sketch_key, fit_key = jax.random.split(key)
 
     def sketches():
-        found = _sketch_all(loss_fn, params, data, sketch_key, dim, batch_size)
+        found = gradient_sketches(
+            loss_fn, params, data, key=sketch_key, dim=dim, batch_size=batch_size
+        )
         return check_points("gradients", found)
 
     if method == "sketch":
@@ -172,20 +174,6 @@ def _rank_one(
         loss_fn, params, data, squared, start, key, num_clusters, max_passes, min_size,
         assignment, batch_size,
     )  # fmt: skip
-
-
-@functools.partial(jax.jit, static_argnums=(0, 4, 5))
-def _sketch_all(
-    loss_fn: Callable[[Any, Any], jax.Array],
-    params: Any,
-    data: Any,
-    key: jax.Array,
-    dim: int,
-    batch_size: int,
-) -> jax.Array:
-    # Params and key are arguments of one program, so that a later refresh compiles nothing.
-    sketch = per_example.sketches(loss_fn, key=key, dim=dim)
-    return map_batches(lambda batch: sketch(params, batch), data, batch_size)
 
 
 @functools.partial(jax.jit, static_argnums=0)
