@@ -9,6 +9,7 @@ from jaxrobust.per_example._trace import LossFn, Traced, trace
 _MEANING = {
     "unused": "the loss does not depend on it: gradient zero",
     "factors": "squared norm from pairs of positions, no gradient formed",
+    "factors, instantiate": "some of its slices in the one way, some in the other",
     "instantiate": "each example's gradient formed from its factors, then dropped",
     "expand": "a copy of the leaf for each example, in the same pass",
     "chunks": "a pass of its own over a few examples at a time",
@@ -21,7 +22,9 @@ class Row:
 
     leaf: str  # its path, as in jax.tree_util.keystr; "params" if they are one array
     shape: tuple[int, ...]
-    method: str  # "factors", "instantiate", "expand", "chunks" or "unused"
+    # "factors", "instantiate", "expand", "chunks" or "unused"; "factors, instantiate" for a leaf of
+    # which some slices are done in the one way, some in the other
+    method: str
     sites: tuple[str, ...]  # the operations that use it, with the lengths of the loops around
     cost: int  # multiply-adds per example beyond those of the forward and backward pass
     reason: str  # why no rule applies; empty if one does
@@ -80,7 +83,9 @@ def _explanation(traced: Traced) -> Explanation:
     rows = []
     for path, leaf, plan in zip(traced.paths, traced.leaves, traced.plan.leaves, strict=True):
         sites = [_site(use.site) for group in plan.groups for use in group]
-        rows.append(Row(path, leaf.shape, plan.method, tuple(sites), plan.cost, plan.reason))
+        both = any(plan.formed) and not all(plan.formed)
+        method = "factors, instantiate" if both else plan.method
+        rows.append(Row(path, leaf.shape, method, tuple(sites), plan.cost, plan.reason))
     return Explanation(tuple(rows))
 
 

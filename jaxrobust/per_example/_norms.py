@@ -213,17 +213,24 @@ def _norms_of_leaf(
 ) -> tuple[dict[int, jax.Array], jax.Array]:
     """The sum over the batch of a leaf's gradients, if they are formed, and their squared norms."""
     plan = traced.plan.leaves[leaf]
+    has_sum = with_sum and all(plan.formed)
 
     def one(inputs, cotangents):
-        groups = factors_of(traced, leaf, inputs, cotangents)
-        gradients = [_algebra.instantiate(group) for group in groups] if forms else []
-        squared = map(square, gradients) if forms else map(_algebra.squared_norm, groups)
-        return gradients if with_sum else [], functools.reduce(jnp.add, squared)
+        gradients, squared = [], []
+        for uses, formed in zip(
+            factors_of(traced, leaf, inputs, cotangents), plan.formed, strict=True
+        ):
+            if formed:
+                gradients.append(_algebra.instantiate(uses))
+                squared.append(square(gradients[-1]))
+            else:
+                squared.append(_algebra.squared_norm(uses))
+        return gradients if has_sum else [], functools.reduce(jnp.add, squared)
 
-    forms = plan.method == "instantiate"
     found = recorded(traced, done, leaf)
-    formed, squared = reduce_examples(one, *found, matrices=forms or plan.num_positions > 1)
-    return {leaf: sum_of_groups(traced, leaf, formed)} if formed else {}, squared
+    matrices = any(plan.formed) or plan.num_positions > 1
+    sums, squared = reduce_examples(one, *found, matrices=matrices)
+    return {leaf: sum_of_groups(traced, leaf, sums)} if has_sum else {}, squared
 
 
 def sum_of_groups(traced: Traced, leaf: int, gradients: list[jax.Array]) -> jax.Array:

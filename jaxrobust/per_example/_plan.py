@@ -13,7 +13,8 @@ from jaxrobust.per_example._uses import Layout, Use, uses_of
 
 # unused:      the loss does not depend on the leaf
 # factors:     squared norms from pairs of positions
-# instantiate: the example's gradient is made from the factors, and dropped again
+# instantiate: the example's gradient is made from the factors, and dropped again; of a leaf that is
+#              used in slices, those of all slices, otherwise it is done by factors
 # expand:      every example gets a copy of the leaf; its gradient is the example's
 # chunks:      as expand, in a pass of its own over few examples at a time
 Method = Literal["unused", "factors", "instantiate", "expand", "chunks"]
@@ -31,6 +32,7 @@ class Leaf:
 
     method: Method
     groups: tuple[tuple[Use, ...], ...] = ()  # uses with the same entries; groups are disjoint
+    formed: tuple[bool, ...] = ()  # by group: whether squared norms are those of formed gradients
     reason: str = ""  # why it is not done by factors
     cost: int = 0  # multiply-adds per example, besides those of the pass itself
 
@@ -111,9 +113,9 @@ def _by_factors(uses: list[Use], shape: tuple[int, ...]) -> Leaf:
         else:
             groups.append([use])
     costs = [_costs(group) for group in groups]
-    by_factors, by_instance = (sum(cost[i] for cost in costs) for i in (0, 1))
-    method: Method = "factors" if by_factors <= by_instance else "instantiate"
-    return Leaf(method, tuple(map(tuple, groups)), cost=min(by_factors, by_instance))
+    formed = tuple(by_instance < by_factors for by_factors, by_instance in costs)
+    method: Method = "instantiate" if all(formed) else "factors"
+    return Leaf(method, tuple(map(tuple, groups)), formed, cost=sum(map(min, costs)))
 
 
 def _align(group: list[Use], use: Use) -> list[Use] | None:

@@ -336,3 +336,16 @@ def test_messages_name_the_argument():
     for wrong in (2.5, "3", None, 0):
         with pytest.raises(ValueError, match="num_examples must be a positive integer"):
             per_example.check(loss, num_examples=wrong)  # type: ignore[arg-type]
+
+
+def test_each_slice_is_done_in_its_cheaper_way(monkeypatch):
+    def loss(p, x):
+        first, rest = x[:1] @ p["w"][:, :30], x @ p["w"][:, 30:]
+        return jnp.sum(jnp.sin(first)) + jnp.sum(jnp.sin(rest))
+
+    params, batch = {"w": normal(30, 33)}, normal(B, 20, 30)
+    (row,) = per_example.explain(loss)(params, batch).rows
+    assert row.method == "factors, instantiate"
+    # |a|^2 |d|^2 for one position of 30 by 30; the gradient of 30 by 3 over 20 positions, squared
+    assert row.cost == (30 + 30) + (20 * 30 * 3 + 30 * 3)
+    assert_all_exact(loss, params, batch, monkeypatch)
