@@ -21,7 +21,7 @@ def key(seed=0):
 
 @pytest.mark.parametrize(("num_examples", "batch_size"), SIZES)
 def test_an_epoch_has_every_example_once(num_examples, batch_size):
-    indices, mask = data.epoch_batches(key(), num_examples, batch_size)
+    indices, mask = map(np.asarray, data.epoch_batches(key(), num_examples, batch_size))
     assert indices.shape == mask.shape == (-(-num_examples // batch_size), batch_size)
     assert indices.dtype == np.int32
     assert mask.dtype == bool
@@ -42,7 +42,7 @@ def test_dropping_leaves_out_the_remainder_only(num_examples, batch_size):
 
 @pytest.mark.parametrize(("num_examples", "batch_size"), SIZES)
 def test_padding_and_dropping_begin_alike(num_examples, batch_size):
-    padded = data.epoch_batches(key(), num_examples, batch_size).indices
+    padded = np.asarray(data.epoch_batches(key(), num_examples, batch_size).indices)
     dropped = data.epoch_batches(key(), num_examples, batch_size, drop_remainder=True).indices
     np.testing.assert_array_equal(padded[: len(dropped)], dropped)
 

@@ -1,5 +1,6 @@
 """The experiment `certificate`: its claims follow from the bounds, and its optima are right."""
 
+import inspect
 import warnings
 
 import cvxpy as cp
@@ -45,7 +46,7 @@ def cvxpy_optima(problems: Problems, weight_norms: list[Norm], **_) -> list[Opti
 def result() -> Result:
     """The smallest run, with optima by CVXPY, and training compiled without optimisation."""
     descend = jax.jit(
-        linear_training.descend_certified.__wrapped__,
+        inspect.unwrap(linear_training.descend_certified),
         static_argnames="norms",
         compiler_options={"xla_backend_optimization_level": 0},
     )
