@@ -15,6 +15,7 @@ Rooms:
     optim: Optax transforms, first of all steepest descent with respect to any norm.
     per_example: gradient norms, inner products, sketches, moments of every example in one pass.
     sampling: which examples a step sees and what each counts; exact variance of the gradient.
+    training: the loop: samplers plugged in, refreshes, checkpoints that resume bit for bit, a log.
     trees: linear algebra on pytrees.
 """
 
@@ -30,13 +31,24 @@ if TYPE_CHECKING:  # Lets type checkers and editors see the rooms that `__getatt
     from jaxrobust import optim as optim
     from jaxrobust import per_example as per_example
     from jaxrobust import sampling as sampling
+    from jaxrobust import training as training
     from jaxrobust import trees as trees
 
 # The one place of the version: the build reads it from here, so it is right without an install too.
 __version__ = "0.1.0"
 
 # The rooms, by hand: a folder becomes public when it is named here.
-__all__ = ("clustering", "data", "linear", "norms", "optim", "per_example", "sampling", "trees")
+__all__ = (
+    "clustering",
+    "data",
+    "linear",
+    "norms",
+    "optim",
+    "per_example",
+    "sampling",
+    "training",
+    "trees",
+)
 
 
 def __getattr__(name: str) -> ModuleType:

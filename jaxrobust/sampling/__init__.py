@@ -31,11 +31,12 @@ from jaxrobust.sampling._estimates import SVRG, Snapshot, svrg, value_and_grad
 from jaxrobust.sampling._measure import Measurement, measure
 from jaxrobust.sampling._redundancy import GroupSampler, GroupState, redundancy_removed
 from jaxrobust.sampling._sampler import Draw, Sampler, State
-from jaxrobust.sampling._samplers import importance, stratified, uniform
+from jaxrobust.sampling._samplers import Allocation, importance, stratified, uniform
 from jaxrobust.sampling._shard import shard
 from jaxrobust.sampling._variance import variance
 
 __all__ = [
+    "Allocation",
     "Draw",
     "GroupSampler",
     "GroupState",

@@ -1,0 +1,205 @@
+"""Checkpoints: a whole state, and what it must fit."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrobust import sampling
+from jaxrobust.training._state import TrainState
+
+# The kinds of sampler that a checkpoint may hold; their arrays and static sizes are its fields.
+_SAMPLERS = {kind.__name__: kind for kind in (sampling.Sampler, sampling.GroupSampler)}
+_SAMPLER_STATES = {"Sampler": sampling.State, "GroupSampler": sampling.GroupState}
+_STATIC = ("num_examples", "batch_size", "replacement")
+
+
+def save(folder: str | Path, state: TrainState, *, keep: int = 3) -> None:
+    """Writes a state to ``folder/<step>``, with Orbax.
+
+    Params, optimizer, sampler and its state, the memory of the plan, key and step: all that the
+    trajectory depends on.
+
+    Args:
+      folder: of the checkpoints of one run; it is made if it is not there.
+      state: what to save. One that was saved at the same step is written over.
+      keep: how many checkpoints to keep, the newest.
+
+    Raises:
+      TypeError: for a sampler that is not one of :mod:`sampling`.
+    """
+    import orbax.checkpoint as ocp  # not in the core
+
+    kind = type(state.sampler).__name__
+    if kind not in _SAMPLERS:
+        raise TypeError(f"state.sampler must be one of {sorted(_SAMPLERS)}, got {kind}")
+    parts = _parts(state)
+    arrays = {
+        name: [_plain(leaf) for leaf in jax.tree.leaves(part)] for name, part in parts.items()
+    }
+    # An empty list would be a node that Orbax does not bring back.
+    arrays = {
+        name: dict(zip(map(str, range(len(a))), a, strict=True)) for name, a in arrays.items() if a
+    }
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+    with ocp.CheckpointManager(Path(folder).absolute(), options=options) as manager:
+        step = int(state.step)
+        if step in manager.all_steps():
+            manager.delete(step)
+        composite = ocp.args.Composite(
+            arrays=ocp.args.StandardSave(arrays), description=ocp.args.JsonSave(_describe(state))
+        )
+        manager.save(step, args=composite, force=True)
+        manager.wait_until_finished()
+
+
+def restore(folder: str | Path, template: TrainState, *, step: int | None = None) -> TrainState:
+    """Reads a state that :func:`save` wrote.
+
+    Args:
+      folder: where the checkpoints are.
+      template: a state of the same model, optimizer and data, as :func:`init` gives it; its values
+        do not matter. The sampler may be of another kind than the saved one: that is restored.
+      step: which checkpoint; None for the newest.
+
+    Returns:
+      The state, with which training goes on as if it had not been interrupted.
+
+    Raises:
+      FileNotFoundError: if there is no such checkpoint; the message says which there are.
+      ValueError: if params or optimizer have other leaves than the template's, or the sampler has
+        another number of examples or batch size. The message names the first that differs.
+    """
+    import orbax.checkpoint as ocp
+
+    folder = Path(folder).absolute()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"folder: there are no checkpoints, {folder} does not exist")
+    with ocp.CheckpointManager(folder) as manager:
+        steps = sorted(manager.all_steps())
+        if not steps or (step is not None and step not in steps):
+            wanted = "a checkpoint" if step is None else f"step {step}"
+            raise FileNotFoundError(f"folder: {folder} has not {wanted}; it has steps {steps}")
+        chosen = steps[-1] if step is None else step
+        description = manager.restore(
+            chosen, args=ocp.args.Composite(description=ocp.args.JsonRestore())
+        )["description"]
+        _check(description, _describe(template))
+        arrays = manager.restore(
+            chosen, args=ocp.args.Composite(arrays=ocp.args.StandardRestore())
+        )["arrays"]
+    return _assemble(template, description, arrays)
+
+
+def _parts(state: TrainState) -> dict[str, Any]:
+    return {
+        "step": state.step,
+        "params": state.params,
+        "opt_state": state.opt_state,
+        "sampler": state.sampler,
+        "sampler_state": state.sampler_state,
+        "memory": state.memory,
+        "key": state.key,
+    }
+
+
+def _describe(state: TrainState) -> dict[str, Any]:
+    """What the arrays mean, in JSON."""
+    sampler = state.sampler
+    return {
+        "params": _leaves(state.params),
+        "opt_state": _leaves(state.opt_state),
+        "memory": sorted(state.memory),
+        "keys": {
+            "key": _key_kind(state.key),
+            "sampler_state": _key_kind(state.sampler_state.key),
+        },
+        "sampler": {
+            "kind": type(sampler).__name__,
+            "there": [n for n, value in sorted(vars(sampler).items()) if value is not None],
+            **{name: getattr(sampler, name) for name in _STATIC if hasattr(sampler, name)},
+        },
+    }
+
+
+def _leaves(tree: Any) -> list[list[Any]]:
+    """Path, shape and dtype of every leaf."""
+    found, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [
+        [jax.tree_util.keystr(path), list(jnp.shape(leaf)), str(jnp.result_type(leaf))]
+        for path, leaf in found
+    ]
+
+
+def _check(saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+    for part in ("params", "opt_state"):
+        there, here = saved[part], wanted[part]
+        for number in range(max(len(there), len(here))):
+            a, b = (leaves[number] if number < len(leaves) else None for leaves in (there, here))
+            if a != b:
+                raise ValueError(
+                    f"template: the checkpoint is of another model or optimizer: {part} has "
+                    f"{_show(a)} there, {_show(b)} in the template"
+                )
+    for name in ("num_examples", "batch_size"):
+        a, b = saved["sampler"][name], wanted["sampler"][name]
+        if a != b:
+            raise ValueError(
+                f"template: the checkpoint is of another sampler: {name} is {a} there, {b} in the "
+                "template"
+            )
+
+
+def _show(leaf: list[Any] | None) -> str:
+    return "no such leaf" if leaf is None else f"{leaf[0] or 'a leaf'} {leaf[2]}{leaf[1]}"
+
+
+def _assemble(template: TrainState, description: dict[str, Any], arrays: Any) -> TrainState:
+    def leaves(part: str) -> list[jax.Array]:
+        found = arrays.get(part, {})
+        return [jnp.asarray(found[str(number)]) for number in range(len(found))]
+
+    def like(part: str) -> Any:
+        old = getattr(template, part)
+        return jax.tree.unflatten(jax.tree.structure(old), leaves(part))
+
+    kinds = description["sampler"]
+    kind, there = kinds["kind"], [n for n in kinds["there"] if n not in _STATIC]
+    fields = dict.fromkeys([n for n in _SAMPLERS[kind].__dataclass_fields__ if n not in _STATIC])
+    # The leaves of a sampler are its fields in the order of the class.
+    names = [name for name in fields if name in there]
+    fields |= dict(zip(names, leaves("sampler"), strict=True))
+    static = {name: kinds[name] for name in _STATIC if name in kinds}
+    state_leaves = leaves("sampler_state")
+    return TrainState(
+        step=leaves("step")[0],
+        params=like("params"),
+        opt_state=like("opt_state"),
+        sampler=_SAMPLERS[kind](**fields, **static),
+        sampler_state=_SAMPLER_STATES[kind](
+            _as_key(state_leaves[0], description["keys"]["sampler_state"]), *state_leaves[1:]
+        ),
+        memory=dict(zip(description["memory"], leaves("memory"), strict=True)),
+        key=_as_key(leaves("key")[0], description["keys"]["key"]),
+    )
+
+
+# Keys of the new style have a dtype of their own, which files do not know.
+
+
+def _key_kind(key: jax.Array) -> str | None:
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return str(jax.random.key_impl(key))
+    return None
+
+
+def _plain(leaf: Any) -> Any:
+    leaf = jnp.asarray(leaf)
+    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+
+def _as_key(data: jax.Array, kind: str | None) -> jax.Array:
+    data = jnp.asarray(np.asarray(data))
+    return data if kind is None else jax.random.wrap_key_data(data, impl=kind)

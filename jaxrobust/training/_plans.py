@@ -1,0 +1,289 @@
+"""Plans: when and how training changes the way it samples."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrobust import clustering, sampling
+from jaxrobust.training._state import TrainState
+from jaxrobust.training._steps import LossFn
+
+# What a call of a plan reports, for the log.
+Report = dict[str, float | int | str]
+
+
+class Plan(NamedTuple):
+    """A way to sample that follows training; see :func:`remove_redundancy` and :func:`resample`.
+
+    Both functions depend on the state alone, so that a resumed run does what the first would have
+    done. The state of a plan is ``state.memory``, a dict of arrays.
+    """
+
+    # From the state to the step of the next call, or None if there is none to come.
+    next_call: Callable[[TrainState], int | None]
+    # (state, data) -> the state with another sampler or memory, and a report.
+    call: Callable[[TrainState, Any], tuple[TrainState, Report]]
+
+
+def remove_redundancy(
+    loss_fn: LossFn,
+    *,
+    tolerance: float = 0.1,
+    first: int = 0,
+    every: int | None = None,
+    num_probes: int = 1000,
+    least: float = 0.05,
+    dim: int = 256,
+    batch_size: int = 128,
+) -> Plan:
+    r"""Finds groups of near-duplicates by their gradients, and lets each group count once.
+
+    **This changes the objective**, from the mean loss over examples to that over groups: see
+    :func:`sampling.redundancy_removed`. Two examples are near-duplicates if the cosine distance of
+    the sketches of their gradients is at most the tolerance. A call first looks at ``num_probes``
+    random examples; if less than a share ``least`` of them is redundant it goes no further, which
+    costs next to nothing. Otherwise all examples are sketched, in one pass, and grouped.
+
+    Args:
+      loss_fn: ``loss_fn(params, example) -> ()``, the loss of one example.
+      tolerance: cosine distance, in [0, 2]. Copies with little noise are at about 0.05 in the
+        beginning, different images seldom below 0.1.
+      first: step of the first call. Gradients are most telling early: after some hundred steps
+        those of copies are small and their directions mostly noise.
+      every: steps between calls; None for a single call.
+      num_probes: examples that are looked at first, and among which groups are sought.
+      least: least share of the probes that must be redundant.
+      dim: length of a sketch.
+      batch_size: examples whose gradients are sketched at once.
+
+    Returns:
+      :class:`Plan`. Reports ``redundancy``, the share of examples that another stands for, and
+      ``num_groups`` if all were looked at.
+
+    Raises:
+      ValueError: for numbers out of range.
+    """
+    if not 0 <= tolerance <= 2:
+        raise ValueError(f"tolerance must be in [0, 2], got {tolerance}")
+    if not 0 <= least <= 1:
+        raise ValueError(f"least must be in [0, 1], got {least}")
+    _check_schedule(first, every)
+
+    def call(state: TrainState, data: Any) -> tuple[TrainState, Report]:
+        sketch_key, probe_key, group_key = jax.random.split(_call_key(state), 3)
+        sketches = _sketcher(loss_fn, state, sketch_key, dim, batch_size)
+        near: dict[str, Any] = {"tolerance": tolerance, "metric": "cosine"}
+        probes = sketches(_sample(probe_key, data, state.sampler.num_examples, num_probes))
+        found = int(clustering.duplicates(probes, **near).num_groups)
+        redundancy = 1 - found / probes.shape[0]
+        state = _scheduled(state, every)
+        if redundancy < least:
+            state = _with_sampler(state, _uniform_like(state.sampler))
+            return state, {"redundancy": redundancy}
+        groups = clustering.duplicates(sketches(data), **near, num_probes=num_probes, key=group_key)
+        number = int(groups.num_groups)
+        sampler = sampling.redundancy_removed(groups, state.sampler.batch_size)
+        redundancy = 1 - number / state.sampler.num_examples
+        return _with_sampler(state, sampler), {"redundancy": redundancy, "num_groups": number}
+
+    return Plan(_next_call(first), call)
+
+
+def resample(
+    loss_fn: LossFn,
+    *,
+    num_clusters: int | None = None,
+    allocation: sampling.Allocation = "neyman",
+    first: int = 100,
+    every: int = 500,
+    automatic: bool = True,
+    cost: float = 1.5,
+    num_probes: int = 512,
+    max_passes: int = 3,
+    dim: int = 256,
+    batch_size: int = 128,
+) -> Plan:
+    r"""Strata by gradient clusters, or scores by gradient norms, refreshed as training goes on.
+
+    Unbiased for the mean loss. A refresh sketches the gradients of all examples in one pass and
+    clusters the sketches, from the last clusters on; without ``num_clusters`` it draws by the norms
+    of the sketches. From the sketches follows the *ratio* of the variances of the new sampler and
+    of uniform sampling.
+
+    With ``automatic``, sampling is uniform unless the refresh pays. With noise share
+    :math:`\nu = \frac{\mathrm{tr}/B}{\mathrm{signal} + \mathrm{tr}/B}`, steps that are limited by
+    noise take :math:`1+\frac{\mathrm{tr}}{B\,\mathrm{signal}}\cdot\mathrm{ratio}` times as many as
+    without noise, so a ratio saves a share :math:`(1-\mathrm{ratio})\,\nu` of them. A refresh costs
+    as much as :math:`cN/B` steps. Before one, ``num_probes`` random examples tell :math:`\nu`, and
+    if :math:`\nu\cdot\mathrm{every}\le cN/B` no ratio could pay and none is made. Sampling returns
+    to uniform where the ratio is not below 1 or saves less than the refresh costs. Each time that
+    nothing was gained the plan waits twice as long as before.
+
+    Args:
+      loss_fn: ``loss_fn(params, example) -> ()``, the loss of one example.
+      num_clusters: K; None for scores instead of clusters.
+      allocation: of the draws to clusters, as in :func:`sampling.stratified`.
+      first: step of the first call.
+      every: steps between refreshes.
+      automatic: whether to return to uniform sampling, and to spare refreshes that cannot pay.
+      cost: c, what a refresh costs relative to a pass of training steps over the data.
+      num_probes: examples that tell the noise share.
+      max_passes: of :func:`clustering.fit`.
+      dim: length of a sketch.
+      batch_size: examples whose gradients are sketched at once.
+
+    Returns:
+      :class:`Plan`. Reports ``noise_share``, and of a refresh ``ratio`` and ``sampler``.
+
+    Raises:
+      ValueError: for numbers out of range.
+
+    Source:
+      Steps under noise: McCandlish et al., arXiv:1812.06162; switching on where it pays:
+      Katharopoulos and Fleuret, arXiv:1803.00942, whose rule counts examples, not the share of
+      noise.
+    """
+    _check_schedule(first, every)
+    if not cost >= 0:
+        raise ValueError(f"cost must not be negative, got {cost}")
+
+    def call(state: TrainState, data: Any) -> tuple[TrainState, Report]:
+        sketch_key, probe_key, fit_key = jax.random.split(_call_key(state), 3)
+        sketches = _sketcher(loss_fn, state, sketch_key, dim, batch_size)
+        size, number = state.sampler.batch_size, state.sampler.num_examples
+        price = cost * number / size / every  # of a refresh, relative to the steps it is for
+        report: Report = {}
+        noise = 1.0
+        if automatic:
+            probes = sketches(_sample(probe_key, data, number, num_probes))
+            report["noise_share"] = noise = float(_noise_share(probes, size))
+            if noise <= price:
+                return _uniform_for_longer(state, every), report | {"sampler": "uniform"}
+        points = sketches(data)
+        sampler, memory = _refreshed(points, state, num_clusters, allocation, max_passes, fit_key)
+        plain = sampling.uniform(number, size, replacement=True)
+        with_all = sampling.variance(points, plain)
+        report["ratio"] = ratio = float(sampling.variance(points, sampler) / with_all)
+        if automatic and (1 - ratio) * noise <= price:
+            state = state._replace(memory=state.memory | memory)
+            return _uniform_for_longer(state, every), report | {"sampler": "uniform"}
+        kind = "importance" if num_clusters is None else "stratified"
+        state = _scheduled(state._replace(memory=state.memory | memory), every)
+        return _with_sampler(state, sampler), report | {"sampler": kind}
+
+    return Plan(_next_call(first), call)
+
+
+def _refreshed(
+    points: jax.Array,
+    state: TrainState,
+    num_clusters: int | None,
+    allocation: sampling.Allocation,
+    max_passes: int,
+    key: jax.Array,
+) -> tuple[sampling.Sampler, dict[str, jax.Array]]:
+    """A sampler of the current gradients, and what the next refresh starts from."""
+    size = state.sampler.batch_size
+    if num_clusters is None:
+        return sampling.importance(jnp.linalg.norm(points, axis=1), size), {}
+    objective = "pairwise" if allocation == "equal" else "kmeans"
+    clusters = clustering.fit(
+        points,
+        num_clusters,
+        key=key,
+        objective=objective,
+        init=state.memory.get("assignments", "k-means++"),
+        max_passes=max_passes,
+        tolerance=0.01,
+    )
+    sampler = sampling.stratified(
+        clusters.assignments,
+        size,
+        allocation=allocation,
+        spread=clusters.spreads if allocation == "neyman" else None,
+        num_clusters=num_clusters,
+    )
+    return sampler, {"assignments": clusters.assignments}
+
+
+@jax.jit
+def _noise_share(sketches: jax.Array, batch_size: int) -> jax.Array:
+    """tr/B over signal + tr/B; 1 if no signal is seen."""
+    number = sketches.shape[0]
+    mean = jnp.mean(sketches, axis=0)
+    trace = jnp.sum((sketches - mean[None, :]) ** 2) / (number - 1)
+    signal = jnp.maximum(jnp.sum(mean**2) - trace / number, 0)
+    noise = trace / batch_size
+    return jnp.where(noise > 0, noise / jnp.where(noise > 0, signal + noise, 1), 0)
+
+
+# Schedules ----------------------------------------------------------------------------------------
+
+
+def _next_call(first: int) -> Callable[[TrainState], int | None]:
+    def next_call(state: TrainState) -> int | None:
+        step = int(state.memory.get("next_call", first))
+        return None if step < 0 else step
+
+    return next_call
+
+
+def _scheduled(state: TrainState, wait: int | None) -> TrainState:
+    """With the next call so many steps from now, or none."""
+    step = -1 if wait is None else int(state.step) + wait
+    memory = {"next_call": jnp.int32(step), "wait": jnp.int32(0 if wait is None else wait)}
+    return state._replace(memory=state.memory | memory)
+
+
+def _uniform_for_longer(state: TrainState, every: int) -> TrainState:
+    """Uniform, and twice as long as the last time that nothing was gained."""
+    was_uniform = isinstance(state.sampler, sampling.Sampler) and _is_uniform(state.sampler)
+    wait = 2 * int(state.memory["wait"]) if was_uniform and "wait" in state.memory else every
+    return _with_sampler(_scheduled(state, wait), _uniform_like(state.sampler))
+
+
+def _is_uniform(sampler: sampling.Sampler) -> bool:
+    return sampler.sizes.size == 1 and sampler.running is None
+
+
+def _uniform_like(sampler: Any) -> Any:
+    """Uniform over the same examples; the sampler itself if it is."""
+    if isinstance(sampler, sampling.Sampler) and _is_uniform(sampler):
+        return sampler
+    return sampling.uniform(sampler.num_examples, sampler.batch_size)
+
+
+def _with_sampler(state: TrainState, sampler: Any) -> TrainState:
+    if sampler is state.sampler:
+        return state
+    key = jax.random.fold_in(state.sampler_state.key, state.step)
+    return state._replace(sampler=sampler, sampler_state=sampler.init(key))
+
+
+# Helpers ------------------------------------------------------------------------------------------
+
+
+def _call_key(state: TrainState) -> jax.Array:
+    return jax.random.fold_in(state.key, state.step)
+
+
+def _sketcher(
+    loss_fn: LossFn, state: TrainState, key: jax.Array, dim: int, batch_size: int
+) -> Callable[[Any], jax.Array]:
+    return lambda data: clustering.gradient_sketches(
+        loss_fn, state.params, data, key=key, dim=dim, batch_size=batch_size
+    )
+
+
+def _sample(key: jax.Array, data: Any, num_examples: int, number: int) -> Any:
+    rows = jax.random.permutation(key, num_examples)[: min(number, num_examples)]
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], data)
+
+
+def _check_schedule(first: int, every: int | None) -> None:
+    if not isinstance(first, int) or first < 0:
+        raise ValueError(f"first must be an integer of at least 0, got {first!r}")
+    if every is not None and (not isinstance(every, int) or every < 1):
+        raise ValueError(f"every must be an integer of at least 1, got {every!r}")

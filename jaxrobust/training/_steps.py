@@ -1,0 +1,84 @@
+"""Training steps: many of them in one program."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxrobust import sampling, trees
+from jaxrobust.training._state import TrainState
+
+_LEAST_CAPACITY = 128
+
+LossFn = Callable[[Any, Any], jax.Array]
+# What the optimizer needs besides the gradient: (params, batch, weights) -> keyword arguments.
+Extras = Callable[[Any, Any, jax.Array], dict[str, Any]]
+
+
+def take_steps(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    data: Any,
+    num_steps: int,
+    *,
+    extras: Extras | None = None,
+) -> tuple[TrainState, jax.Array]:
+    """Makes so many steps: draw, gather, weighted gradient, update.
+
+    One program for up to 128 steps, another for up to 256, and so on, each compiled once for a loss function, an
+    optimizer, a kind of sampler and shapes; a new sampler of the same kind compiles nothing.
+
+    Args:
+      loss_fn: ``loss_fn(params, example) -> ()``, the loss of one example.
+      optimizer: an Optax transformation.
+      state: where training is.
+      data: pytree of arrays ``(N, ...)``, all examples.
+      num_steps: steps to make, at least 1.
+      extras: from ``(params, batch, weights)`` to further keywords of ``optimizer.update``.
+
+    Returns:
+      The state after the steps, and the weighted mean loss of the batch of each, ``(num_steps,)``,
+      before its update.
+
+    Raises:
+      ValueError: for data of which the sampler does not have the number of examples.
+    """
+    lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(data)}
+    if lengths != {(state.sampler.num_examples,)}:
+        raise ValueError(
+            f"data must be arrays ({state.sampler.num_examples}, ...), as many examples as the "
+            f"sampler has; got leading axes {sorted(lengths)}"
+        )
+    # The buffer of losses has the next power of two, so that there are few different programs.
+    capacity = max(_LEAST_CAPACITY, 1 << (num_steps - 1).bit_length())
+    state, losses = _run(loss_fn, optimizer, extras, capacity, state, data, jnp.int32(num_steps))
+    return state, losses[:num_steps]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _run(loss_fn, optimizer, extras, capacity, state: TrainState, data, num_steps):
+    update = optax.with_extra_args_support(optimizer).update
+    gradient_of = sampling.value_and_grad(loss_fn)
+
+    def step(number, carry):
+        state, losses = carry
+        draw, sampler_state = state.sampler.next(state.sampler_state)
+        batch = jax.tree.map(lambda leaf: leaf[draw.indices], data)
+        loss, gradient = gradient_of(state.params, batch, draw.weights)
+        more = {} if extras is None else extras(state.params, batch, draw.weights)
+        updates, opt_state = update(gradient, state.opt_state, state.params, **more)
+        state = state._replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            opt_state=opt_state,
+            sampler_state=sampler_state,
+        )
+        return state, losses.at[number].set(loss.astype(losses.dtype))
+
+    dtype = trees.accumulator(jnp.result_type(*jax.tree.leaves(state.params)))
+    data = jax.tree.map(jnp.asarray, data)
+    return jax.lax.fori_loop(0, num_steps, step, (state, jnp.zeros(capacity, dtype)))

@@ -1,0 +1,338 @@
+"""The loop: its steps, its plans, and that a resumed run is the run that was not interrupted."""
+
+import functools
+import json
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxrobust import clustering, sampling, training
+
+NUM_EXAMPLES = 48
+OPTIMIZER = optax.sgd(0.05, momentum=0.9)
+
+
+def loss(params, example):
+    x, y = example
+    hidden = jnp.tanh(x @ params["u"])
+    return (hidden @ params["v"] - y) ** 2
+
+
+@functools.cache
+def problem(num_copies=1, noise=0.5, seed=0):
+    """Params, and data of which each example is there so many times, all but the first 8."""
+    rng = np.random.default_rng(seed)
+    params = {"u": rng.normal(size=(5, 6)) / 2, "v": rng.normal(size=6)}
+    num_distinct = 8 + (NUM_EXAMPLES - 8) // num_copies
+    x = rng.normal(size=(num_distinct, 5))
+    y = np.sin(x @ rng.normal(size=5)) + noise * rng.normal(size=num_distinct)
+    rows = np.concatenate([np.arange(8), np.repeat(np.arange(8, num_distinct), num_copies)])
+    as_float32 = lambda tree: jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), tree)
+    return as_float32(params), as_float32((x[rows], y[rows]))
+
+
+def start(params, sampler=None, seed=0, optimizer=OPTIMIZER):
+    sampler = sampling.uniform(NUM_EXAMPLES, 8) if sampler is None else sampler
+    return training.init(params, optimizer, sampler, key=jax.random.key(seed))
+
+
+def run(state, data, num_steps=30, **options):
+    return training.train(loss, OPTIMIZER, state, data, num_steps, **options)
+
+
+def assert_same(a, b):
+    """Bit for bit, keys included."""
+    chex.assert_trees_all_equal(*(jax.tree.map(_plain, tree) for tree in (a, b)))
+
+
+def _plain(leaf):
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(leaf) if is_key else leaf
+
+
+PLANS: dict[str, Any] = {
+    "none": None,
+    "stratified": training.resample(
+        loss, num_clusters=4, first=5, every=8, automatic=False, dim=16, batch_size=16
+    ),
+    "importance": training.resample(loss, first=5, every=8, cost=0.0, dim=16, batch_size=16),
+    "redundancy": training.remove_redundancy(loss, first=3, every=10, dim=16, batch_size=16),
+}
+
+
+# Steps --------------------------------------------------------------------------------------------
+
+
+def test_steps_are_those_of_a_plain_loop():
+    params, data = problem()
+    state = start(params, sampling.importance(np.arange(1.0, NUM_EXAMPLES + 1), 8))
+    after, losses = training.take_steps(loss, OPTIMIZER, state, data, 5)
+
+    mean = lambda p, batch, w: jnp.mean(w * jax.vmap(loss, (None, 0))(p, batch))
+    sampler_state, opt_state, wanted = state.sampler_state, OPTIMIZER.init(params), []
+    for _ in range(5):
+        draw, sampler_state = state.sampler.next(sampler_state)
+        batch = jax.tree.map(lambda leaf, rows=draw.indices: leaf[rows], data)
+        value, gradient = jax.value_and_grad(mean)(params, batch, draw.weights)
+        updates, opt_state = OPTIMIZER.update(gradient, opt_state, params)
+        params = optax.apply_updates(params, updates)
+        wanted.append(value)
+    np.testing.assert_allclose(losses, wanted, rtol=1e-5)
+    chex.assert_trees_all_close(after.params, params, rtol=1e-5)
+    chex.assert_trees_all_equal(after.sampler_state.step, sampler_state.step)
+    assert int(after.step) == 5
+
+
+def test_extras_reach_the_optimizer():
+    """`scale_by_noise` with no noise scales by 1, with pure noise by 0."""
+    from jaxrobust import optim
+
+    params, data = problem()
+    optimizer = optax.chain(optim.scale_by_noise(8), optax.sgd(0.1))
+    for trace, moves in ((0.0, True), (1.0, False)):
+        extras = lambda p, batch, w, trace=trace: {"trace": trace, "signal": 1.0 - trace}
+        state = start(params, optimizer=optimizer)
+        after, _ = training.take_steps(loss, optimizer, state, data, 2, extras=extras)
+        assert bool((after.params["u"] != params["u"]).any()) == moves
+
+
+def test_neither_refresh_nor_chunk_compiles_anew():
+    params, data = problem()
+    traces = []
+
+    def counted(p, example):
+        traces.append(1)
+        return loss(p, example)
+
+    plan = training.resample(
+        counted, num_clusters=4, first=4, every=4, automatic=False, dim=16, batch_size=16
+    )
+    train = functools.partial(training.train, counted, OPTIMIZER, plan=plan, log_every=4)
+    state, _ = train(start(params), data, 12)
+    number = len(traces)
+    state, _ = train(state, data, 60)
+    train(start(params, seed=1), data, 12)
+    assert len(traces) == number
+
+
+# Resuming -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_resumed_run_is_the_same(name, tmp_path):
+    params, data = problem(num_copies=5)
+    plan = PLANS[name]
+    whole, _ = run(start(params), data, plan=plan)
+    run(start(params), data, 17, plan=plan, checkpoints=tmp_path, checkpoint_every=13)
+    for step in (13, 17):  # before and after the last refresh
+        # Of another key: all that matters comes from the file.
+        state = training.restore(tmp_path, start(params, seed=5), step=step)
+        assert int(state.step) == step
+        resumed, _ = run(state, data, plan=plan)
+        assert_same(resumed, whole)
+        assert type(resumed.sampler) is type(whole.sampler)
+
+
+def test_looking_does_not_change_the_trajectory(tmp_path):
+    params, data = problem()
+    plan = PLANS["importance"]
+    plain, _ = run(start(params), data, plan=plan)
+    watched, records = run(
+        start(params),
+        data,
+        plan=plan,
+        evaluate=lambda p: {"norm": jnp.linalg.norm(p["u"])},
+        evaluate_every=7,
+        log_every=3,
+        checkpoints=tmp_path / "c",
+        checkpoint_every=4,
+        log=tmp_path / "logs" / "run.jsonl",
+        progress=True,
+    )
+    assert_same(watched, plain)
+    lines = (tmp_path / "logs" / "run.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == records
+    events = {}
+    for record in records:
+        events.setdefault(record["event"], []).append(record["step"])
+    assert events["evaluate"] == [7, 14, 21, 28, 30]
+    assert events["save"] == [4, 8, 12, 16, 20, 24, 28, 30]
+    assert events["refresh"] == [5, 13, 21, 29]
+    assert events["train"][-1] == 30
+    seconds = [record["seconds"] for record in records]
+    assert seconds == sorted(seconds)
+
+
+def test_training_record_is_the_mean_loss():
+    params, data = problem()
+    _, losses = training.take_steps(loss, OPTIMIZER, start(params), data, 6)
+    _, records = run(start(params), data, 6, log_every=4)
+    found = [record["loss"] for record in records]
+    np.testing.assert_allclose(found, [losses[:4].mean(), losses[4:].mean()], rtol=1e-6)
+
+
+@pytest.mark.parametrize("key", [jax.random.PRNGKey(3), jax.random.key(3, impl="rbg")])
+def test_any_kind_of_key(key, tmp_path):
+    params, data = problem()
+    state = training.init(params, OPTIMIZER, sampling.uniform(NUM_EXAMPLES, 8), key=key)
+    training.save(tmp_path, run(state, data, 4)[0])
+    resumed = training.restore(tmp_path, state)
+    assert_same(run(resumed, data, 9)[0], run(state, data, 9)[0])
+
+
+def test_checkpoint_of_something_else(tmp_path):
+    params, _ = problem()
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        training.restore(tmp_path / "none", start(params))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"has not a checkpoint; it has steps \[\]"):
+        training.restore(tmp_path / "empty", start(params))
+    training.save(tmp_path / "c", start(params))
+    with pytest.raises(FileNotFoundError, match=r"has not step 3; it has steps \[0\]"):
+        training.restore(tmp_path / "c", start(params), step=3)
+    wider = params | {"u": jnp.ones((5, 7))}
+    with pytest.raises(
+        ValueError, match=r"another model.*params has \['u'\] float32\[5, 6\] there"
+    ):
+        training.restore(tmp_path / "c", start(wider))
+    more = params | {"w": jnp.ones(2)}
+    with pytest.raises(ValueError, match=r"no such leaf there, \['w'\] float32\[2\] in the"):
+        training.restore(tmp_path / "c", start(more))
+    with pytest.raises(ValueError, match="opt_state has"):
+        training.restore(tmp_path / "c", start(params, optimizer=optax.adam(0.1)))
+    with pytest.raises(ValueError, match="another sampler: batch_size is 8 there, 4 in"):
+        training.restore(tmp_path / "c", start(params, sampling.uniform(NUM_EXAMPLES, 4)))
+    with pytest.raises(ValueError, match="num_examples is 48 there, 50 in"):
+        training.restore(tmp_path / "c", start(params, sampling.uniform(50, 8)))
+
+
+# Plans --------------------------------------------------------------------------------------------
+
+
+def test_redundancy_is_found_and_removed():
+    params, data = problem(num_copies=5)
+    plan = training.remove_redundancy(loss, dim=64, tolerance=1e-3)
+    state, records = run(start(params), data, 2, plan=plan)
+    (report,) = [record for record in records if record["event"] == "refresh"]
+    assert isinstance(state.sampler, sampling.GroupSampler)
+    assert report["num_groups"] == 16
+    np.testing.assert_allclose(report["redundancy"], 1 - 16 / 48)
+    assert state.sampler.batch_size == 8
+
+
+def test_without_redundancy_nothing_changes():
+    """The same trajectory, and the data are not read."""
+    params, data = problem()
+    plain, _ = run(start(params), data, 6)
+    plan = training.remove_redundancy(loss, dim=64, tolerance=1e-3)
+    state, records = run(start(params), data, 6, plan=plan)
+    assert_same(state._replace(memory={}), plain)
+    (report,) = [record for record in records if record["event"] == "refresh"]
+    assert report["redundancy"] == 0
+    assert "num_groups" not in report
+
+
+def reports(plan, data, params, num_steps):
+    state, records = run(start(params), data, num_steps, plan=plan)
+    return state, [record for record in records if record["event"] == "refresh"]
+
+
+def test_refreshes_that_cannot_pay_are_not_made():
+    """Twice as long between two looks each time."""
+    params, data = problem()
+    plan = training.resample(
+        loss, num_clusters=4, first=2, every=4, cost=1e6, dim=16, batch_size=16
+    )
+    state, found = reports(plan, data, params, 60)
+    assert [record["step"] for record in found] == [2, 6, 14, 30]
+    assert all(record["sampler"] == "uniform" and "ratio" not in record for record in found)
+    assert all(0 <= record["noise_share"] <= 1 for record in found)
+    assert state.sampler.sizes.size == 1
+
+
+def test_back_to_uniform_where_the_ratio_is_no_gain(monkeypatch):
+    """Clusters that are worse than uniform draws are not used."""
+    params, data = problem()
+    worst = lambda points, num_clusters, **options: clustering.Clustering(
+        jnp.asarray(np.arange(NUM_EXAMPLES) > 0, jnp.int32),  # one against all the others
+        *([jnp.ones(num_clusters)] * 3),
+        *([jnp.zeros(())] * 3),  # type: ignore[arg-type]
+    )
+    from jaxrobust.training import _plans
+
+    monkeypatch.setattr(_plans.clustering, "fit", worst)
+    options = {"num_clusters": 2, "allocation": "equal", "cost": 0.0, "dim": 16}
+    plan = training.resample(loss, first=2, every=4, batch_size=16, **options)
+    _, found = reports(plan, data, params, 30)
+    assert all(record["ratio"] > 1 and record["sampler"] == "uniform" for record in found)
+    assert [record["step"] for record in found] == [2, 6, 14]
+    kept = training.resample(loss, first=2, every=4, batch_size=16, automatic=False, **options)
+    _, found = reports(kept, data, params, 12)
+    assert [record["sampler"] for record in found] == ["stratified"] * 3
+
+
+def test_ratio_is_that_of_the_gradients():
+    """From sketches, against the exact variances of the gradients themselves."""
+    from jaxrobust import per_example
+
+    params, data = problem()
+    plan = training.resample(loss, num_clusters=6, first=0, automatic=False, dim=256, max_passes=20)
+    state, report = plan.call(start(params), data)
+    gradients = per_example.gradients(loss)(params, data)
+    uniform = sampling.uniform(NUM_EXAMPLES, 8, replacement=True)
+    wanted = sampling.variance(gradients, state.sampler) / sampling.variance(gradients, uniform)
+    # 36 params in sketches of 256: without error.
+    ratio = float(report["ratio"])
+    np.testing.assert_allclose(ratio, wanted, rtol=1e-3)
+    assert ratio < 0.9
+
+
+# Bad input ----------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite():
+    params, data = problem()
+    broken = lambda p, example: loss(p, example) * jnp.where(p["v"][0] > -10, 1.0, jnp.nan)
+    optimizer = optax.sgd(1e3)
+    state = start(params, optimizer=optimizer)
+    with pytest.raises(FloatingPointError, match="training loss of step"):
+        training.train(broken, optimizer, state, data, 20)
+
+
+def test_bad_input():
+    params, data = problem()
+    state = start(params)
+    with pytest.raises(ValueError, match=r"data must be arrays \(48, \.\.\.\)"):
+        run(state, jax.tree.map(lambda leaf: leaf[1:], data))
+    for name in ("evaluate_every", "checkpoint_every", "log_every"):
+        with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1"):
+            run(state, data, **{name: 0})
+    with pytest.raises(ValueError, match="num_steps must be an integer"):
+        run(state, data, -1)
+    with pytest.raises(TypeError, match="sampler must be one of jaxrobust.sampling, got int"):
+        training.init(params, OPTIMIZER, 3, key=jax.random.key(0))
+    with pytest.raises(TypeError, match="params"):
+        training.init({"u": jnp.arange(3)}, OPTIMIZER, state.sampler, key=jax.random.key(0))
+    bad: list[dict[str, Any]] = [{"tolerance": -1}, {"tolerance": np.nan}, {"least": 2}]
+    for options in [*bad, {"first": -1}]:
+        with pytest.raises(ValueError, match=next(iter(options))):
+            training.remove_redundancy(loss, **options)
+    bad = [{"every": 0}, {"cost": -1.0}, {"first": 0.5}]
+    for options in bad:
+        with pytest.raises(ValueError, match=next(iter(options))):
+            training.resample(loss, **options)
+    early = training.Plan(lambda state: 0, lambda state, data: (state, {}))
+    with pytest.raises(ValueError, match="wants its next call at step 0, which has passed"):
+        run(state, data, plan=early)
+
+
+def test_no_steps_are_no_change():
+    params, data = problem()
+    state, records = run(start(params), data, 0, plan=PLANS["redundancy"])
+    assert_same(state, start(params))
+    assert records == []
