@@ -9,23 +9,27 @@
 :func:`take_steps` is the inside of it, many steps in one program; a :class:`Plan` changes how
 batches are drawn as training goes on: :func:`remove_redundancy` lets near-duplicates count once,
 :func:`resample` keeps strata or scores up to date and returns to uniform sampling where they do not
-pay. :func:`save` and :func:`restore` keep all that a run depends on.
+pay; :func:`snapshots` takes those of SVRG. :func:`save` and :func:`restore` keep all that a run
+depends on.
 """
 
 from jaxrobust.training._checkpoints import restore, save
 from jaxrobust.training._loop import train
 from jaxrobust.training._plans import Plan, remove_redundancy, resample
+from jaxrobust.training._snapshots import Snapshots, snapshots
 from jaxrobust.training._state import TrainState, init
 from jaxrobust.training._steps import take_steps
 
 __all__ = [
     "Plan",
+    "Snapshots",
     "TrainState",
     "init",
     "remove_redundancy",
     "resample",
     "restore",
     "save",
+    "snapshots",
     "take_steps",
     "train",
 ]

@@ -48,7 +48,7 @@ def train(
       num_steps: the number of the last step, counted from the first of the run and not from
         ``state``: a resumed run is given the same number.
       plan: when and how the sampler changes; None to keep that of the state.
-      extras: from ``(params, batch, weights)`` to further keywords of ``optimizer.update``.
+      extras: from ``(state, batch, weights)`` to further keywords of ``optimizer.update``.
       evaluate: from params to a dict of numbers, for the log.
       evaluate_every: steps between evaluations; there is one after the last step as well.
       checkpoints: folder to save the state in; None for no checkpoints.

@@ -69,7 +69,7 @@ def remove_redundancy(
         raise ValueError(f"tolerance must be in [0, 2], got {tolerance}")
     if not 0 <= least <= 1:
         raise ValueError(f"least must be in [0, 1], got {least}")
-    _check_schedule(first, every)
+    check_schedule(first, every)
 
     def call(state: TrainState, data: Any) -> tuple[TrainState, Report]:
         sketch_key, probe_key, group_key = jax.random.split(_call_key(state), 3)
@@ -78,7 +78,7 @@ def remove_redundancy(
         probes = sketches(_sample(probe_key, data, state.sampler.num_examples, num_probes))
         found = int(clustering.duplicates(probes, **near).num_groups)
         redundancy = 1 - found / probes.shape[0]
-        state = _scheduled(state, every)
+        state = scheduled(state, every)
         if redundancy < least:
             state = _with_sampler(state, _uniform_like(state.sampler))
             return state, {"redundancy": redundancy}
@@ -88,7 +88,7 @@ def remove_redundancy(
         redundancy = 1 - number / state.sampler.num_examples
         return _with_sampler(state, sampler), {"redundancy": redundancy, "num_groups": number}
 
-    return Plan(_next_call(first), call)
+    return Plan(next_call_from(first), call)
 
 
 def resample(
@@ -145,7 +145,7 @@ def resample(
       Katharopoulos and Fleuret, arXiv:1803.00942, whose rule counts examples, not the share of
       noise.
     """
-    _check_schedule(first, every)
+    check_schedule(first, every)
     if not cost >= 0:
         raise ValueError(f"cost must not be negative, got {cost}")
 
@@ -170,10 +170,10 @@ def resample(
             state = state._replace(memory=state.memory | memory)
             return _uniform_for_longer(state, every), report | {"sampler": "uniform"}
         kind = "importance" if num_clusters is None else "stratified"
-        state = _scheduled(state._replace(memory=state.memory | memory), every)
+        state = scheduled(state._replace(memory=state.memory | memory), every)
         return _with_sampler(state, sampler), report | {"sampler": kind}
 
-    return Plan(_next_call(first), call)
+    return Plan(next_call_from(first), call)
 
 
 def _refreshed(
@@ -222,7 +222,9 @@ def _noise_share(sketches: jax.Array, batch_size: int) -> jax.Array:
 # Schedules ----------------------------------------------------------------------------------------
 
 
-def _next_call(first: int) -> Callable[[TrainState], int | None]:
+def next_call_from(first: int) -> Callable[[TrainState], int | None]:
+    """A plan's ``next_call``: what its memory says, or ``first`` before the first call."""
+
     def next_call(state: TrainState) -> int | None:
         step = int(state.memory.get("next_call", first))
         return None if step < 0 else step
@@ -230,7 +232,7 @@ def _next_call(first: int) -> Callable[[TrainState], int | None]:
     return next_call
 
 
-def _scheduled(state: TrainState, wait: int | None) -> TrainState:
+def scheduled(state: TrainState, wait: int | None) -> TrainState:
     """With the next call so many steps from now, or none."""
     step = -1 if wait is None else int(state.step) + wait
     memory = {"next_call": jnp.int32(step), "wait": jnp.int32(0 if wait is None else wait)}
@@ -241,7 +243,7 @@ def _uniform_for_longer(state: TrainState, every: int) -> TrainState:
     """Uniform, and twice as long as the last time that nothing was gained."""
     was_uniform = isinstance(state.sampler, sampling.Sampler) and _is_uniform(state.sampler)
     wait = 2 * int(state.memory["wait"]) if was_uniform and "wait" in state.memory else every
-    return _with_sampler(_scheduled(state, wait), _uniform_like(state.sampler))
+    return _with_sampler(scheduled(state, wait), _uniform_like(state.sampler))
 
 
 def _is_uniform(sampler: sampling.Sampler) -> bool:
@@ -282,7 +284,8 @@ def _sample(key: jax.Array, data: Any, num_examples: int, number: int) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], data)
 
 
-def _check_schedule(first: int, every: int | None) -> None:
+def check_schedule(first: int, every: int | None) -> None:
+    """Both are steps."""
     if not isinstance(first, int) or first < 0:
         raise ValueError(f"first must be an integer of at least 0, got {first!r}")
     if every is not None and (not isinstance(every, int) or every < 1):

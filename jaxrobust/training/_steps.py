@@ -14,8 +14,8 @@ from jaxrobust.training._state import TrainState
 _LEAST_CAPACITY = 128
 
 LossFn = Callable[[Any, Any], jax.Array]
-# What the optimizer needs besides the gradient: (params, batch, weights) -> keyword arguments.
-Extras = Callable[[Any, Any, jax.Array], dict[str, Any]]
+# What the optimizer needs besides the gradient: (state, batch, weights) -> keyword arguments.
+Extras = Callable[[TrainState, Any, jax.Array], dict[str, Any]]
 
 
 def take_steps(
@@ -29,8 +29,9 @@ def take_steps(
 ) -> tuple[TrainState, jax.Array]:
     """Makes so many steps: draw, gather, weighted gradient, update.
 
-    One program for up to 128 steps, another for up to 256, and so on, each compiled once for a loss function, an
-    optimizer, a kind of sampler and shapes; a new sampler of the same kind compiles nothing.
+    One program for up to 128 steps, another for up to 256, and so on, each compiled once for a loss
+    function, an optimizer, a kind of sampler and shapes; a new sampler of the same kind compiles
+    nothing.
 
     Args:
       loss_fn: ``loss_fn(params, example) -> ()``, the loss of one example.
@@ -38,7 +39,7 @@ def take_steps(
       state: where training is.
       data: pytree of arrays ``(N, ...)``, all examples.
       num_steps: steps to make, at least 1.
-      extras: from ``(params, batch, weights)`` to further keywords of ``optimizer.update``.
+      extras: from ``(state, batch, weights)`` to further keywords of ``optimizer.update``.
 
     Returns:
       The state after the steps, and the weighted mean loss of the batch of each, ``(num_steps,)``,
@@ -69,7 +70,7 @@ def _run(loss_fn, optimizer, extras, capacity, state: TrainState, data, num_step
         draw, sampler_state = state.sampler.next(state.sampler_state)
         batch = jax.tree.map(lambda leaf: leaf[draw.indices], data)
         loss, gradient = gradient_of(state.params, batch, draw.weights)
-        more = {} if extras is None else extras(state.params, batch, draw.weights)
+        more = {} if extras is None else extras(state, batch, draw.weights)
         updates, opt_state = update(gradient, state.opt_state, state.params, **more)
         state = state._replace(
             step=state.step + 1,

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxrobust import clustering, sampling, training
+from jaxrobust import clustering, optim, sampling, training
 
 NUM_EXAMPLES = 48
 OPTIMIZER = optax.sgd(0.05, momentum=0.9)
@@ -41,8 +41,8 @@ def start(params, sampler=None, seed=0, optimizer=OPTIMIZER):
     return training.init(params, optimizer, sampler, key=jax.random.key(seed))
 
 
-def run(state, data, num_steps=30, **options):
-    return training.train(loss, OPTIMIZER, state, data, num_steps, **options)
+def run(state, data, num_steps=30, optimizer=OPTIMIZER, **options):
+    return training.train(loss, optimizer, state, data, num_steps, **options)
 
 
 def assert_same(a, b):
@@ -55,12 +55,14 @@ def _plain(leaf):
     return jax.random.key_data(leaf) if is_key else leaf
 
 
+SNAPSHOTS = training.snapshots(loss, first=4, every=9, batch_size=20)
 PLANS: dict[str, Any] = {
     "none": None,
     "stratified": training.resample(
         loss, num_clusters=4, first=5, every=8, automatic=False, dim=16, batch_size=16
     ),
     "importance": training.resample(loss, first=5, every=8, cost=0.0, dim=16, batch_size=16),
+    "snapshots": SNAPSHOTS.plan,
     "redundancy": training.remove_redundancy(loss, first=3, every=10, dim=16, batch_size=16),
 }
 
@@ -90,12 +92,10 @@ def test_steps_are_those_of_a_plain_loop():
 
 def test_extras_reach_the_optimizer():
     """`scale_by_noise` with no noise scales by 1, with pure noise by 0."""
-    from jaxrobust import optim
-
     params, data = problem()
     optimizer = optax.chain(optim.scale_by_noise(8), optax.sgd(0.1))
     for trace, moves in ((0.0, True), (1.0, False)):
-        extras = lambda p, batch, w, trace=trace: {"trace": trace, "signal": 1.0 - trace}
+        extras = lambda state, batch, w, trace=trace: {"trace": trace, "signal": 1.0 - trace}
         state = start(params, optimizer=optimizer)
         after, _ = training.take_steps(loss, optimizer, state, data, 2, extras=extras)
         assert bool((after.params["u"] != params["u"]).any()) == moves
@@ -211,6 +211,29 @@ def test_checkpoint_of_something_else(tmp_path):
         training.restore(tmp_path / "c", start(params, sampling.uniform(50, 8)))
 
 
+def test_snapshots_are_svrg():
+    """The steps of a plain loop with `sampling.svrg`, over two snapshots."""
+    params, data = problem()
+    optimizer = optax.chain(optim.svrg(), OPTIMIZER)
+    plan, extras = SNAPSHOTS
+    plan = plan._replace(next_call=lambda state: int(state.memory.get("next_call", 0)))
+    state = start(params, optimizer=optimizer)
+    after, records = run(state, data, 12, optimizer=optimizer, plan=plan, extras=extras)
+    assert [record["step"] for record in records if record["event"] == "refresh"] == [0, 9]
+
+    svrg = sampling.svrg(loss)
+    sampler_state, opt_state = state.sampler_state, OPTIMIZER.init(params)
+    for step in range(12):
+        if step % 9 == 0:
+            snapshot = svrg.snapshot(params, data)
+        draw, sampler_state = state.sampler.next(sampler_state)
+        batch = jax.tree.map(lambda leaf, rows=draw.indices: leaf[rows], data)
+        gradient = svrg.gradient(params, batch, draw.weights, snapshot)
+        updates, opt_state = OPTIMIZER.update(gradient, opt_state, params)
+        params = optax.apply_updates(params, updates)
+    chex.assert_trees_all_close(after.params, params, rtol=1e-4, atol=1e-6)
+
+
 # Plans --------------------------------------------------------------------------------------------
 
 
@@ -311,7 +334,7 @@ def test_bad_input():
         run(state, jax.tree.map(lambda leaf: leaf[1:], data))
     for name in ("evaluate_every", "checkpoint_every", "log_every"):
         with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1"):
-            run(state, data, **{name: 0})
+            training.train(loss, OPTIMIZER, state, data, 9, **{name: 0})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="num_steps must be an integer"):
         run(state, data, -1)
     with pytest.raises(TypeError, match="sampler must be one of jaxrobust.sampling, got int"):

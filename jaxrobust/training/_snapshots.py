@@ -1,0 +1,83 @@
+"""Snapshots for variance reduction, taken as training goes on."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrobust import sampling
+from jaxrobust.training._plans import Plan, Report, check_schedule, next_call_from, scheduled
+from jaxrobust.training._state import TrainState
+from jaxrobust.training._steps import Extras, LossFn
+
+
+class Snapshots(NamedTuple):
+    """What :func:`snapshots` returns: arguments of :func:`train`."""
+
+    plan: Plan
+    extras: Extras
+
+
+def snapshots(
+    loss_fn: LossFn, *, first: int = 0, every: int = 500, batch_size: int = 128
+) -> Snapshots:
+    r"""What :func:`optim.svrg` needs: at every refresh the params, and the mean gradient there.
+
+    ::
+
+        optimizer = optax.chain(optim.svrg(), optax.sgd(0.1))
+        plan, extras = training.snapshots(loss_fn, every=500)
+        state, _ = training.train(
+            loss_fn, optimizer, state, data, 5000, plan=plan, extras=extras
+        )
+
+    A refresh takes one pass over the data, and a step two gradients instead of one. Before the
+    first snapshot the gradient is that of the batch alone.
+
+    Args:
+      loss_fn: ``loss_fn(params, example) -> ()``, the loss of one example.
+      first: step of the first snapshot.
+      every: steps between two.
+      batch_size: examples whose gradient is found at once.
+
+    Returns:
+      :class:`Snapshots`. The snapshot is in ``state.memory``, and so in checkpoints.
+
+    Raises:
+      ValueError: for numbers out of range.
+
+    Source:
+      Johnson and Zhang, 2013.
+    """
+    check_schedule(first, every)
+    svrg = sampling.svrg(loss_fn, batch_size=batch_size)
+    snapshot_of = jax.jit(svrg.snapshot)
+    gradient = sampling.value_and_grad(loss_fn)
+
+    def call(state: TrainState, data: Any) -> tuple[TrainState, Report]:
+        state = scheduled(state, every)
+        return state._replace(memory=state.memory | _flat(snapshot_of(state.params, data))), {}
+
+    def extras(state: TrainState, batch: Any, weights: jax.Array) -> dict[str, Any]:
+        zeros = jax.tree.map(jnp.zeros_like, state.params)
+        if "snapshot_0" not in state.memory:
+            return {"snapshot_gradient": zeros, "snapshot_mean": zeros}
+        snapshot = _unflat(state)
+        there = gradient(snapshot.params, batch, weights)[1]
+        return {"snapshot_gradient": there, "snapshot_mean": snapshot.mean}
+
+    return Snapshots(Plan(next_call_from(first), call), extras)
+
+
+# The memory of a plan has arrays by name, so that a checkpoint needs to know no structure.
+
+
+def _flat(snapshot: sampling.Snapshot) -> dict[str, jax.Array]:
+    leaves = jax.tree.leaves(snapshot)
+    return {f"snapshot_{number}": leaf for number, leaf in enumerate(leaves)}
+
+
+def _unflat(state: TrainState) -> sampling.Snapshot:
+    structure = jax.tree.structure(sampling.Snapshot(state.params, state.params))
+    leaves = [state.memory[f"snapshot_{number}"] for number in range(structure.num_leaves)]
+    return jax.tree.unflatten(structure, leaves)
