@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxrobust import trees
 
@@ -22,7 +23,7 @@ def check_points(name: str, points: Any) -> jax.Array:
             raise ValueError(
                 f"{name} must be finite; {bad.size} of {len(points)} are not: {_some(bad)}"
             )
-    return trees.promote(points)
+    return trees.promote(bring_together(jnp.asarray(points)))
 
 
 def check_rows(name: str, points: Any) -> jax.Array:
@@ -35,6 +36,7 @@ def check_rows(name: str, points: Any) -> jax.Array:
         if jnp.issubdtype(dtype, jnp.complexfloating):
             raise TypeError(f"{name} must be arrays of real numbers, got {dtype}")
     number = check_data(name, points)
+    leaves = bring_together(leaves)
     promoted = trees.promote([jnp.asarray(leaf).reshape(number, -1) for leaf in leaves])
     return check_points(name, jnp.concatenate(promoted, axis=1))
 
@@ -54,7 +56,22 @@ def check_assignments(name: str, assignments: Any, num_points: int, num_clusters
                 f"{name} must be in 0..{num_clusters - 1}; {bad.size} are not, of points "
                 f"{_some(bad)}"
             )
-    return assignments.astype(jnp.int32)
+    return bring_together(assignments).astype(jnp.int32)
+
+
+def bring_together(tree: Any) -> Any:
+    """Arrays with all examples on every device, if they are sharded over explicit mesh axes.
+
+    Clusters look at all points in any order, which explicit axes do not allow.
+    """
+
+    def whole(array):
+        sharding = getattr(jax.typeof(array), "sharding", None)
+        if sharding is None or all(axes is None for axes in sharding.spec):
+            return array
+        return jax.sharding.reshard(array, NamedSharding(sharding.mesh, PartitionSpec()))
+
+    return jax.tree.map(whole, tree)
 
 
 def check_data(name: str, data: Any) -> int:

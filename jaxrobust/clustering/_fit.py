@@ -102,7 +102,7 @@ def fit(
         block_size = max(1, min(128, points.shape[0] // num_clusters))
     block_size = min(check_count("block_size", block_size), points.shape[0])
     check_tolerance("tolerance", tolerance)
-    check_init(init, SEEDINGS, points.shape[0], num_clusters)
+    init = check_init(init, SEEDINGS, points.shape[0], num_clusters)
     start = start_from(init, key, points, num_clusters)
     if algorithm == "lloyd":
         return alternate(points, start, num_clusters, max_passes, tolerance)
@@ -149,19 +149,20 @@ def _check_algorithm(algorithm: str, objective: str, block_size: int | None) -> 
         raise ValueError("block_size is for algorithm 'hartigan' alone")
 
 
-def check_init(init: Any, names: tuple[str, ...], num_points: int, num_clusters: int) -> None:
-    """Raises unless it is one of the names or assignments."""
+def check_init(init: Any, names: tuple[str, ...], num_points: int, num_clusters: int) -> Any:
+    """One of the names, or assignments."""
     if not isinstance(init, str):
-        check_assignments("init", init, num_points, num_clusters)
-    elif init not in names:
+        return check_assignments("init", init, num_points, num_clusters)
+    if init not in names:
         raise ValueError(f"init must be one of {names} or assignments, got {init!r}")
+    return init
 
 
 def start_from(init: Any, key: jax.Array, points: jax.Array, num_clusters: int) -> jax.Array:
     """Assignments to start with, from a seeding or from themselves."""
     if isinstance(init, str):
         return assign_to_seeds(key, points, num_clusters, init)
-    return jnp.asarray(init).astype(jnp.int32)
+    return init
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 6))

@@ -8,7 +8,7 @@ import jax
 
 from jaxrobust import per_example
 from jaxrobust.clustering._batches import map_batches
-from jaxrobust.clustering._checks import check_count, check_data
+from jaxrobust.clustering._checks import bring_together, check_count, check_data
 
 
 def gradient_sketches(
@@ -44,7 +44,8 @@ def gradient_sketches(
       ValueError, TypeError: as :func:`per_example.sketches`, for what cannot be differentiated.
     """
     check_data("data", data)
-    return _sketch_all(loss_fn, params, data, key, dim, check_count("batch_size", batch_size))
+    batch_size = check_count("batch_size", batch_size)
+    return _sketch_all(loss_fn, params, bring_together(data), key, dim, batch_size)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4, 5))

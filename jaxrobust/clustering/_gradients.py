@@ -9,7 +9,13 @@ import jax.numpy as jnp
 
 from jaxrobust import per_example, trees
 from jaxrobust.clustering import _rank_one as rank_one
-from jaxrobust.clustering._checks import check_count, check_data, check_points, check_tolerance
+from jaxrobust.clustering._checks import (
+    bring_together,
+    check_count,
+    check_data,
+    check_points,
+    check_tolerance,
+)
 from jaxrobust.clustering._exact import LossFn, descend, squared_norms
 from jaxrobust.clustering._fit import check_init, fit, start_from
 from jaxrobust.clustering._gradient_sketches import gradient_sketches
@@ -84,7 +90,8 @@ def gradient_clusters(
         ``assignment``. ``init=last.assignments`` starts from the last clustering.
 
     Returns:
-      :class:`Clustering` of the N examples.
+      :class:`Clustering` of the N examples. Data that are sharded over explicit mesh axes are
+      brought together on every device.
 
     Raises:
       ValueError: for data without examples or of different lengths, an unknown method, a
@@ -105,6 +112,7 @@ def gradient_clusters(
     if method not in METHODS:
         raise ValueError(f"method must be one of {METHODS}, got {method!r}")
     sketch_key, fit_key = jax.random.split(key)
+    data = bring_together(data)
 
     def sketches():
         found = gradient_sketches(
@@ -136,7 +144,7 @@ def _exact(
     max_passes: int = 10,
     tolerance: float = 1e-3,
 ) -> Clustering:
-    check_init(init, SEEDINGS, check_data("data", data), num_clusters)
+    init = check_init(init, SEEDINGS, check_data("data", data), num_clusters)
     max_passes = check_count("max_passes", max_passes)
     check_tolerance("tolerance", tolerance)
     squared = squared_norms(loss_fn, params, data, batch_size)
@@ -162,14 +170,14 @@ def _rank_one(
     assignment: rank_one.Assignment = "running",
 ) -> Clustering:
     num_examples = check_data("data", data)
-    check_init(init, ("zero",), num_examples, num_clusters)
+    init = check_init(init, ("zero",), num_examples, num_clusters)
     max_passes = check_count("max_passes", max_passes)
     min_size = check_count("min_size", min_size, num_examples)
     if assignment not in ("running", "frozen"):
         raise ValueError(f"assignment must be 'running' or 'frozen', got {assignment!r}")
     squared = rank_one.squared_norms(loss_fn, params, data, batch_size)
     check_points("gradients", squared[:, None])
-    start = None if isinstance(init, str) else jnp.asarray(init).astype(jnp.int32)
+    start = None if isinstance(init, str) else init
     return rank_one.iterate(
         loss_fn, params, data, squared, start, key, num_clusters, max_passes, min_size,
         assignment, batch_size,
