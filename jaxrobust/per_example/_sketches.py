@@ -87,8 +87,8 @@ def sketches(
       anyway adds at most :math:`2\|g_l\|^2\|g'_l\|^2/r`.
 
     Raises:
-      ValueError: if ``dim`` is not a positive integer; at the call, as :func:`gradients`.
-      TypeError: at the call, as :func:`gradients`.
+      ValueError: if ``dim`` is not a positive integer; at the call, as :func:`norms`.
+      TypeError: at the call, as :func:`norms`.
 
     Source:
       The projection of both factors: Choe et al., arXiv:2405.13954 (LoGra), there with one block

@@ -345,7 +345,7 @@ def weights_read_by_columns():  # a reshape that orders the axes itself
         square = p["v"].reshape(4, 4, order="F")
         return jnp.sum(jnp.sin(x @ flat)) + jnp.sum(jnp.cos(x @ square))
 
-    return loss, {"w": normal(2, 3, 4), "v": normal(4, 4)}, normal(B, 4)
+    return loss, {"w": normal(2, 3, 4), "v": normal(4, 4)}, normal(B, 9, 4)
 
 
 @case
