@@ -1,0 +1,276 @@
+"""What the experiment `sampled_training` claims and tabulates, from its curves."""
+
+from typing import Any
+
+import numpy as np
+
+from experiments.claims import Claim
+from experiments.report import Result, Table
+from experiments.sampled_training_runs import (
+    AUTOMATIC,
+    FOUND,
+    UNBIASED,
+    UNIFORM,
+    Curve,
+)
+
+OWN = "this library: measured, no paper"
+THESIS = (
+    "Faghri, arXiv:2112.01423, abstract: a redundancy-aware change to sampling speeds up training"
+)
+
+# Of the uniform run's, to reach its final accuracy; a CNN's steps cost more, its detection too.
+MOST_STEPS, MOST_SECONDS, MOST_SECONDS_CNN = 0.35, 0.6, 0.5
+MOST_SECONDS_CLEAN = 1.05
+MOST_AUTOMATIC = 1.05
+LEAST_GAIN = 0.7  # of the time, in at least one setting that is limited by noise
+
+Runs = dict[float, list[Curve]]
+# By model and batch size, then by method.
+Unbiased = dict[tuple[str, int], dict[str, Runs]]
+
+
+# Reaching a level ---------------------------------------------------------------------------------
+
+
+def first_at(curve: Curve, reached: np.ndarray) -> tuple[float, float]:
+    """Steps and seconds at the first evaluation that is good enough; infinite if there is none."""
+    if not reached.any():
+        return np.inf, np.inf
+    place = int(np.argmax(reached))
+    return float(curve.steps[place]), float(curve.seconds[place])
+
+
+def to_accuracy(curve: Curve, target: float) -> tuple[float, float]:
+    """Steps and seconds to an accuracy on the test set."""
+    return first_at(curve, curve.accuracy >= target)
+
+
+def to_loss(curve: Curve, target: float) -> tuple[float, float]:
+    """Steps and seconds to a mean loss on the training set."""
+    return first_at(curve, curve.loss <= target)
+
+
+def final(curve: Curve, name: str) -> float:
+    """The last value of a curve; the worst possible if the run failed."""
+    values = getattr(curve, name)
+    worst = 0.0 if name == "accuracy" else np.inf
+    return float(values[-1]) if values.size else worst
+
+
+def best_final(runs: Runs, name: str) -> float:
+    """The rate with the best final accuracy, or loss, on average."""
+    sign = -1 if name == "accuracy" else 1
+    return min(runs, key=lambda rate: sign * np.mean([final(c, name) for c in runs[rate]]))
+
+
+def best_reach(runs: Runs, reach, targets) -> tuple[float, np.ndarray]:
+    """The rate that reaches the targets in the fewest steps on average, and (seeds, 2) of it."""
+    found = {
+        rate: np.array([reach(curve, t) for curve, t in zip(curves, targets, strict=True)])
+        for rate, curves in runs.items()
+    }
+    rate = min(found, key=lambda rate: found[rate][:, 0].mean())
+    return rate, found[rate]
+
+
+# The result ---------------------------------------------------------------------------------------
+
+
+def result(
+    config: Any,
+    series: dict[str, dict[str, Runs]],
+    unbiased: Unbiased,
+    compiling: dict[str, float],
+) -> Result:
+    """Claims, curves and tables."""
+    gains, gain_rows = redundancy_gains(series["copies"])
+    ratios = {key: loss_ratios(methods) for key, methods in unbiased.items()}
+    claims = [
+        *redundancy_claims(gains, config.model),
+        *clean_claims(series["clean"]),
+        *unbiased_claims(ratios),
+    ]
+    steps, seconds = (float(np.median(gains[FOUND][:, i])) for i in (0, 1))
+    return Result(
+        summary=f"With 90 % copies in the data, {FOUND} reaches the final accuracy of uniform "
+        f"sampling in {steps:.2f} times the steps and {seconds:.2f} times the seconds (medians).",
+        claims=claims,
+        series={
+            "accuracy": {name: shown(methods) for name, methods in series.items()},
+            "unbiased": {
+                f"{model}, B = {size}": {m: list(pair) for m, pair in found.items()}
+                for (model, size), found in ratios.items()
+            },
+            "refreshes": refresh_seconds(series, unbiased),
+        },
+        tables=[
+            Table(
+                "To the final accuracy of uniform sampling, on data with copies (mean over seeds)",
+                ("method", "rate", "final accuracy", "steps", "seconds", "of them refreshes"),
+                gain_rows,
+            ),
+            *unbiased_tables(unbiased, ratios),
+            Table(
+                "Seconds of the first run beyond those of a second: compiling",
+                ("method, model", "seconds"),
+                [(name, f"{took:.1f}") for name, took in compiling.items()],
+            ),
+        ],
+    )
+
+
+def redundancy_gains(methods: dict[str, Runs]) -> tuple[dict[str, np.ndarray], list[tuple]]:
+    """Steps and seconds over those of uniform sampling, (seeds, 2) by method; rows of a table."""
+    base = best_final(methods[UNIFORM], "accuracy")
+    targets = [final(curve, "accuracy") for curve in methods[UNIFORM][base]]
+    gains, rows = {}, []
+    whole = np.array([[c.steps[-1], c.seconds[-1]] for c in methods[UNIFORM][base]])
+    for method, runs in methods.items():
+        rate, found = (base, whole) if method == UNIFORM else best_reach(runs, to_accuracy, targets)
+        gains[method] = found / whole
+        accuracy = np.array([final(c, "accuracy") for c in runs[rate]])
+        refreshing = np.mean([c.refreshing for c in runs[rate]])
+        rows.append(
+            (
+                method,
+                f"{rate:g}",
+                f"{accuracy.mean():.4f} ± {accuracy.std(ddof=1):.4f}",
+                f"{found[:, 0].mean():.0f}",
+                f"{found[:, 1].mean():.2f}",
+                f"{refreshing:.2f}",
+            )
+        )
+    return gains, rows
+
+
+def redundancy_claims(gains: dict[str, np.ndarray], model: str) -> list[Claim]:
+    """Fewer steps, and less time."""
+    most = MOST_SECONDS_CNN if model == "cnn" else MOST_SECONDS
+    return [
+        Claim.at_most(
+            THESIS,
+            f"{FOUND}: {what} to the final test accuracy of uniform sampling, relative to its "
+            "own, each at its best rate (median over seeds)",
+            float(np.median(gains[FOUND][:, column])),
+            bound,
+        )
+        for column, (what, bound) in enumerate(
+            (("steps", MOST_STEPS), ("seconds, detection included,", most))
+        )
+    ]
+
+
+def clean_claims(methods: dict[str, Runs]) -> list[Claim]:
+    """Nothing changes where there are no copies."""
+    rate = best_final(methods[UNIFORM], "accuracy")
+    ours, plain = (
+        np.array([[final(c, "accuracy"), c.seconds[-1]] for c in methods[m][rate]])
+        for m in (FOUND, UNIFORM)
+    )
+    error = np.hypot(*(part[:, 0].std(ddof=1) / np.sqrt(len(part)) for part in (ours, plain)))
+    return [
+        Claim.at_most(
+            OWN,
+            f"without copies, {FOUND}: difference of the mean final accuracy to uniform sampling, "
+            "in standard errors",
+            abs(ours[:, 0].mean() - plain[:, 0].mean()) / max(error, 1e-9),
+            1.0,
+        ),
+        Claim.at_most(
+            OWN,
+            f"without copies, {FOUND}: seconds relative to uniform sampling (median over seeds)",
+            float(np.median(ours[:, 1] / plain[:, 1])),
+            MOST_SECONDS_CLEAN,
+        ),
+    ]
+
+
+def loss_ratios(methods: dict[str, Runs]) -> dict[str, tuple[float, float]]:
+    """Steps and seconds to the same training loss, over those of uniform sampling (medians).
+
+    The loss is the one that uniform sampling at its best rate has at two thirds of its steps.
+    """
+    rate = best_final(methods[UNIFORM], "loss")
+    curves = methods[UNIFORM][rate]
+    targets = [float(curve.loss[: max(1, 2 * len(curve.loss) // 3)].min()) for curve in curves]
+    found = {m: best_reach(runs, to_loss, targets)[1] for m, runs in methods.items()}
+    base = np.median(found[UNIFORM], axis=0)
+    medians = {m: np.median(pairs, axis=0) / base for m, pairs in found.items()}
+    return {m: (float(steps), float(seconds)) for m, (steps, seconds) in medians.items()}
+
+
+def unbiased_claims(ratios: dict[tuple[str, int], dict[str, tuple[float, float]]]) -> list[Claim]:
+    """The automatic mode loses nothing; somewhere a sampler gains."""
+    if not ratios:
+        return []
+    best = {
+        method: min(found[method][1] for found in ratios.values())
+        for method in UNBIASED
+        if method != UNIFORM
+    }
+    winner = min(best, key=lambda method: best[method])
+    return [
+        Claim.at_most(
+            OWN,
+            f"{AUTOMATIC}: seconds to the same training loss, relative to uniform sampling, in "
+            "every setting",
+            [found[AUTOMATIC][1] for found in ratios.values()],
+            MOST_AUTOMATIC,
+        ),
+        Claim.at_most(
+            OWN,
+            f"seconds to the same training loss, relative to uniform sampling: the best unbiased "
+            f"sampler in its best setting ({winner})",
+            best[winner],
+            LEAST_GAIN,
+        ),
+    ]
+
+
+def unbiased_tables(unbiased: Unbiased, ratios) -> list[Table]:
+    """Ratios of steps and seconds by method and setting."""
+    if not unbiased:
+        return []
+    settings = list(ratios)
+    names = tuple(f"{model}, B = {size}" for model, size in settings)
+    return [
+        Table(
+            f"{what} to the same training loss, relative to uniform sampling (medians)",
+            ("method", *names),
+            [
+                (method, *(f"{ratios[setting][method][column]:.2f}" for setting in settings))
+                for method in UNBIASED
+            ],
+        )
+        for column, what in enumerate(("Steps", "Seconds"))
+    ]
+
+
+def refresh_seconds(series: dict[str, dict[str, Runs]], unbiased: Unbiased) -> dict[str, float]:
+    """Seconds of all refreshes of a run, mean over runs, by data and method."""
+    everything = {**series, **{f"{model}, B = {size}": m for (model, size), m in unbiased.items()}}
+    return {
+        f"{name}: {method}": float(
+            np.mean([curve.refreshing for curves in runs.values() for curve in curves])
+        )
+        for name, methods in everything.items()
+        for method, runs in methods.items()
+    }
+
+
+def shown(methods: dict[str, Runs]) -> dict[str, dict[str, Any]]:
+    """Curves of every method at its best rate: mean and standard deviation over seeds."""
+    found = {}
+    for method, runs in methods.items():
+        rate = best_final(runs, "accuracy")
+        curves = runs[rate]
+        accuracy = np.array([curve.accuracy for curve in curves])
+        found[method] = {
+            "rate": rate,
+            "steps": curves[0].steps,
+            "seconds": np.mean([curve.seconds for curve in curves], axis=0),
+            "accuracy": accuracy.mean(axis=0),
+            "deviation": accuracy.std(axis=0, ddof=1),
+        }
+    return found
