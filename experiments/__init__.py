@@ -31,7 +31,17 @@ Progress = Callable[..., None]
 
 FOLDER = Path(__file__).resolve().parent
 # Told as one story: what is reached, how fast, what the architecture changes, how to be sure.
-READING_ORDER = ("geometry", "rates", "architecture", "certificate", "per_example_cost")
+READING_ORDER = (
+    "geometry",
+    "rates",
+    "architecture",
+    "certificate",
+    "per_example_cost",
+    "gradient_variance",
+    "gradient_variance_networks",
+    "clustering_quality",
+    "redundancy",
+)
 RESERVED_FIELDS = {"preset", "output", "run"}  # options of the command line
 
 

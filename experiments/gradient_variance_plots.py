@@ -1,0 +1,134 @@
+"""The figures of the experiment `gradient_variance`."""
+
+import numpy as np
+
+from experiments import gradient_variance_claims as told
+from experiments import plots
+from experiments.gradient_estimators import (
+    BOTH,
+    DOUBLE,
+    GC,
+    HARTIGAN,
+    IMPORTANCE,
+    NEYMAN,
+    PROPORTIONAL,
+    SG,
+    SVRG,
+)
+from experiments.report import Result
+
+SHOWN = (PROPORTIONAL, GC, IMPORTANCE, NEYMAN, HARTIGAN, BOTH, SVRG)
+LOOKS = {name: index for index, name in enumerate((SG, DOUBLE, GC, SVRG, IMPORTANCE, HARTIGAN))}
+
+
+def table(result: Result):
+    """Variance relative to SG-B, a panel for every row of the table."""
+    rows = result.series["table"]
+    figure, axes = plots.subplots(1, len(rows), width=13.5, height=3.9, sharey=True)
+    tabulated: dict[str, dict[str, float]] = {
+        row.title: dict(zip(told.COLUMNS, values, strict=True))
+        for row, values in told.TABLE.items()
+    }
+    for ax, (title, found) in zip(axes, rows.items(), strict=True):
+        places = np.arange(len(SHOWN))
+        means = np.array([np.mean(found[name]) for name in SHOWN])
+        with plots.style():
+            ax.barh(places, means, 0.7, color=plots.COLORS[3], edgecolor="#555555", linewidth=0.6)
+            for place, name, mean in zip(places, SHOWN, means, strict=True):
+                before = tabulated[title].get(name)
+                end = max(mean, before or 0)
+                ax.annotate(f"{mean:.2f}", (end, place), xytext=(5, 0), va="center",
+                            textcoords="offset points", fontsize=8,
+                            bbox={"fc": "white", "ec": "none", "pad": 0.6})  # fmt: skip
+                if before is not None:
+                    ax.plot(
+                        [before] * 2,
+                        [place - 0.42, place + 0.42],
+                        color="black",
+                        lw=1.6,
+                        marker="",
+                        linestyle="-",
+                    )
+            ax.axvline(0.5, color="black", linestyle=(0, (5, 3)), linewidth=1.2)
+            ax.annotate("SG-2B", (0.5, -0.7), xytext=(3, 0), textcoords="offset points",
+                        fontsize=8, va="center")  # fmt: skip
+            ax.set_yticks(places, SHOWN)
+            ax.set_ylim(len(SHOWN) - 0.4, -1.0)
+            ax.set_xlim(0, 0.92)
+            ax.grid(visible=False, axis="y")
+            ax.tick_params(axis="y", length=0)
+        head, _, rest = title.partition(", ")
+        plots.describe(ax, title=f"{head},\n{rest}", x="variance / SG-B", y="")
+    return plots.finish(figure), (
+        "Exact variances at fixed weights after 4000 steps of SGD, relative to plain batches of 10 "
+        "(mean over seeds), for random features. Black "
+        "strokes: tabulated before, by another program on other draws. Dashed: a batch of twice "
+        "the size."
+    )
+
+
+def sweep(result: Result):
+    """Average variance over the features per example, a panel for every step size."""
+    found = list(result.series["sweep"].values())
+    grid = [one for one in found if not one["duplicated"] and one["teacher"] == told.TEACHER]
+    rates = sorted({one["learning_rate"] for one in grid}, reverse=True)
+    figure, axes = plots.subplots(1, len(rates) + 1, width=13, height=4.2, sharey=False)
+    for ax, rate in zip(axes, rates, strict=False):
+        chosen = sorted((one for one in grid if one["learning_rate"] == rate),
+                        key=lambda one: one["ratio"])  # fmt: skip
+        draw(ax, [one["ratio"] for one in chosen], chosen)
+        ax.set_xscale("log")
+        ticks = [one["ratio"] for one in chosen]
+        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.minorticks_off()
+        plots.describe(ax, title=f"Without copies,\nstep {rate:g}", x="features per example",
+                       y="variance per weight" if ax is axes[0] else "")  # fmt: skip
+    usual = told.USUAL
+    copied = sorted(
+        (one for one in found if one["teacher"] == told.TEACHER and one["ratio"] == usual.ratio
+         and one["learning_rate"] == usual.learning_rate),
+        key=lambda one: one["duplicated"],
+    )  # fmt: skip
+    draw(axes[-1], [100 * one["duplicated"] for one in copied], copied)
+    plots.describe(
+        axes[-1],
+        title=f"{usual.ratio:g} features per example,\nstep {usual.learning_rate:g}",
+        x="copies (%)",
+        y="",
+    )
+    plots.direct_labels(axes[-1])
+    return plots.finish(figure), (
+        "Variance per weight along training (mean over seeds and measured steps), "
+        "with clusters and snapshots made 500 steps before. Left: over "
+        "the number of features per example, for each step size. Right: over the share of the "
+        "examples that are copies of 5 points."
+    )
+
+
+def draw(ax, x, settings) -> None:
+    """Variances of some settings, on a logarithmic axis."""
+    ax.set_yscale("log")
+    for name in (SG, DOUBLE, GC, SVRG):
+        values = [np.asarray(one["average variance"][name]).ravel() for one in settings]
+        means = [np.mean(v) for v in values]
+        plots.line(ax, x, means, label=name, index=LOOKS[name], markevery=1)
+    ax.autoscale_view()  # now, for the heights of labels follow from the limits
+
+
+def regression(result: Result):
+    """Average variance over training steps, with copies and without."""
+    found = result.series["regression"]
+    figure, axes = plots.subplots(1, len(found), width=10, height=4.0, sharey=True)
+    for ax, (name, series) in zip(axes, found.items(), strict=True):
+        ax.set_yscale("log")
+        for estimator in (SG, DOUBLE, GC, HARTIGAN, IMPORTANCE, SVRG):
+            plots.line(ax, series["steps"], series[estimator], label=estimator,
+                       index=LOOKS[estimator])  # fmt: skip
+        ax.autoscale_view()
+        plots.describe(ax, title=name[0].upper() + name[1:], x="training steps",
+                       y="variance per weight" if ax is axes[0] else "")  # fmt: skip
+    plots.direct_labels(axes[-1])
+    return plots.finish(figure), (
+        "Linear regression with 500 examples in 1000 dimensions, batches of 10. GC and SVRG with "
+        "clusters and snapshots 1000 steps old; Hartigan's clusters are of the weights at hand."
+    )
