@@ -98,3 +98,12 @@ def test_a_warm_start_ends_where_it_began():
     again = exact(params, data, 10, init=first.assignments, tolerance=1e-3)
     assert again.num_passes == 1
     np.testing.assert_array_equal(again.assignments, first.assignments)
+
+
+def test_copies_leave_no_cluster_empty():
+    # For a copy its own center is the best, yet five of ten clusters would have no member.
+    params, data = problem(5)
+    data = jax.tree.map(lambda leaf: jnp.tile(leaf, (30, *[1] * (leaf.ndim - 1))), data)
+    found = exact(params, data, 10, init=np.tile(np.arange(5), 30), max_passes=1)
+    assert np.all(found.sizes > 0)
+    assert np.sum(found.sizes) == 150
