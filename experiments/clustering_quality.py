@@ -1,0 +1,282 @@
+"""How good are clusters of gradients that are found in one pass, and what do they cost?
+
+Clusters of examples with alike gradients are good if J, the sum of the squared distances of all
+pairs within clusters, is small: it is N^2 times the variance of a batch with one example of each.
+J is measured on the true gradients, for every way to find clusters: Hartigan's exact moves on all
+inner products of the gradients (the reference, best of several seeds), on sketches of 64 to 1,024
+numbers from one pass over the data, on sketches and then once with the gradients themselves, by
+means and reassignments alone, and by the published method (centers of rank one).
+
+An MLP (64-128-128-10) on the handwritten digits, partly trained; at size full one of 784-256-256-10
+on MNIST. Then what a refresh of the clusters costs, in epochs of plain training, and a look at
+whose gradients are alike.
+
+Presets:
+    quick: 50 s on 2 cores; 1,797 digits, 200 steps, 8 to 128 clusters
+    full: 15 min on 2 cores and 8 GB; MNIST (JAXROBUST_DATA), 64 clusters of 10,000 and 60,000
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import clustering_quality_claims as told
+from experiments import clustering_quality_plots, silent, small_networks
+from experiments.clustering_quality_claims import (
+    EXACT,
+    HARTIGAN,
+    RANDOM,
+    RANK_ONE,
+    REFINED,
+    Quality,
+    Times,
+    sketched,
+)
+from experiments.report import Result
+from experiments.small_networks import mlp_loss
+from jaxrobust import clustering, data, per_example
+
+TOUR = False
+DIMS = (64, 256, 1_024)  # of the sketches
+DIM = 256  # of the usual one
+BATCH = 64
+EPOCH_BATCH = 128
+SHOWN = 8  # clusters in the picture, and members of each
+JITTER = 1e-9  # relative: the Gram matrix is singular, and rounding makes it indefinite
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Data, training, and numbers of clusters."""
+
+    seed: int = 0
+    """Of the initial weights and the batches."""
+    dataset: str = "digits"
+    """`digits` or `mnist`."""
+    examples: int = 1_797
+    """Of which J is measured; the time of a refresh is of all there are."""
+    steps: int = 200
+    """Training steps before the gradients are clustered."""
+    clusters: tuple[int, ...] = (8, 32, 64, 128)
+    """Numbers of clusters."""
+    starts: int = 5
+    """Seeds of Hartigan's method, of which the best is the reference."""
+    seeds: int = 3
+    """Seeds of the methods with sketches."""
+    exact: int = 64
+    """Largest number of clusters for the methods whose passes cost as many forward passes."""
+    timed: int = 64
+    """Number of clusters whose refresh is timed."""
+
+    def __post_init__(self):
+        for name, least in (("steps", 1), ("starts", 1), ("seeds", 1), ("timed", 1), ("exact", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.dataset not in ("digits", "mnist"):
+            raise ValueError(f"dataset must be 'digits' or 'mnist', got {self.dataset!r}")
+        if not self.clusters or min(self.clusters) < 2 or max(self.clusters) > self.examples:
+            raise ValueError(f"clusters must be 2 to {self.examples}, got {self.clusters}")
+
+    def check(self):
+        """Reads the data set, if it is not embedded."""
+        load(self)
+
+
+PRESETS = {
+    "full": Config(
+        dataset="mnist", examples=10_000, steps=1_000, clusters=(64,), starts=3, exact=64
+    )
+}
+
+
+class Problem(NamedTuple):
+    """A network in training, and the data whose gradients are clustered."""
+
+    params: Any
+    data: small_networks.Data
+
+
+def load(config: Config) -> data.Dataset:
+    """All examples in the training part."""
+    if config.dataset == "mnist":
+        return data.mnist()
+    return data.digits(test_fraction=0.0)
+
+
+def run(config: Config, progress=silent) -> Result:
+    """J of every method and number of clusters, times, and the members of some clusters."""
+    begin = time.perf_counter()
+    everything = prepare(config)
+    few = small_networks.first(everything.data, config.examples)
+    progress(0.1, "inner products of all pairs")
+    gram = jax.jit(per_example.gram(mlp_loss))(everything.params, few)
+    gram = np.asarray(gram, np.float64)
+    points = points_of(gram)
+    problem = everything._replace(data=few)
+    found: dict[int, Quality] = {}
+    for number, count in enumerate(config.clusters):
+        progress(0.2 + 0.5 * number / len(config.clusters), f"{count} clusters")
+        found[count] = quality(config, problem, gram, points, count)
+    measured = time.perf_counter()
+    progress(0.75, "time of a refresh")
+    times = refresh_times(config, everything)
+    seconds = {"quality": measured - begin, "times": time.perf_counter() - measured}
+    return Result(
+        summary=told.summarise(found, times),
+        claims=told.claims(config, found, times),
+        series={
+            "J": {str(count): q.ratios for count, q in found.items()},
+            "guide": {str(count): q.guide for count, q in found.items()},
+            "seconds": times.seconds,
+            "images": members(config, problem),
+        },
+        tables=told.tables(config, found, times),
+        words=told.WORDS,
+        wall_time=seconds,
+    )
+
+
+def prepare(config: Config) -> Problem:
+    """The network after some steps of SGD, and all examples."""
+    dataset = load(config)
+    x = jnp.asarray(dataset.x_train).reshape(len(dataset.x_train), -1)
+    examples = (x, jnp.asarray(dataset.y_train))
+    width = 128 if config.dataset == "digits" else 256
+    params = small_networks.mlp((x.shape[1], width, width, 10), config.seed)
+    params = small_networks.train(
+        mlp_loss, params, examples, steps=config.steps, every=config.steps, batch_size=BATCH,
+        learning_rate=0.1, seed=config.seed,
+    )  # fmt: skip
+    return Problem(params, examples)
+
+
+def points_of(gram: np.ndarray) -> jax.Array:
+    """Points with these inner products, ``(N, N)``: a Cholesky factor."""
+    jitter = JITTER * np.mean(np.diag(gram))
+    for power in range(8):
+        try:
+            factor = np.linalg.cholesky(gram + 10**power * jitter * np.eye(len(gram)))
+            return jnp.asarray(factor, jnp.float32)
+        except np.linalg.LinAlgError:
+            continue
+    raise ValueError("the inner products are not those of any points, by far")
+
+
+def objective(gram: np.ndarray, assignments: Any, num_clusters: int) -> float:
+    """J of a partition, by the inner products of the true gradients."""
+    members = np.eye(num_clusters)[np.asarray(assignments)]
+    sizes, squares = members.sum(axis=0), members.T @ np.diag(gram)
+    of_sums = np.sum(members * (gram @ members), axis=0)
+    return float(np.sum(sizes * squares - of_sums))
+
+
+def methods(config: Config, problem: Problem, count: int) -> dict[str, Callable[..., Any]]:
+    """The ways to find clusters with the gradients at hand: key -> clustering."""
+
+    def cluster(method, key, **options):
+        return clustering.gradient_clusters(
+            mlp_loss, *problem, count, key=key, method=method, **options
+        )
+
+    def refined(key):
+        start = cluster("sketch", key, dim=DIM).assignments
+        return cluster("exact", key, init=start, max_passes=1)
+
+    found: dict[str, Callable[..., Any]] = {
+        sketched(dim): lambda key, dim=dim: cluster("sketch", key, dim=dim) for dim in DIMS
+    }
+    if count <= config.exact:
+        found |= {REFINED: refined, EXACT: lambda key: cluster("exact", key)}
+    return {**found, RANK_ONE: lambda key: cluster("rank1", key)}
+
+
+def quality(
+    config: Config, problem: Problem, gram: np.ndarray, points: jax.Array, count: int
+) -> Quality:
+    """J of every method, over that of the best Hartigan run, and the guide lines."""
+    measure = lambda assignments: objective(gram, assignments, count)
+    keys = jax.random.split(jax.random.key(config.seed), max(config.starts, config.seeds))
+    reference = [
+        measure(clustering.fit(points, count, key=key).assignments) for key in keys[: config.starts]
+    ]
+    found = {
+        name: [measure(method(key).assignments) for key in keys[: config.seeds]]
+        for name, method in methods(config, problem, count).items()
+    }
+    even = np.random.default_rng(config.seed).permutation(len(gram)) % count
+    best = min(reference)
+    whole = objective(gram, np.zeros(len(gram), int), 1)
+    relative = {HARTIGAN: reference, **found, RANDOM: [measure(even)]}
+    return Quality(
+        {name: np.array(values) / best for name, values in relative.items()},
+        whole / count / best,
+    )
+
+
+def refresh_times(config: Config, problem: Problem) -> Times:
+    """Seconds of a refresh by each method, and of an epoch of training; compiled before."""
+    number = len(problem.data[1])
+    order = np.random.default_rng(0).permutation(number)
+    order = order[: number // EPOCH_BATCH * EPOCH_BATCH].reshape(-1, EPOCH_BATCH)
+    state = (problem.params, jax.tree.map(jnp.zeros_like, problem.params))
+    rates = (jnp.float32(0.1), jnp.float32(0), jnp.float32(0))
+    epoch = lambda: small_networks.several_steps(mlp_loss, state, problem.data, order, rates)
+    key = jax.random.key(config.seed)
+    chosen = methods(config, problem, config.timed)
+    if number > config.examples:  # its passes would take minutes
+        chosen.pop(EXACT, None)
+    # They take turns with epochs, so that a machine that is slow for a while is slow for both.
+    epochs, found = [timed(epoch)], {}
+    for name, method in chosen.items():
+        found[name] = timed(lambda method=method: method(key))
+        epochs.append(timed(epoch))
+    return Times(number, config.timed, float(np.median(epochs)), found)
+
+
+def timed(function: Callable[[], Any]) -> float:
+    """Seconds of a second and third call, the lesser."""
+    jax.block_until_ready(function())
+    seconds = []
+    for _ in range(2):
+        begin = time.perf_counter()
+        jax.block_until_ready(function())
+        seconds.append(time.perf_counter() - begin)
+    return min(seconds)
+
+
+def members(config: Config, problem: Problem) -> dict[str, Any]:
+    """Images, labels and sizes of some clusters: members at random."""
+    count = min(64, len(problem.data[1]) // 8)
+    found = clustering.gradient_clusters(
+        mlp_loss, *problem, count, key=jax.random.key(config.seed), dim=DIM
+    )
+    assigned, sizes = np.asarray(found.assignments), np.asarray(found.sizes)
+    # From the largest to small ones, but with as many members as are shown.
+    order = np.argsort(-sizes)
+    order = order[sizes[order] >= SHOWN]
+    chosen = order[np.linspace(0, len(order) - 1, min(SHOWN, len(order))).round().astype(int)]
+    generator = np.random.default_rng(config.seed)
+    rows = [generator.permutation(np.flatnonzero(assigned == k))[:SHOWN] for k in chosen]
+    x, y = (np.asarray(leaf) for leaf in problem.data)
+    side = int(np.sqrt(x.shape[1]))
+    spread = np.asarray(found.spreads)[chosen] / sizes[chosen]
+    return {
+        "pixels": x[np.array(rows)].reshape(len(rows), SHOWN, side, side),
+        "labels": y[np.array(rows)],
+        "sizes": sizes[chosen],
+        "share of squared norm": 1 - spread / (spread + np.sum(found.centers[chosen] ** 2, 1)),
+        "purity": [np.bincount(y[assigned == k]).max() / sizes[k] for k in chosen],
+    }
+
+
+def plot(result: Result) -> dict:
+    """J over the number of clusters, and the members of some."""
+    return {
+        "objective": clustering_quality_plots.objective(result),
+        "members": clustering_quality_plots.members(result),
+    }
