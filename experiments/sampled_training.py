@@ -14,15 +14,18 @@ Every rate is run for every seed. The clock counts steps and refreshes, and stop
 compilation is measured by itself, in runs that are not counted.
 
 Presets:
-    quick: 1 min on 2 cores; digits, 5 seeds, batch sizes 8 and 64
-    full: 30 min on 2 cores; MNIST with 50 images x 360 copies and 2,000 others, 5 seeds, batch
-        sizes 8 to 256 (needs the MNIST files, see `jaxrobust.data.mnist`)
-    cnn: 20 min on 2 cores; the first part with a small CNN on MNIST
+    quick: 1 min on 2 cores; digits, 5 seeds, batch size 8
+    sizes: 6 min on 2 cores; digits, 5 seeds, batch sizes 8 to 256, convex and not
+    mnist: 8 min on 2 cores; the first part on MNIST, 50 images x 360 copies and 2,000 others, 5
+        seeds (needs the MNIST files, see `jaxrobust.data.mnist`)
+    cnn: 15 min on 2 cores; the first part with a small CNN on MNIST
+    full: 2 h on 2 cores; both parts on MNIST, batch sizes 8 to 256
 """
 
 import dataclasses
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from experiments import sampled_training_claims, sampled_training_plots, silent
 from experiments.report import Result
@@ -67,9 +70,11 @@ class Config:
     """Learning rates; each method is shown at its best."""
     seeds: int = 5
     """Number of initial weights, choices of images, and orders of batches."""
-    batch_sizes: tuple[int, ...] = (8, 64)
+    batch_sizes: tuple[int, ...] = (8,)
     """Of the second part; none to leave it out."""
-    unbiased_steps: int = 600
+    unbiased_models: tuple[str, ...] = ("linear",)
+    """Of the second part; the problem of `linear` is convex."""
+    unbiased_steps: int = 3_000
     """Steps of its runs."""
 
     def __post_init__(self):
@@ -89,89 +94,90 @@ _MNIST = Config(
     distinct=2_000,
     clean=20_000,
     batch_size=64,
-    steps=4_000,
-    evaluate_every=50,
-    rates=(0.01, 0.03, 0.1),
+    steps=2_000,
+    evaluate_every=25,
     batch_sizes=(8, 32, 64, 256),
-    unbiased_steps=3_000,
+    unbiased_models=("linear", "mlp"),
 )
 PRESETS = {
+    "sizes": Config(batch_sizes=(8, 32, 64, 256), unbiased_models=("linear", "mlp")),
+    "mnist": dataclasses.replace(_MNIST, batch_sizes=()),
+    "cnn": dataclasses.replace(_MNIST, model="cnn", steps=1_000, batch_sizes=()),
     "full": _MNIST,
-    "cnn": dataclasses.replace(_MNIST, model="cnn", steps=2_000, rates=(0.03, 0.1), batch_sizes=()),
 }
 
 
 def run(config: Config, progress=silent) -> Result:
     """Both parts; the first on redundant and on clean data."""
-    redundant = Redundancy(config.copied, config.copies, config.distinct)
-    clean = Redundancy(0, 1, config.clean)
+    copies = Redundancy(config.copied, config.copies, config.distinct)
     compiling: dict[str, float] = {}
-    series = {}
-    share = 0.5 if config.batch_sizes else 1.0
-    for number, (name, kind, methods) in enumerate(
-        (("copies", redundant, (UNIFORM, FOUND, KNOWN)), ("clean", clean, (UNIFORM, FOUND)))
-    ):
-        progress(share * number / 2, f"training on data, {name}")
-        series[name] = {
-            method: repeat(
-                config, config.model, kind, method, config.batch_size, config.steps, compiling
-            )
-            for method in methods
-        }
-    unbiased = {}
-    for number, batch_size in enumerate(config.batch_sizes):
-        for kind in ("linear", "mlp"):
-            progress(
-                0.5 + 0.5 * number / len(config.batch_sizes), f"{kind}, batches of {batch_size}"
-            )
-            unbiased[kind, batch_size] = {
-                method: repeat(
-                    config, kind, redundant, method, batch_size, config.unbiased_steps, compiling
-                )
-                for method in UNBIASED
-            }
+    settings = [
+        ("copies", config.model, copies, config.batch_size, (UNIFORM, FOUND, KNOWN)),
+        (
+            "clean",
+            config.model,
+            Redundancy(0, 1, config.clean),
+            config.batch_size,
+            (UNIFORM, FOUND),
+        ),
+        *(
+            (f"{model}, B = {size}", model, copies, size, UNBIASED)
+            for size in config.batch_sizes
+            for model in config.unbiased_models
+        ),
+    ]
+    found: dict[str, dict[str, Runs]] = {}
+    for number, (name, model, redundancy, batch_size, methods) in enumerate(settings):
+        first_part = number < 2
+        compare = Comparison(
+            model, redundancy, batch_size, config.steps if first_part else config.unbiased_steps,
+            "accuracy" if first_part else "loss",
+        )  # fmt: skip
+        progress(number / len(settings), name)
+        found[name] = compare_methods(config, compare, methods, compiling)
     progress(1.0)
-    return sampled_training_claims.result(config, series, unbiased, compiling)
+    parts = {name: found.pop(name) for name in ("copies", "clean")}
+    return sampled_training_claims.result(config, parts, found, compiling)
 
 
-def repeat(
-    config: Config,
-    model: str,
-    redundancy: Redundancy,
-    method: str,
-    batch_size: int,
-    steps: int,
-    compiling: dict[str, float],
-) -> Runs:
-    """All rates and seeds of a method; one run before them is for compiling."""
-    options = {"batch_size": batch_size, "evaluate_every": config.evaluate_every}
-    refresh_every = max(50, steps // 4)
-    first = problem(config.source, model, redundancy, 0)
+class Comparison(NamedTuple):
+    """What the methods of one setting have in common."""
+
+    model: str
+    redundancy: Redundancy
+    batch_size: int
+    steps: int
+    watch: str  # "accuracy" on the test set, or "loss" on the training set
+
+
+def compare_methods(
+    config: Config, compare: Comparison, methods: Sequence[str], compiling: dict[str, float]
+) -> dict[str, Runs]:
+    """All rates and seeds, the methods in turn, so that all see the same state of the machine."""
+    options: dict[str, Any] = {
+        "batch_size": compare.batch_size,
+        "evaluate_every": config.evaluate_every,
+        "refresh_every": max(50, compare.steps // 4),
+        "watch": compare.watch,
+    }
+    first = problem(config.source, compare.model, compare.redundancy, 0)
     # As many steps as to the second refresh, so that all programs are compiled.
-    warm = min(steps, refresh_every + 60)
-    seconds = []
-    for _ in range(2):
-        start = time.perf_counter()
-        run_once(
-            first,
-            method,
-            config.rates[0],
-            seed=0,
-            steps=warm,
-            refresh_every=refresh_every,
-            **options,
-        )
-        seconds.append(time.perf_counter() - start)
-    name = f"{method}, {model}"
-    compiling[name] = max(compiling.get(name, 0.0), seconds[0] - seconds[1])
-    found: Runs = {rate: [] for rate in config.rates}
+    warm = min(compare.steps, 2 * options["refresh_every"] + 20)
+    for method in methods:
+        seconds = []
+        for _ in range(2):
+            start = time.perf_counter()
+            run_once(first, method, config.rates[0], seed=0, steps=warm, **options)
+            seconds.append(time.perf_counter() - start)
+        name = f"{method}, {compare.model}"
+        compiling[name] = max(compiling.get(name, 0.0), seconds[0] - seconds[1])
+    found: dict[str, Runs] = {method: {rate: [] for rate in config.rates} for method in methods}
     for seed in range(config.seeds):
-        one = problem(config.source, model, redundancy, seed)
+        one = problem(config.source, compare.model, compare.redundancy, seed)
         for rate in config.rates:
-            curve = run_once(
-                one, method, rate, seed=seed, steps=steps, refresh_every=refresh_every, **options
-            )
-            found[rate].append(curve)
+            for method in methods:
+                curve = run_once(one, method, rate, seed=seed, steps=compare.steps, **options)
+                found[method][rate].append(curve)
     return found
 
 

@@ -31,8 +31,7 @@ class Curve(NamedTuple):
 
     steps: np.ndarray  # (n,)
     seconds: np.ndarray  # (n,): of training and refreshes, without evaluation
-    accuracy: np.ndarray  # (n,): on the test set
-    loss: np.ndarray  # (n,): mean over the training set
+    values: np.ndarray  # (n,): test accuracy, or mean loss over the training set
     refreshing: float  # seconds of refreshes, all together
     reports: list[dict[str, Any]]  # of the refreshes
 
@@ -167,7 +166,8 @@ def _plan(method: str, loss_fn, batch_size: int, every: int):
         return training.remove_redundancy(loss_fn), None
     if method == SVRG:
         return training.snapshots(loss_fn, every=every)
-    options: dict[str, Any] = {"first": min(every, 50), "every": every, "dim": 64}
+    options: dict[str, Any] = {"first": every if method == AUTOMATIC else min(every, 50)}
+    options |= {"every": every, "dim": 64}
     options["automatic"] = method == AUTOMATIC
     if method == IMPORTANCE:
         return training.resample(loss_fn, **options), None
@@ -202,9 +202,13 @@ def run_once(
     batch_size: int,
     steps: int,
     evaluate_every: int,
-    refresh_every: int = 250,
+    refresh_every: int,
+    watch: str,
 ) -> Curve:
-    """One run from its start; the clock stops while it is evaluated."""
+    """One run from its start; the clock stops while ``watch`` is evaluated.
+
+    ``watch`` is ``"accuracy"`` on the test set, or the mean ``"loss"`` over the training set.
+    """
     optimizer = _optimizer(method)
     plan, extras = _plan(method, problem.loss_fn, batch_size, refresh_every)
     state = training.init(
@@ -215,10 +219,10 @@ def run_once(
     )
     state.opt_state[-1].hyperparams["learning_rate"] = jnp.float32(rate)  # an argument, no constant
 
+    examples = problem.test if watch == "accuracy" else problem.train
+
     def evaluate(params):
-        found = problem.evaluate(params, problem.test)
-        trained = problem.evaluate(params, problem.train)
-        return {"accuracy": found["accuracy"], "train_loss": trained["loss"]}
+        return {"value": problem.evaluate(params, examples)[watch]}
 
     try:
         _, records = training.train(
@@ -235,7 +239,7 @@ def run_once(
         )
     except FloatingPointError:  # a rate that is too high: it reaches nothing
         nothing = np.zeros(0)
-        return Curve(nothing, nothing, nothing, nothing, 0.0, [])
+        return Curve(nothing, nothing, nothing, 0.0, [])
     return _curve(records)
 
 
@@ -245,8 +249,8 @@ def _curve(records: list[dict[str, Any]]) -> Curve:
         if record["event"] in ("train", "refresh"):
             clock += record["took"]
         if record["event"] == "evaluate":
-            rows.append((record["step"], clock, record["accuracy"], record["train_loss"]))
+            rows.append((record["step"], clock, record["value"]))
     refreshes = [record for record in records if record["event"] == "refresh"]
     took = sum(record["took"] for record in refreshes)
-    steps, seconds, accuracy, loss = np.array(rows).T
-    return Curve(steps, seconds, accuracy, loss, took, refreshes)
+    steps, seconds, values = np.array(rows).T
+    return Curve(steps, seconds, values, took, refreshes)
