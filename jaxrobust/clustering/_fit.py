@@ -18,7 +18,7 @@ from jaxrobust.clustering._lloyd import alternate
 from jaxrobust.clustering._objectives import OBJECTIVES, Objective, by_cluster
 from jaxrobust.clustering._result import Clustering
 from jaxrobust.clustering._seeding import SEEDINGS, Seeding, assign_to_seeds
-from jaxrobust.clustering._sums import Sums, centered_sums
+from jaxrobust.clustering._sums import centered_sums, squared_distances, sums_of
 
 Algorithm = Literal["hartigan", "lloyd"]
 ALGORITHMS = ("hartigan", "lloyd")
@@ -35,6 +35,7 @@ def fit(
     max_passes: int = 30,
     tolerance: float = 1e-3,
     block_size: int | None = None,
+    sample_size: int | None = None,
 ) -> Clustering:
     r"""Clusters points so that one of two objectives is small.
 
@@ -75,6 +76,10 @@ def fit(
       block_size: for ``"hartigan"``, points whose moves are decided at once; None for about as many
         as a cluster has members, at most 128. More are not faster, and may end earlier than they
         should.
+      sample_size: with ``"k-means++"``, if there are more than twice as many points: they are
+        seeded and fitted among so many random ones first, and then all go where they cost least.
+        Seeding takes K passes over the points, which would be most of the time. None for 4096, or
+        64 per cluster if that is more.
 
     Returns:
       :class:`Clustering`. Works under ``jit`` with ``num_clusters`` and the options static; sums
@@ -84,7 +89,7 @@ def fit(
       ValueError: for points that are not ``(N, d)`` or not finite (unless traced), a
         ``num_clusters`` not in 1..N, an unknown name, ``"lloyd"`` with ``"pairwise"`` or a
         ``block_size``, assignments of another shape or out of range, ``max_passes`` or
-        ``block_size`` below 1, a negative tolerance.
+        ``block_size`` below 1, a ``sample_size`` below K, a negative tolerance.
       TypeError: for points that are not floating, or assignments that are not integers.
 
     Source:
@@ -103,10 +108,19 @@ def fit(
     block_size = min(check_count("block_size", block_size), points.shape[0])
     check_tolerance("tolerance", tolerance)
     init = check_init(init, SEEDINGS, points.shape[0], num_clusters)
-    start = start_from(init, key, points, num_clusters)
-    if algorithm == "lloyd":
-        return alternate(points, start, num_clusters, max_passes, tolerance)
-    return _improve(points, start, num_clusters, objective, max_passes, tolerance, block_size)
+    sample_size = _check_sample_size(sample_size, num_clusters)
+
+    def improved(points: jax.Array, start: jax.Array) -> Clustering:
+        if algorithm == "lloyd":
+            return alternate(points, start, num_clusters, max_passes, tolerance)
+        return _improve(points, start, num_clusters, objective, max_passes, tolerance, block_size)
+
+    if isinstance(init, str) and init == "k-means++" and points.shape[0] > 2 * sample_size:
+        key, sample_key = jax.random.split(key)
+        sample = _sample(sample_key, points, sample_size)
+        few = improved(sample, start_from(init, key, sample, num_clusters))
+        return improved(points, _assign_to(few, points, objective))
+    return improved(points, start_from(init, key, points, num_clusters))
 
 
 def objective(
@@ -131,6 +145,13 @@ def objective(
     if objective not in OBJECTIVES:
         raise ValueError(f"objective must be one of {OBJECTIVES}, got {objective!r}")
     assignments = check_assignments("assignments", assignments, points.shape[0], num_clusters)
+    return _value(points, assignments, num_clusters, objective)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _value(
+    points: jax.Array, assignments: jax.Array, num_clusters: int, objective: Objective
+) -> jax.Array:
     weights = jnp.ones(points.shape[0], points.dtype)
     sums = centered_sums(points, assignments, weights, num_clusters)
     return jnp.sum(by_cluster(sums, objective))
@@ -149,6 +170,33 @@ def _check_algorithm(algorithm: str, objective: str, block_size: int | None) -> 
         raise ValueError("block_size is for algorithm 'hartigan' alone")
 
 
+def _check_sample_size(sample_size: int | None, num_clusters: int) -> int:
+    if sample_size is None:
+        return max(4096, 64 * num_clusters)
+    sample_size = check_count("sample_size", sample_size)
+    if sample_size < num_clusters:
+        raise ValueError(
+            f"sample_size must be at least num_clusters, {num_clusters}, got {sample_size}"
+        )
+    return sample_size
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _sample(key: jax.Array, points: jax.Array, number: int) -> jax.Array:
+    """Different random points. Of two draws that are equal the first counts as smaller."""
+    _, places = jax.lax.top_k(jax.random.uniform(key, points.shape[:1]), number)
+    return points[places]
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _assign_to(clusters: Clustering, points: jax.Array, objective: Objective) -> jax.Array:
+    """Where each point would cost least if it joined the clusters of other points, ``(N,)``."""
+    distances = squared_distances(points, clusters.centers)
+    if objective == "pairwise":  # the change of N_k S_k, up to a factor, for many members
+        distances = clusters.spreads[None, :] + clusters.sizes[None, :] * distances
+    return jnp.argmin(distances, axis=1).astype(jnp.int32)
+
+
 def check_init(init: Any, names: tuple[str, ...], num_points: int, num_clusters: int) -> Any:
     """One of the names, or assignments."""
     if not isinstance(init, str):
@@ -165,7 +213,6 @@ def start_from(init: Any, key: jax.Array, points: jax.Array, num_clusters: int) 
     return init
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 6))
 def _improve(
     points: jax.Array,
     start: jax.Array,
@@ -176,33 +223,56 @@ def _improve(
     block_size: int,
 ) -> Clustering:
     """Passes of Hartigan's method until they gain little."""
+    # A program of its own: fused into the passes, the blocks would be made more than once.
+    blocks, weights, assignments, middle = _arrange(points, start, block_size)
+    found = _pass_until(
+        blocks, weights, assignments, num_clusters, objective, max_passes, tolerance
+    )
+    return found._replace(
+        assignments=found.assignments[: points.shape[0]], centers=found.centers + middle[None, :]
+    )
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _arrange(points: jax.Array, start: jax.Array, block_size: int) -> tuple[jax.Array, ...]:
+    """Points about their mean and assignments in blocks, weights (0 for padding), the mean."""
     # About the mean, for distances are found from products: their error is eps of the norms.
     middle = jnp.mean(points, axis=0)
     blocks, weights = _in_blocks(points - middle[None, :], block_size)
-    flat, flat_weights = blocks.reshape(-1, points.shape[1]), weights.reshape(-1)
     missing = weights.size - points.shape[0]
-    assignments = jnp.pad(start, (0, missing)).reshape(weights.shape)
+    return blocks, weights, jnp.pad(start, (0, missing)).reshape(weights.shape), middle
 
-    def sums_of_all(assignments) -> Sums:
-        return centered_sums(flat, assignments.reshape(-1), flat_weights, num_clusters)
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _pass_until(
+    blocks: jax.Array,
+    weights: jax.Array,
+    assignments: jax.Array,
+    num_clusters: int,
+    objective: Objective,
+    max_passes: int,
+    tolerance: float,
+) -> Clustering:
+    flat, flat_weights = blocks.reshape(-1, blocks.shape[-1]), weights.reshape(-1)
 
     def one_pass(state):
         assignments, sums, value, num_passes, _ = state
         sums, assignments = pass_over(sums, blocks, assignments, weights, objective)
-        sums = sums_of_all(assignments)  # anew, so that rounding errors do not add up
+        # Anew, so that rounding errors do not add up; about centers that are close to the means.
+        sums = sums_of(flat, assignments.reshape(-1), flat_weights, sums.centers)
         after = jnp.sum(by_cluster(sums, objective))
         return assignments, sums, after, num_passes + 1, value - after <= tolerance * value
 
-    sums = sums_of_all(assignments)
+    sums = centered_sums(flat, assignments.reshape(-1), flat_weights, num_clusters)
     value = jnp.sum(by_cluster(sums, objective))
     state = (assignments, sums, value, jnp.int32(0), jnp.bool_(False))
     assignments, sums, value, num_passes, converged = jax.lax.while_loop(
         lambda state: ~state[4] & (state[3] < max_passes), one_pass, state
     )
     return Clustering(
-        assignments=assignments.reshape(-1)[: points.shape[0]],
+        assignments=assignments.reshape(-1),
         sizes=sums.counts.astype(jnp.int32),
-        centers=sums.centers + middle[None, :],
+        centers=sums.centers,
         spreads=sums.spreads,
         objective=value,
         num_passes=num_passes,

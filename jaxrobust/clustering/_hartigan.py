@@ -69,10 +69,17 @@ def propose(
     target = jnp.argmin(joining, axis=1).astype(assigned.dtype)  # the lowest index of equal ones
     change = jnp.min(joining, axis=1) - gain_of_leaving(sums, assigned, own, objective)
     change = jnp.where(weight > 0, change, jnp.inf)
-    order = jnp.argsort(change)
-    goes = jax.nn.one_hot(target[order], distances.shape[1], dtype=jnp.int32)
-    ranks = jnp.take_along_axis(jnp.cumsum(goes, axis=0), target[order][:, None], axis=1)[:, 0] - 1
-    return Proposal(target, change, jnp.zeros_like(target).at[order].set(ranks))
+    return Proposal(target, change, _ranks(target, change))
+
+
+def _ranks(target: jax.Array, change: jax.Array) -> jax.Array:
+    """How many others of the block would go to the same cluster for more, or as much and before."""
+    # All pairs of a block at once: sorting and counting takes many small steps.
+    place = jnp.arange(target.size)
+    ahead = (change[None, :] < change[:, None]) | (
+        (change[None, :] == change[:, None]) & (place[None, :] < place[:, None])
+    )
+    return jnp.sum(ahead & (target[None, :] == target[:, None]), axis=1, dtype=jnp.int32)
 
 
 def apply(
