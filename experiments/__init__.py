@@ -40,6 +40,7 @@ READING_ORDER = (
     "gradient_variance",
     "gradient_variance_networks",
     "clustering_quality",
+    "sampled_training",
     "redundancy",
 )
 RESERVED_FIELDS = {"preset", "output", "run"}  # options of the command line

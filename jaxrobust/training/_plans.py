@@ -81,9 +81,11 @@ def remove_redundancy(
         probes = sketches(_sample(probe_key, data, state.sampler.num_examples, num_probes))
         limit = copy_tolerance(probes) if tolerance is None else jnp.float32(tolerance)
         near: dict[str, Any] = {"tolerance": limit, "metric": "cosine"}
-        found = int(clustering.duplicates(probes, **near).num_groups)
-        redundancy = 1 - found / probes.shape[0]
         state = scheduled(state, every)
+        redundancy = 0.0
+        if tolerance is not None or float(limit) > 0:
+            found = int(clustering.duplicates(probes, **near).num_groups)
+            redundancy = 1 - found / probes.shape[0]
         if redundancy < least:
             state = _with_sampler(state, _uniform_like(state.sampler))
             return state, {"redundancy": redundancy, "tolerance": float(limit)}

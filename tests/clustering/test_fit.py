@@ -1,5 +1,6 @@
 """Clusters of points: against enumeration, definitions and invariances."""
 
+import functools
 from typing import Any
 
 import jax
@@ -228,3 +229,24 @@ def test_bad_input(problem):
     points, options, message = BAD[problem]
     with pytest.raises((ValueError, TypeError), match=message):
         clustering.fit(points, **{"num_clusters": 2, "key": KEY, **options})
+
+
+@pytest.mark.parametrize("objective", ["pairwise", "kmeans"])
+def test_fitting_few_points_first(objective):
+    """As good as from all points, and the same clusters where they are clear."""
+    rng = np.random.default_rng(3)
+    centers = rng.normal(size=(6, 8)) * 5
+    groups = rng.integers(0, 6, 600)
+    points = jnp.asarray(centers[groups] + rng.normal(size=(600, 8)), jnp.float32)
+    fit = functools.partial(clustering.fit, points, 6, key=KEY, objective=objective)
+    few, all_points = fit(sample_size=60), fit(sample_size=600)
+    assert float(few.objective) <= 1.01 * float(all_points.objective)
+    np.testing.assert_allclose(
+        few.objective,
+        clustering.objective(points, few.assignments, 6, objective=objective),
+        rtol=1e-5,
+    )
+    with pytest.raises(ValueError, match="sample_size must be at least num_clusters, 6, got 5"):
+        fit(sample_size=5)
+    with pytest.raises(ValueError, match="sample_size"):
+        fit(sample_size=0)

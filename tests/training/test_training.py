@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from jaxrobust import clustering, optim, sampling, training
+from jaxrobust.training._copies import copy_tolerance
 
 NUM_EXAMPLES = 48
 OPTIMIZER = optax.sgd(0.05, momentum=0.9)
@@ -246,6 +247,54 @@ def test_redundancy_is_found_and_removed():
     assert report["num_groups"] == 16
     np.testing.assert_allclose(report["redundancy"], 1 - 16 / 48)
     assert state.sampler.batch_size == 8
+
+
+def neighbours(num_groups, copies, noise, singles, *, dim=12, seed=0):
+    """Groups of noisy copies, and points without copies."""
+    rng = np.random.default_rng(seed)
+    points = np.repeat(rng.normal(size=(num_groups, dim)), copies, axis=0)
+    points += noise * rng.normal(size=points.shape)
+    return jnp.asarray(rng.permutation(np.concatenate([points, rng.normal(size=(singles, dim))])))
+
+
+def nearest(points):
+    """Cosine distance of every point to its nearest other, in float64."""
+    x = np.asarray(points, np.float64)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    return np.sort((1 - x @ x.T) + 9 * np.eye(len(x)), axis=1)[:, 0]
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-3, 0.05])
+@pytest.mark.parametrize("singles", [20, 200])
+def test_tolerance_is_in_the_gap(noise, singles):
+    """Between the nearest neighbours of copies and those of the others."""
+    points = neighbours(15, 10, noise, singles)
+    distances = np.sort(nearest(points))
+    assert distances[149] < float(copy_tolerance(points)) < distances[150]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_gap_without_copies(seed):
+    """Points that are merely alike: from a few clusters of their own, or from none."""
+    assert float(copy_tolerance(neighbours(0, 0, 0, 300, seed=seed))) == 0
+    assert float(copy_tolerance(neighbours(30, 10, 1.0, 0, seed=seed))) == 0
+
+
+def test_tolerance_without_neighbours():
+    """Zero points do not count; neither do too few others."""
+    points = neighbours(15, 10, 1e-3, 50)
+    with_zeros = jnp.concatenate([points, jnp.zeros((40, 12))])
+    np.testing.assert_allclose(copy_tolerance(with_zeros), copy_tolerance(points), rtol=1e-4)
+    assert float(copy_tolerance(jnp.zeros((10, 3)))) == 0
+    assert float(copy_tolerance(points[:3])) == 0
+
+
+def test_redundancy_is_found_without_a_tolerance():
+    params, data = problem(num_copies=5)
+    plan = training.remove_redundancy(loss, dim=64)
+    state, (report, *_) = run(start(params), data, 1, plan=plan)
+    assert report["num_groups"] == 16
+    assert isinstance(state.sampler, sampling.GroupSampler)
 
 
 def test_without_redundancy_nothing_changes():

@@ -1,0 +1,188 @@
+"""The experiment `sampled_training`: its clock and its levels, and that each claim can fail."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments import plots, sampled_training, sampled_training_claims, sampled_training_runs
+from experiments.sampled_training import PRESETS, Config
+from experiments.sampled_training_claims import (
+    best_reach,
+    clean_claims,
+    loss_ratios,
+    redundancy_claims,
+    redundancy_gains,
+    to_accuracy,
+    to_loss,
+    unbiased_claims,
+)
+from experiments.sampled_training_runs import (
+    AUTOMATIC,
+    FOUND,
+    KNOWN,
+    UNBIASED,
+    UNIFORM,
+    Curve,
+    Redundancy,
+)
+
+SMALL = Config(
+    copied=10, copies=20, distinct=60, clean=250, steps=40, evaluate_every=10, rates=(0.05,),
+    seeds=2, unbiased_steps=120,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def result():
+    """A short run of everything."""
+    return sampled_training.run(SMALL)
+
+
+def curve(values, seconds_per_step=0.1, refreshing=0.0):
+    """Evaluated at every tenth step, with a refresh before the first."""
+    steps = 10.0 * np.arange(1, len(values) + 1)
+    return Curve(steps, refreshing + seconds_per_step * steps, np.array(values), refreshing, [])
+
+
+def test_a_short_run_has_all_its_parts(result):
+    assert set(result.series["accuracy"]) == {"copies", "clean"}
+    assert set(result.series["accuracy"]["copies"]) == {UNIFORM, FOUND, KNOWN}
+    (found,) = result.series["unbiased"].values()
+    assert set(found) == set(UNBIASED)
+    assert len(result.claims) == 6
+    figures = sampled_training.plot(result)
+    assert set(figures) == {"redundancy", "unbiased"}
+    for figure, caption in figures.values():
+        assert plots.png(figure)
+        assert caption
+
+
+def test_the_training_set_is_what_it_says():
+    made = sampled_training_runs.problem("digits", "mlp", Redundancy(5, 7, 20), 3)
+    assert len(made.groups) == 55
+    counts = np.bincount(made.groups)
+    assert sorted(counts) == [1] * 20 + [7] * 5
+    images, labels = map(np.asarray, made.train)
+    for group in range(25):
+        members = images[made.groups == group]
+        assert len(set(labels[made.groups == group])) == 1
+        spread = members.std(axis=0).mean() if len(members) > 1 else 0.02
+        assert 0.01 < spread < 0.03  # of the noise, 0.02
+    # No image of the training set is in the test set.
+    test = np.asarray(made.test[0])
+    distances = np.abs(images[counts[made.groups] == 1][:, None] - test[None]).max(axis=2)
+    assert distances.min() > 0
+    with pytest.raises(ValueError, match="digits has 1797 images, 1900 are wanted"):
+        sampled_training_runs.problem("digits", "mlp", Redundancy(0, 1, 1900), 0)
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp", "cnn"])
+def test_networks_learn(kind):
+    made = sampled_training_runs.problem("digits", kind, Redundancy(0, 1, 300), 0)
+    run = sampled_training_runs.run_once(
+        made, UNIFORM, 0.03, seed=0, batch_size=16, steps=150, evaluate_every=50,
+        refresh_every=100, watch="accuracy",
+    )  # fmt: skip
+    assert run.values[-1] > 0.75
+    assert run.steps.tolist() == [50, 100, 150]
+    assert (np.diff(run.seconds) > 0).all()
+
+
+def test_the_clock_counts_steps_and_refreshes_alone():
+    records = [
+        {"event": "refresh", "step": 0, "took": 2.0},
+        {"event": "train", "step": 5, "took": 1.0},
+        {"event": "evaluate", "step": 5, "took": 100.0, "value": 0.5},
+        {"event": "train", "step": 10, "took": 3.0},
+        {"event": "save", "step": 10, "took": 50.0},
+        {"event": "evaluate", "step": 10, "took": 100.0, "value": 0.7},
+    ]
+    found = sampled_training_runs._curve(records)
+    assert found.seconds.tolist() == [3.0, 6.0]
+    assert found.steps.tolist() == [5, 10]
+    assert found.refreshing == 2.0
+
+
+def test_a_rate_that_is_too_high_reaches_nothing():
+    made = sampled_training_runs.problem("digits", "mlp", Redundancy(0, 1, 100), 0)
+    run = sampled_training_runs.run_once(
+        made, UNIFORM, 1e12, seed=0, batch_size=16, steps=50, evaluate_every=10,
+        refresh_every=100, watch="loss",
+    )  # fmt: skip
+    assert run.values.size == 0
+    assert to_loss(run, 1.0) == (np.inf, np.inf)
+
+
+def test_first_evaluation_that_is_good_enough():
+    one = curve([0.5, 0.8, 0.7, 0.9])
+    assert to_accuracy(one, 0.75) == (20, pytest.approx(2.0))
+    assert to_accuracy(one, 0.95) == (np.inf, np.inf)
+    assert to_loss(one, 0.5) == (10, pytest.approx(1.0))
+
+
+def test_the_best_rate_is_the_one_that_gets_there_first():
+    runs = {0.1: [curve([0.1, 0.9]), curve([0.1, 0.1])], 0.2: [curve([0.9]), curve([0.1, 0.9])]}
+    rate, found = best_reach(runs, to_accuracy, [0.8, 0.8])
+    assert rate == 0.2
+    assert found[:, 0].tolist() == [10, 20]
+
+
+def gains(found, uniform=(0.2, 0.4, 0.6, 0.8)):
+    methods = {UNIFORM: {0.1: [curve(uniform)] * 2}, FOUND: {0.1: [found] * 2}}
+    return redundancy_gains(methods)[0]
+
+
+def test_redundancy_claims_can_fail():
+    """Steps and seconds to 0.8, of 40 steps and 4 s of uniform sampling."""
+    fast = redundancy_claims(gains(curve([0.9, 0.9], refreshing=0.5)), "mlp", "mnist")
+    assert [claim.measured[0] for claim in fast] == pytest.approx([0.25, 1.5 / 4])
+    assert all(claim.holds for claim in fast)
+    slow_detection = redundancy_claims(gains(curve([0.9], refreshing=2.0)), "mlp", "mnist")
+    assert [claim.holds for claim in slow_detection] == [True, False]
+    more_steps = redundancy_claims(gains(curve([0.5, 0.9])), "mlp", "mnist")
+    assert [claim.holds for claim in more_steps] == [False, True]
+    # A CNN must gain more.
+    middling = gains(curve([0.9], refreshing=1.2))
+    assert redundancy_claims(middling, "mlp", "mnist")[1].holds
+    assert not redundancy_claims(middling, "cnn", "mnist")[1].holds
+
+
+def test_clean_claims_can_fail():
+    plain = [curve([0.5, 0.90]), curve([0.5, 0.92])]
+    claims = clean_claims({UNIFORM: {0.1: plain}, FOUND: {0.1: plain}}, "mnist")
+    assert all(claim.holds for claim in claims)
+    worse = [curve([0.5, 0.80]), curve([0.5, 0.82])]
+    assert not clean_claims({UNIFORM: {0.1: plain}, FOUND: {0.1: worse}}, "mnist")[0].holds
+    slower = [curve([0.5, 0.90], refreshing=1.0), curve([0.5, 0.92], refreshing=1.0)]
+    assert not clean_claims({UNIFORM: {0.1: plain}, FOUND: {0.1: slower}}, "mnist")[1].holds
+
+
+def test_unbiased_claims_can_fail():
+    base = curve([1.0, 0.5, 0.25, 0.12])
+    methods = {method: {0.1: [base] * 2} for method in UNBIASED}
+    even = {"linear, B = 8": loss_ratios(methods)}
+    assert even["linear, B = 8"][AUTOMATIC] == (1.0, 1.0)
+    automatic, best = unbiased_claims(even)
+    assert automatic.holds
+    assert not best.holds
+    methods["SVRG"] = {0.1: [curve([0.2, 0.1])] * 2}
+    methods[AUTOMATIC] = {0.1: [curve([1.0, 0.9, 0.6, 0.3])] * 2}
+    automatic, best = unbiased_claims({"linear, B = 8": loss_ratios(methods)})
+    assert not automatic.holds
+    assert best.holds
+    assert "SVRG" in best.statement
+
+
+def test_bad_values_are_refused():
+    bad: list[dict[str, Any]] = [{"source": "cifar"}, {"model": "rnn"}, {"seeds": 1}]
+    for options in [*bad, {"batch_size": 1}]:
+        with pytest.raises(ValueError, match="must be"):
+            Config(**options)
+    assert {preset.source for preset in PRESETS.values()} == {"digits", "mnist"}
+
+
+def test_the_module_of_claims_knows_why_small_images_are_no_case():
+    claims = redundancy_claims(gains(curve([0.5, 0.9])), "mlp", "digits")
+    assert all(not claim.should_hold for claim in claims)
+    assert "MNIST" in sampled_training_claims.CHEAP
