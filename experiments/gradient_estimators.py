@@ -17,8 +17,7 @@ estimator that draws B examples has as its variance the trace of its covariance:
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -145,36 +144,3 @@ def _members(m: Moments) -> tuple[np.ndarray, np.ndarray]:
     """Sizes and spreads of the clusters that have members, in float64."""
     sizes, spreads = (np.asarray(v, np.float64) for v in (m.sizes, m.spreads))
     return sizes[sizes > 0], spreads[sizes > 0]
-
-
-def moments_in_batches(
-    gradients: Callable[[Any], jax.Array],
-    data: Any,
-    assignments: jax.Array,
-    num_clusters: int,
-    center: jax.Array,
-    batch_size: int,
-) -> Moments:
-    """As `moments`, for gradients that do not fit into memory together; traceable.
-
-    Args:
-      gradients: of a batch of the data, ``(batch_size, d)``.
-      data: pytree of arrays ``(N, ...)``.
-      assignments: ``(N,)`` int.
-      num_clusters: K.
-      center: ``(d,)``, the mean gradient or near it.
-      batch_size: examples whose gradients are formed at once.
-    """
-    number = len(assignments)
-    places = np.arange(-(-number // batch_size) * batch_size).reshape(-1, batch_size)
-
-    def step(total, place):
-        batch = jax.tree.map(lambda leaf: leaf[jnp.minimum(place, number - 1)], data)
-        assigned = jnp.where(place < number, assignments[jnp.minimum(place, number - 1)], -1)
-        found = sums(gradients(batch), center, assigned, num_clusters)
-        return jax.tree.map(jnp.add, total, found), None
-
-    zeros = jnp.zeros(num_clusters)
-    start = Sums(zeros, zeros, jnp.zeros((num_clusters, len(center))))
-    total, _ = jax.lax.scan(step, start, jnp.asarray(places))
-    return summarize(total, assignments, center)

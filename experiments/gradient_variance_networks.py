@@ -190,9 +190,8 @@ def refresh(config: Config, problem: Problem, params: Any, step: int) -> Refresh
 
 def measure_point(config: Config, problem: Problem, params: Any, made: Refreshed) -> dict[str, Any]:
     """Average and normalised variances at these weights, and the mean loss."""
-    center = mean_gradient(problem.loss_fn, params, problem.data)
-    at = lambda assigned: moments(problem.loss_fn, params, problem.data, assigned, center,
-                                  config.batch)  # fmt: skip
+    loss, center = mean_gradient(problem, params)
+    at = lambda assigned: moments(problem, params, assigned, center, config.batch)
     published, sketched = at(made.published), at(made.sketched)
     variances = {
         **estimators.of_all(published, config.batch),
@@ -200,14 +199,11 @@ def measure_point(config: Config, problem: Problem, params: Any, made: Refreshed
         told.SKETCHED: estimators.equal(sketched, config.batch),
         told.SKETCHED_NEYMAN: with_shares(sketched, made.spreads, config.batch),
         told.SKETCHED_BOTH: estimators.neyman_with_importance(sketched, config.batch),
-        estimators.SVRG: float(
-            moments_of_svrg(problem.loss_fn, params, made.snapshot, problem.data).variance
-        )
-        / config.batch,
+        estimators.SVRG: variance_of_svrg(problem, params, center, made.snapshot) / config.batch,
     }
     size = len(center)
     return {
-        "loss": float(small_networks.mean_loss(problem.loss_fn, params, problem.data)),
+        "loss": loss,
         "average": {name: value / size for name, value in variances.items()},
         "normalised": {
             name: estimators.normalised(value, published) for name, value in variances.items()
@@ -228,37 +224,61 @@ def with_shares(m: Moments, spreads: jax.Array, batch: int) -> float:
     return float(np.sum(terms) / (batch * sizes.sum() ** 2))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def mean_gradient(loss_fn: Any, params: Any, examples: Any) -> jax.Array:
-    """Over all examples, as a vector."""
-    return jax.flatten_util.ravel_pytree(jax.grad(
-        lambda p: small_networks.mean_loss(loss_fn, p, examples)
-    )(params))[0]  # fmt: skip
+def moments(
+    problem: Problem,
+    params: Any,
+    assigned: jax.Array,
+    center: jax.Array,
+    count: int,
+    snapshot: Any = None,
+) -> Moments:
+    """Of the gradients, or of their differences to those at a snapshot, and of these clusters."""
+    loss_fn, _, examples = problem
+    places = small_networks.chunks(len(examples[1]), CHUNK)
+    parts = (
+        sums_of_chunk(loss_fn, params, snapshot, examples, assigned, place, center, count)
+        for place in places
+    )
+    total = functools.reduce(functools.partial(jax.tree.map, jnp.add), parts)
+    return estimators.summarize(total, assigned, center)
 
 
-def flat_gradients(loss_fn: Any, params: Any) -> Callable[[Any], jax.Array]:
+@functools.partial(jax.jit, static_argnums=(0, 7))
+def sums_of_chunk(
+    loss_fn: Any,
+    params: Any,
+    snapshot: Any,
+    examples: Any,
+    assigned: jax.Array,
+    place: jax.Array,
+    center: jax.Array,
+    count: int,
+) -> estimators.Sums:
+    """The sums over the examples at some places, of which -1 are left out."""
+    batch = jax.tree.map(lambda leaf: leaf[place], examples)
+    found = flat_gradients(loss_fn, params, batch)
+    if snapshot is not None:
+        found = found - flat_gradients(loss_fn, snapshot, batch)
+    return estimators.sums(found, center, jnp.where(place >= 0, assigned[place], -1), count)
+
+
+def flat_gradients(loss_fn: Any, params: Any, batch: Any) -> jax.Array:
     """The gradients of the examples of a batch, ``(n, d)``."""
     one = lambda example: jax.flatten_util.ravel_pytree(jax.grad(loss_fn)(params, example))[0]
-    return jax.vmap(one)
+    return jax.vmap(one)(batch)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5))
-def moments(
-    loss_fn: Any, params: Any, examples: Any, assigned: jax.Array, center: jax.Array, count: int
-) -> Moments:
-    """Of all gradients and these clusters."""
-    gradients = flat_gradients(loss_fn, params)
-    return estimators.moments_in_batches(gradients, examples, assigned, count, center, CHUNK)
+def mean_gradient(problem: Problem, params: Any) -> tuple[float, jax.Array]:
+    """Mean loss, and mean gradient as a vector."""
+    loss, gradient = small_networks.mean_loss_and_gradient(problem.loss_fn, params, problem.data)
+    return float(loss), jax.flatten_util.ravel_pytree(gradient)[0]
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def moments_of_svrg(loss_fn: Any, params: Any, snapshot: Any, examples: Any) -> Moments:
-    """Of the differences of all gradients to those at the snapshot."""
-    now, before = flat_gradients(loss_fn, params), flat_gradients(loss_fn, snapshot)
-    center = mean_gradient(loss_fn, params, examples) - mean_gradient(loss_fn, snapshot, examples)
-    assigned = jnp.zeros(len(examples[1]), jnp.int32)
-    difference = lambda batch: now(batch) - before(batch)
-    return estimators.moments_in_batches(difference, examples, assigned, 1, center, CHUNK)
+def variance_of_svrg(problem: Problem, params: Any, center: jax.Array, snapshot: Any) -> float:
+    """Of one example, with the control variate of earlier weights."""
+    difference = center - mean_gradient(problem, snapshot)[1]
+    together = jnp.zeros(len(problem.data[1]), jnp.int32)
+    return float(moments(problem, params, together, difference, 1, snapshot).variance)
 
 
 def plot(result: Result) -> dict:

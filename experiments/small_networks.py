@@ -100,27 +100,57 @@ def train(
     return state[0]
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def several_steps(loss_fn: LossFn, state: Any, data: Data, indices: Any, rates: Any) -> Any:
     """SGD with momentum and weight decay on the batches `indices`, ``(steps, batch)``."""
-    learning_rate, momentum, weight_decay = rates
+    if any(leaf.ndim > 2 for leaf in jax.tree.leaves(state)):
+        # On CPU, XLA runs convolutions within a loop without its fast library.
+        for index in indices:
+            state = _one_step(loss_fn, state, data, index, rates)
+        return state
+    return _scanned_steps(loss_fn, state, data, indices, rates)
 
-    def step(state, index):
-        params, velocity = state
-        batch = jax.tree.map(lambda leaf: leaf[index], data)
-        gradient = jax.grad(lambda p: jnp.mean(jax.vmap(loss_fn, (None, 0))(p, batch)))(params)
-        move = lambda v, g, p: momentum * v + g + weight_decay * p
-        velocity = jax.tree.map(move, velocity, gradient, params)
-        params = jax.tree.map(lambda p, v: p - learning_rate * v, params, velocity)
-        return (params, velocity), None
 
+@functools.partial(jax.jit, static_argnums=0)
+def _scanned_steps(loss_fn: LossFn, state: Any, data: Data, indices: Any, rates: Any) -> Any:
+    step = lambda state, index: (_one_step(loss_fn, state, data, index, rates), None)
     return jax.lax.scan(step, state, jnp.asarray(indices))[0]
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def mean_loss(loss_fn: LossFn, params: Any, data: Data) -> jax.Array:
-    """Over all examples."""
-    return jnp.mean(jax.lax.map(lambda example: loss_fn(params, example), data, batch_size=256))
+def _one_step(loss_fn: LossFn, state: Any, data: Data, index: Any, rates: Any) -> Any:
+    learning_rate, momentum, weight_decay = rates
+    params, velocity = state
+    batch = jax.tree.map(lambda leaf: leaf[index], data)
+    gradient = jax.grad(lambda p: jnp.mean(jax.vmap(loss_fn, (None, 0))(p, batch)))(params)
+    move = lambda v, g, p: momentum * v + g + weight_decay * p
+    velocity = jax.tree.map(move, velocity, gradient, params)
+    params = jax.tree.map(lambda p, v: p - learning_rate * v, params, velocity)
+    return params, velocity
+
+
+def chunks(number: int, size: int) -> np.ndarray:
+    """Places of all examples, ``(chunks, size)``; -1 where the last chunk has none left."""
+    size = min(size, number)
+    places = np.arange(-(-number // size) * size).reshape(-1, size)
+    return np.where(places < number, places, -1)
+
+
+def mean_loss_and_gradient(
+    loss_fn: LossFn, params: Any, data: Data, size: int = 512
+) -> tuple[jax.Array, Any]:
+    """Over all examples, chunk by chunk (a Python loop, for the reason above)."""
+    found = [_sum_of_chunk(loss_fn, params, data, place) for place in chunks(len(data[1]), size)]
+    return jax.tree.map(lambda *leaves: sum(leaves) / len(data[1]), *found)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _sum_of_chunk(loss_fn: LossFn, params: Any, data: Data, place: Any) -> Any:
+    batch = jax.tree.map(lambda leaf: leaf[place], data)
+
+    def total(params):
+        return jnp.sum(jnp.where(place >= 0, jax.vmap(loss_fn, (None, 0))(params, batch), 0))
+
+    return jax.value_and_grad(total)(params)
 
 
 def first(data: Data, number: int) -> Data:

@@ -140,7 +140,10 @@ def test_observing_does_not_change_training():
     def observe(step, params):
         jax.random.normal(jax.random.key(0))
         np.random.default_rng(0).normal()
-        seen.append((step, small_networks.mean_loss(small_networks.mlp_loss, params, data)))
+        loss_and_gradient = small_networks.mean_loss_and_gradient(
+            small_networks.mlp_loss, params, data
+        )
+        seen.append((step, loss_and_gradient[0]))
 
     plain = small_networks.train(small_networks.mlp_loss, params, data, **options)
     watched = small_networks.train(

@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -100,13 +101,13 @@ def test_copies_have_no_variance_within_their_clusters(gradients):
     assert max(found.values()) < 1e-6
 
 
-@pytest.mark.parametrize("batch_size", [1, 5, 12, 20])
-def test_moments_in_batches_are_those_of_all(gradients, moments, batch_size):
-    points = jnp.asarray(gradients, jnp.float32)
+def test_moments_are_those_of_the_sums_of_batches(gradients, moments):
+    points, assigned = jnp.asarray(gradients, jnp.float32), jnp.asarray(ASSIGNED)
     center = jnp.mean(points, axis=0) + 0.1  # need not be exact
-    found = estimators.moments_in_batches(
-        lambda batch: batch, points, jnp.asarray(ASSIGNED), K, center, batch_size
-    )
+    parts = [estimators.sums(points[at], center, assigned[at], K) for at in (slice(5), slice(5, N))]
+    left_out = estimators.sums(points, center, jnp.full(N, -1), K)
+    total = jax.tree.map(lambda *leaves: sum(leaves), *parts, left_out)
+    found = estimators.summarize(total, assigned, center)
     for ours, expected in zip(found, moments, strict=True):
         np.testing.assert_allclose(ours, expected, rtol=2e-5)
 

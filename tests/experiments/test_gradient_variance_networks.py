@@ -23,11 +23,12 @@ def problem() -> networks.Problem:
     return whole._replace(data=small_networks.first(whole.data, 50))
 
 
-def test_variances_are_those_of_samplers(problem):
+def test_variances_are_those_of_samplers(problem, monkeypatch):
+    monkeypatch.setattr(networks, "CHUNK", 16)
     loss_fn, params, data = problem
     assigned = jnp.asarray(np.random.default_rng(0).integers(0, 4, 50))
-    center = networks.mean_gradient(loss_fn, params, data)
-    found = networks.moments(loss_fn, params, data, assigned, center, 4)
+    _, center = networks.mean_gradient(problem, params)
+    found = networks.moments(problem, params, assigned, center, 4)
     gram = per_example.gram(loss_fn)(params, data)
     exact = lambda sampler: float(sampling.variance(gram, sampler, gram=True))
     expected = exact(sampling.stratified(assigned, 4, replacement=True))
@@ -45,9 +46,10 @@ def test_svrg_is_the_variance_of_the_differences(problem):
     gradients = lambda p: per_example.gradients(loss_fn)(p, data)
     difference = jax.tree.map(jnp.subtract, gradients(params), gradients(earlier))
     expected = sampling.variance(difference, sampling.uniform(50, 1, replacement=True))
-    found = networks.moments_of_svrg(loss_fn, params, earlier, data).variance
+    _, center = networks.mean_gradient(problem, params)
+    found = networks.variance_of_svrg(problem, params, center, earlier)
     assert found == pytest.approx(float(expected), rel=1e-4)
-    assert networks.moments_of_svrg(loss_fn, params, params, data).variance == 0
+    assert networks.variance_of_svrg(problem, params, center, params) == 0
 
 
 def test_shares_by_their_own_spreads_are_neyman():
@@ -98,12 +100,14 @@ def test_the_cnn_is_learned_from(number):
     params = small_networks.cnn((1, 4, 8), 9, 3, seed=number)
     x = jnp.asarray(np.random.default_rng(number).normal(size=(12, 9, 9, 1)), jnp.float32)
     data = (x, jnp.asarray(np.arange(12) % 3, jnp.int32))
-    loss = lambda p: float(small_networks.mean_loss(small_networks.cnn_loss, p, data))
+    loss = lambda p: small_networks.mean_loss_and_gradient(small_networks.cnn_loss, p, data, 5)[0]
     after = small_networks.train(
         small_networks.cnn_loss, params, data, steps=20, every=10, batch_size=6,
         learning_rate=0.05, momentum=0.5,
     )  # fmt: skip
     assert loss(after) < loss(params)
+    expected = jnp.mean(jax.vmap(small_networks.cnn_loss, (None, 0))(params, data))
+    assert loss(params) == pytest.approx(float(expected), rel=1e-5)
 
 
 def path(falls: bool = True, **relative: float) -> Path:
