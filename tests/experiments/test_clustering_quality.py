@@ -70,12 +70,13 @@ def test_points_have_the_inner_products(gradients):
         clustering_quality.points_of(-np.eye(3))
 
 
-def test_all_methods_are_better_than_chance_and_worse_than_the_reference(problem, gradients):
+def test_all_methods_are_better_than_chance_and_near_the_reference(problem, gradients, monkeypatch):
+    monkeypatch.setattr(clustering_quality, "DIMS", (256,))
     gram = gradients @ gradients.T
     points = clustering_quality.points_of(gram)
     found = clustering_quality.quality(SMALL, problem, gram, points, 4)
     assert found.ratios[HARTIGAN].min() == 1
-    for name in (sketched(256), sketched(1_024), REFINED, EXACT):
+    for name in (sketched(256), REFINED, EXACT):
         assert 0.9 < found.ratios[name].max() < 1.3
     assert found.ratios[RANDOM] > 1.3
     # D0/K over the J of random clusters, both relative to the reference
