@@ -16,6 +16,7 @@ the mean loss, whatever it prefers::
                               with scores within clusters, if wanted
 :func:`redundancy_removed`    every group of near-duplicates once: **another objective**
 :func:`variance`              exact variance of the gradient of a draw, for any of these
+:func:`restrict`              the sampler of some of the examples, to judge it by these
 :func:`measure`               the same, and more, by drawing from any estimator
 :func:`value_and_grad`        the weighted mini-batch gradient
 :func:`svrg`                  with a snapshot as control variate
@@ -30,7 +31,7 @@ functions and not shuffled arrays; the state is a key and a few integers.
 from jaxrobust.sampling._estimates import SVRG, Snapshot, svrg, value_and_grad
 from jaxrobust.sampling._measure import Measurement, measure
 from jaxrobust.sampling._redundancy import GroupSampler, GroupState, redundancy_removed
-from jaxrobust.sampling._sampler import Draw, Sampler, State
+from jaxrobust.sampling._sampler import Draw, Sampler, State, restrict
 from jaxrobust.sampling._samplers import Allocation, importance, stratified, uniform
 from jaxrobust.sampling._shard import shard
 from jaxrobust.sampling._variance import variance
@@ -48,6 +49,7 @@ __all__ = [
     "importance",
     "measure",
     "redundancy_removed",
+    "restrict",
     "shard",
     "stratified",
     "svrg",

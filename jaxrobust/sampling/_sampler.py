@@ -131,6 +131,46 @@ class Sampler:
         return edges - begins >= 1
 
 
+def restrict(sampler: Sampler, examples: jax.Array) -> Sampler:
+    """The sampler of some of the examples: the same strata, shares of the draws, and scores.
+
+    What it tells of them, :func:`variance` for instance, is an estimate of what the whole sampler
+    does, as long as most of its strata have several of the examples. Shares of strata that have
+    none go to the others.
+
+    Args:
+      sampler: of N examples.
+      examples: ``(n,)`` int32, different ones of them. Example ``i`` of the new sampler is
+        ``examples[i]``.
+
+    Returns:
+      :class:`Sampler` of n examples. Runs under ``jit``.
+    """
+    order = jnp.arange(sampler.num_examples) if sampler.members is None else sampler.members
+    place = (
+        jnp.zeros(sampler.num_examples, jnp.int32)
+        .at[order]
+        .set(jnp.arange(sampler.num_examples, dtype=jnp.int32))[examples]
+    )
+    members = jnp.argsort(place).astype(jnp.int32)  # in the order of the strata
+    place = place[members]
+    stratum = jnp.searchsorted(jnp.cumsum(sampler.sizes), place, side="right")
+    sizes = jnp.zeros(sampler.sizes.shape, jnp.int32).at[stratum].add(1)
+    shares = jnp.where(sizes > 0, sampler.shares, 0)
+    running = sampler.running
+    if running is not None:
+        running = jnp.cumsum(jnp.diff(running, prepend=0)[place], dtype=jnp.int32)
+    return dataclasses.replace(
+        sampler,
+        members=members,
+        starts=jnp.cumsum(sizes) - sizes,
+        sizes=sizes,
+        shares=shares / jnp.sum(shares),
+        running=running,
+        num_examples=examples.shape[0],
+    )
+
+
 def _draw_by_score(
     key: jax.Array, running: jax.Array, starts: jax.Array, sizes: jax.Array
 ) -> tuple[jax.Array, jax.Array]:

@@ -78,7 +78,8 @@ def remove_redundancy(
     def call(state: TrainState, data: Any) -> tuple[TrainState, Report]:
         sketch_key, probe_key, group_key = jax.random.split(_call_key(state), 3)
         sketches = _sketcher(loss_fn, state, sketch_key, dim, batch_size)
-        probes = sketches(_sample(probe_key, data, state.sampler.num_examples, num_probes))
+        rows = _some_rows(probe_key, state.sampler.num_examples, num_probes)
+        probes = sketches(_at(data, rows))
         limit = copy_tolerance(probes) if tolerance is None else jnp.float32(tolerance)
         near: dict[str, Any] = {"tolerance": limit, "metric": "cosine"}
         state = scheduled(state, every)
@@ -106,6 +107,8 @@ def resample(
     allocation: sampling.Allocation = "neyman",
     first: int = 100,
     every: int = 500,
+    check_every: int | None = None,
+    stale: float = 1.0,
     automatic: bool = True,
     cost: float = 1.5,
     num_probes: int = 512,
@@ -135,6 +138,10 @@ def resample(
       allocation: of the draws to clusters, as in :func:`sampling.stratified`.
       first: step of the first call.
       every: steps between refreshes.
+      check_every: steps between looks at whether the strata or scores are stale; None for none.
+        Then ``num_probes`` random examples tell the ratio of the variances that the sampler has
+        now, and if it is above ``stale`` there is a refresh at once.
+      stale: the ratio, relative to uniform sampling.
       automatic: whether to return to uniform sampling, and to spare refreshes that cannot pay.
       cost: c, what a refresh costs relative to a pass of training steps over the data.
       num_probes: examples that tell the noise share.
@@ -143,7 +150,8 @@ def resample(
       batch_size: examples whose gradients are sketched at once.
 
     Returns:
-      :class:`Plan`. Reports ``noise_share``, and of a refresh ``ratio`` and ``sampler``.
+      :class:`Plan`. Reports ``noise_share``, of a refresh ``ratio`` and ``sampler``, and of a look
+      ``ratio_now``.
 
     Raises:
       ValueError: for numbers out of range.
@@ -154,8 +162,10 @@ def resample(
       noise.
     """
     check_schedule(first, every)
-    if not cost >= 0:
-        raise ValueError(f"cost must not be negative, got {cost}")
+    check_schedule(first, check_every)
+    for name, value in (("cost", cost), ("stale", stale)):
+        if not value >= 0:
+            raise ValueError(f"{name} must not be negative, got {value}")
 
     def call(state: TrainState, data: Any) -> tuple[TrainState, Report]:
         sketch_key, probe_key, fit_key = jax.random.split(_call_key(state), 3)
@@ -164,21 +174,27 @@ def resample(
         price = cost * number / size / every  # of a refresh, relative to the steps it is for
         report: Report = {}
         noise = 1.0
+        rows = _some_rows(probe_key, number, num_probes)
+        refresh = int(state.memory.get("next_refresh", first))
+        if int(state.step) < refresh:
+            probes = sketches(_at(data, rows))
+            report["ratio_now"] = ratio = _ratio(probes, sampling.restrict(state.sampler, rows))
+            if ratio <= stale:
+                return _looked(state, check_every, refresh), report
         if automatic:
-            probes = sketches(_sample(probe_key, data, number, num_probes))
+            probes = sketches(_at(data, rows))
             report["noise_share"] = noise = float(_noise_share(probes, size))
             if noise <= price:
                 return _uniform_for_longer(state, every), report | {"sampler": "uniform"}
         points = sketches(data)
         sampler, memory = _refreshed(points, state, num_clusters, allocation, max_passes, fit_key)
-        plain = sampling.uniform(number, size, replacement=True)
-        with_all = sampling.variance(points, plain)
-        report["ratio"] = ratio = float(sampling.variance(points, sampler) / with_all)
+        report["ratio"] = ratio = _ratio(points, sampler)
         if automatic and (1 - ratio) * noise <= price:
             state = state._replace(memory=state.memory | memory)
             return _uniform_for_longer(state, every), report | {"sampler": "uniform"}
         kind = "importance" if num_clusters is None else "stratified"
         state = scheduled(state._replace(memory=state.memory | memory), every)
+        state = _looked(state, check_every, int(state.step) + every)
         return _with_sampler(state, sampler), report | {"sampler": kind}
 
     return Plan(next_call_from(first), call)
@@ -216,6 +232,19 @@ def _refreshed(
     return sampler, {"assignments": clusters.assignments}
 
 
+def _ratio(points: jax.Array, sampler: sampling.Sampler) -> float:
+    """Variance relative to uniform draws of the same number."""
+    plain = sampling.uniform(sampler.num_examples, sampler.batch_size, replacement=True)
+    return float(sampling.variance(points, sampler) / sampling.variance(points, plain))
+
+
+def _looked(state: TrainState, check_every: int | None, refresh: int) -> TrainState:
+    """With the next look, or the next refresh if that comes first."""
+    due = refresh if check_every is None else min(refresh, int(state.step) + check_every)
+    memory = {"next_call": jnp.int32(due), "next_refresh": jnp.int32(refresh)}
+    return state._replace(memory=state.memory | memory)
+
+
 @jax.jit
 def _noise_share(sketches: jax.Array, batch_size: int) -> jax.Array:
     """tr/B over signal + tr/B; 1 if no signal is seen."""
@@ -251,7 +280,8 @@ def _uniform_for_longer(state: TrainState, every: int) -> TrainState:
     """Uniform, and twice as long as the last time that nothing was gained."""
     was_uniform = isinstance(state.sampler, sampling.Sampler) and _is_uniform(state.sampler)
     wait = 2 * int(state.memory["wait"]) if was_uniform and "wait" in state.memory else every
-    return _with_sampler(scheduled(state, wait), _uniform_like(state.sampler))
+    state = _looked(scheduled(state, wait), None, int(state.step) + wait)
+    return _with_sampler(state, _uniform_like(state.sampler))
 
 
 def _is_uniform(sampler: sampling.Sampler) -> bool:
@@ -287,8 +317,12 @@ def _sketcher(
     )
 
 
-def _sample(key: jax.Array, data: Any, num_examples: int, number: int) -> Any:
-    rows = jax.random.permutation(key, num_examples)[: min(number, num_examples)]
+def _some_rows(key: jax.Array, num_examples: int, number: int) -> jax.Array:
+    """Different random examples."""
+    return jax.random.permutation(key, num_examples)[: min(number, num_examples)]
+
+
+def _at(data: Any, rows: jax.Array) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], data)
 
 

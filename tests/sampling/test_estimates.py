@@ -163,6 +163,32 @@ def test_inequalities_of_the_literature(seed):
     )
 
 
+@pytest.mark.parametrize("scores", [None, np.arange(1.0, 25.0)])
+def test_the_sampler_of_some_examples(scores):
+    """All of them in another order: the same variance. Some: as made for these alone."""
+    rng = np.random.default_rng(0)
+    points = jnp.asarray(rng.normal(size=(24, 5)), jnp.float32)
+    assignments = rng.integers(0, 3, 24)
+    make = lambda a, s: sampling.stratified(a, 3, scores=s, num_clusters=3)
+    whole = make(assignments, scores)
+    order = jnp.asarray(rng.permutation(24))
+    found = sampling.variance(points[order], sampling.restrict(whole, order))
+    np.testing.assert_allclose(found, sampling.variance(points, whole), rtol=1e-5)
+    few = np.sort(order[:15])
+    of_few = make(assignments[few], None if scores is None else scores[few])
+    if scores is not None:  # the uniform share is of all examples
+        mixed = 0.9 * scores / scores.sum() + 0.1 / 24
+        of_few = sampling.stratified(
+            assignments[few], 3, scores=mixed[few], num_clusters=3, uniform_share=0.0
+        )
+    restricted = sampling.restrict(whole, jnp.asarray(few))
+    np.testing.assert_allclose(
+        sampling.variance(points[few], restricted),
+        sampling.variance(points[few], of_few),
+        rtol=1e-5,
+    )
+
+
 def test_one_example_has_no_variance():
     for sampler in (
         sampling.uniform(1, 3),

@@ -348,6 +348,33 @@ def test_back_to_uniform_where_the_ratio_is_no_gain(monkeypatch):
     assert [record["sampler"] for record in found] == ["stratified"] * 3
 
 
+@pytest.mark.parametrize("num_clusters", [None, 4])
+def test_stale_samplers_are_refreshed_at_once(num_clusters):
+    """Looked at every 3 steps, and refreshed before its time if the ratio is above the limit."""
+    params, data = problem()
+    options: dict[str, Any] = {"num_clusters": num_clusters, "automatic": False, "num_probes": 40}
+    options |= {"first": 2, "every": 12, "check_every": 3, "dim": 64, "batch_size": 16}
+    _, found = reports(training.resample(loss, stale=1e9, **options), data, params, 16)
+    assert [record["step"] for record in found] == [2, 5, 8, 11, 14]
+    assert ["ratio" in record for record in found] == [True, False, False, False, True]
+    assert all(record["ratio_now"] > 0 for record in found[1:4])
+    _, found = reports(training.resample(loss, stale=0.0, **options), data, params, 9)
+    assert [record["step"] for record in found] == [2, 5, 8]
+    assert all("ratio" in record for record in found)
+
+
+def test_ratio_now_is_that_of_the_gradients_of_the_probes():
+    """With all examples as probes, the ratio of the whole sampler."""
+    params, data = problem()
+    plan = training.resample(
+        loss, num_clusters=6, first=0, every=50, check_every=1, automatic=False, num_probes=48
+    )
+    state, report = plan.call(start(params), data)
+    assert plan.next_call(state) == 1
+    _, now = plan.call(state._replace(step=jnp.int32(1)), data)
+    np.testing.assert_allclose(float(now["ratio_now"]), float(report["ratio"]), rtol=1e-3)
+
+
 def test_ratio_is_that_of_the_gradients():
     """From sketches, against the exact variances of the gradients themselves."""
     from jaxrobust import per_example
