@@ -15,14 +15,14 @@ def map_batches(function: Callable[[Any], Any], data: Any, batch_size: int) -> A
     what comes of them is dropped.
     """
     num_examples = jax.tree.leaves(data)[0].shape[0]
-    places, _ = _places(num_examples, batch_size)
+    places, _ = batch_places(num_examples, batch_size)
     found = jax.lax.map(lambda index: function(_at(data, index)), places)
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num_examples], found)
 
 
 def sum_batches(function: Callable[[Any, jax.Array], Any], data: Any, batch_size: int) -> Any:
     """The sum of ``function(batch, weights)`` over batches; ``weights (n,)`` are 0 for padding."""
-    places, weights = _places(jax.tree.leaves(data)[0].shape[0], batch_size)
+    places, weights = batch_places(jax.tree.leaves(data)[0].shape[0], batch_size)
 
     def step(total, batch):
         index, weight = batch
@@ -70,7 +70,7 @@ def sum_by_cluster(
     return jax.lax.fori_loop(0, ends[-1], step, start)
 
 
-def _places(num_examples: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+def batch_places(num_examples: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     """The examples of every batch, ``(batches, n)``, and weights: 1, and 0 for the padding."""
     batch_size = min(batch_size, num_examples)
     places = np.arange(-(-num_examples // batch_size) * batch_size).reshape(-1, batch_size)

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.core import Tracer
 
 from jaxrobust import per_example
-from jaxrobust.clustering._batches import map_batches
+from jaxrobust.clustering._batches import batch_places, map_batches
 from jaxrobust.clustering._checks import bring_together, check_count, check_data
 
 
@@ -45,7 +47,38 @@ def gradient_sketches(
     """
     check_data("data", data)
     batch_size = check_count("batch_size", batch_size)
-    return _sketch_all(loss_fn, params, bring_together(data), key, dim, batch_size)
+    data = bring_together(data)
+    known = not isinstance(key, Tracer)
+    if known and per_example.slow_in_loops(loss_fn)(params, data):
+        return _one_by_one(loss_fn, params, data, key, dim, batch_size)
+    return _sketch_all(loss_fn, params, data, key, dim, batch_size)
+
+
+def _one_by_one(
+    loss_fn: Callable[[Any, Any], jax.Array],
+    params: Any,
+    data: Any,
+    key: jax.Array,
+    dim: int,
+    batch_size: int,
+) -> jax.Array:
+    """A program per batch, see :func:`per_example.slow_in_loops`."""
+    places, _ = batch_places(jax.tree.leaves(data)[0].shape[0], batch_size)
+    found = [_sketch_rows(loss_fn, params, data, rows, key, dim) for rows in places]
+    return jnp.concatenate(found)[: jax.tree.leaves(data)[0].shape[0]]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5))
+def _sketch_rows(
+    loss_fn: Callable[[Any, Any], jax.Array],
+    params: Any,
+    data: Any,
+    rows: jax.Array,
+    key: jax.Array,
+    dim: int,
+) -> jax.Array:
+    batch = jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], data)
+    return per_example.sketches(loss_fn, key=key, dim=dim)(params, batch)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4, 5))

@@ -26,6 +26,7 @@ example i with respect to all params:
 :func:`moments`                  mean, noise and signal; :func:`update_moments` for many batches
 :func:`explain`                  what is done for which leaf, and its cost
 :func:`check`                    norms by leaf against the slow twin, for your model
+:func:`slow_in_loops`            whether batches are better looped over in Python, on a CPU
 ===============================  ==========================================================
 
 How: the loss is traced to a program, and every operation found where a parameter meets the data.
@@ -45,6 +46,7 @@ from jaxrobust.per_example._explain import Explanation, Row, explain
 from jaxrobust.per_example._factors import Factors, factors
 from jaxrobust.per_example._gradients import gradients
 from jaxrobust.per_example._gram import gram
+from jaxrobust.per_example._loops import slow_in_loops
 from jaxrobust.per_example._moments import (
     Moments,
     MomentsState,
@@ -73,6 +75,7 @@ __all__ = [
     "moments",
     "norms",
     "sketches",
+    "slow_in_loops",
     "summarize_moments",
     "update_moments",
     "value_grad_and_norms",

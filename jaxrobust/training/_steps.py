@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxrobust import sampling, trees
+from jaxrobust import per_example, sampling, trees
 from jaxrobust.training._state import TrainState
 
 _LEAST_CAPACITY = 128
@@ -31,7 +31,8 @@ def take_steps(
 
     One program for up to 128 steps, another for up to 256, and so on, each compiled once for a loss
     function, an optimizer, a kind of sampler and shapes; a new sampler of the same kind compiles
-    nothing.
+    nothing. On a CPU, for a loss with convolutions, a program of one step, again and again: see
+    :func:`per_example.slow_in_loops`.
 
     Args:
       loss_fn: ``loss_fn(params, example) -> ()``, the loss of one example.
@@ -54,32 +55,48 @@ def take_steps(
             f"data must be arrays ({state.sampler.num_examples}, ...), as many examples as the "
             f"sampler has; got leading axes {sorted(lengths)}"
         )
+    if per_example.slow_in_loops(loss_fn)(state.params, data):
+        return _one_by_one(loss_fn, optimizer, extras, state, data, num_steps)
     # The buffer of losses has the next power of two, so that there are few different programs.
     capacity = max(_LEAST_CAPACITY, 1 << (num_steps - 1).bit_length())
     state, losses = _run(loss_fn, optimizer, extras, capacity, state, data, jnp.int32(num_steps))
     return state, losses[:num_steps]
 
 
+def _one_by_one(loss_fn, optimizer, extras, state: TrainState, data, num_steps: int):
+    losses = []
+    for _ in range(num_steps):
+        state, loss = _single(loss_fn, optimizer, extras, state, data)
+        losses.append(loss)
+    return state, jnp.stack(losses)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _run(loss_fn, optimizer, extras, capacity, state: TrainState, data, num_steps):
-    update = optax.with_extra_args_support(optimizer).update
-    gradient_of = sampling.value_and_grad(loss_fn)
-
     def step(number, carry):
         state, losses = carry
-        draw, sampler_state = state.sampler.next(state.sampler_state)
-        batch = jax.tree.map(lambda leaf: leaf[draw.indices], data)
-        loss, gradient = gradient_of(state.params, batch, draw.weights)
-        more = {} if extras is None else extras(state, batch, draw.weights)
-        updates, opt_state = update(gradient, state.opt_state, state.params, **more)
-        state = state._replace(
-            step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
-            opt_state=opt_state,
-            sampler_state=sampler_state,
-        )
-        return state, losses.at[number].set(loss.astype(losses.dtype))
+        state, loss = _step(loss_fn, optimizer, extras, state, data)
+        return state, losses.at[number].set(loss)
 
     dtype = trees.accumulator(jnp.result_type(*jax.tree.leaves(state.params)))
-    data = jax.tree.map(jnp.asarray, data)
     return jax.lax.fori_loop(0, num_steps, step, (state, jnp.zeros(capacity, dtype)))
+
+
+def _step(loss_fn, optimizer, extras, state: TrainState, data) -> tuple[TrainState, jax.Array]:
+    draw, sampler_state = state.sampler.next(state.sampler_state)
+    batch = jax.tree.map(lambda leaf: jnp.asarray(leaf)[draw.indices], data)
+    loss, gradient = sampling.value_and_grad(loss_fn)(state.params, batch, draw.weights)
+    more = {} if extras is None else extras(state, batch, draw.weights)
+    update = optax.with_extra_args_support(optimizer).update
+    updates, opt_state = update(gradient, state.opt_state, state.params, **more)
+    after = state._replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        opt_state=opt_state,
+        sampler_state=sampler_state,
+    )
+    dtype = trees.accumulator(jnp.result_type(*jax.tree.leaves(state.params)))
+    return after, loss.astype(dtype)
+
+
+_single = jax.jit(_step, static_argnums=(0, 1, 2))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrobust import clustering
+from jaxrobust import clustering, per_example
 from jaxrobust.clustering._batches import map_batches, sum_batches, sum_by_cluster
 from tests.clustering.problems import gradients_as_points, loss, problem
 
@@ -111,3 +111,14 @@ def test_gradients_that_are_not_finite_are_named(method, init):
         clustering.gradient_clusters(
             loss, params, broken, 3, key=KEY, method=method, batch_size=8, **options
         )
+
+
+def test_sketches_batch_by_batch_are_the_same(monkeypatch):
+    """How losses with convolutions are sketched on a CPU."""
+    params, data = problem(50)
+    sketches = lambda: clustering.gradient_sketches(
+        loss, params, data, key=KEY, dim=16, batch_size=16
+    )
+    looped = sketches()
+    monkeypatch.setattr(per_example, "slow_in_loops", lambda loss_fn: lambda params, data: True)
+    np.testing.assert_allclose(sketches(), looped, rtol=1e-5, atol=1e-6)

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxrobust import clustering, optim, sampling, training
+from jaxrobust import clustering, optim, per_example, sampling, training
 from jaxrobust.training._copies import copy_tolerance
 
 NUM_EXAMPLES = 48
@@ -89,6 +89,18 @@ def test_steps_are_those_of_a_plain_loop():
     chex.assert_trees_all_close(after.params, params, rtol=1e-5)
     chex.assert_trees_all_equal(after.sampler_state.step, sampler_state.step)
     assert int(after.step) == 5
+
+
+def test_step_by_step_is_the_same(monkeypatch):
+    """How losses with convolutions are run on a CPU."""
+    params, data = problem()
+    looped, losses = training.take_steps(loss, OPTIMIZER, start(params), data, 5)
+    monkeypatch.setattr(per_example, "slow_in_loops", lambda loss_fn: lambda params, data: True)
+    stepped, one_by_one = training.take_steps(loss, OPTIMIZER, start(params), data, 5)
+    np.testing.assert_allclose(one_by_one, losses, rtol=1e-5)
+    chex.assert_trees_all_close(stepped.params, looped.params, rtol=1e-5)
+    chex.assert_trees_all_equal(stepped.sampler_state.step, looped.sampler_state.step)
+    assert stepped.step == looped.step
 
 
 def test_extras_reach_the_optimizer():
@@ -377,8 +389,6 @@ def test_ratio_now_is_that_of_the_gradients_of_the_probes():
 
 def test_ratio_is_that_of_the_gradients():
     """From sketches, against the exact variances of the gradients themselves."""
-    from jaxrobust import per_example
-
     params, data = problem()
     plan = training.resample(loss, num_clusters=6, first=0, automatic=False, dim=256, max_passes=20)
     state, report = plan.call(start(params), data)
