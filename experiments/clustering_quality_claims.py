@@ -12,6 +12,7 @@ FIGURES = "Faghri et al., arXiv:2007.04532, distortion against clusters (read of
 
 HARTIGAN, RANDOM = "Hartigan, all inner products", "random, of equal sizes"
 REFINED = "sketch of 256, then one exact pass"
+QUICKER = "sketch of 256, at most 5 passes"
 EXACT, RANK_ONE = "exact means and reassignments", "rank one (published)"
 WITHIN = 1.05
 
