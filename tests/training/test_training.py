@@ -136,7 +136,15 @@ def test_neither_refresh_nor_chunk_compiles_anew():
 # Resuming -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=() if name in ("none", "stratified", "redundancy") else pytest.mark.slow
+        )
+        for name in PLANS
+    ],
+)
 def test_resumed_run_is_the_same(name, tmp_path):
     params, data = problem(num_copies=5)
     plan = PLANS[name]
