@@ -141,6 +141,7 @@ def test_with_probes_means_gather_what_a_leader_misses():
     assert wrong(by_means) < wrong(one_by_one) / 4
 
 
+@pytest.mark.slow
 def test_with_probes_exact_copies_stay_exact():
     heads = normal(5, 7) * 1e3
     copies = np.random.default_rng(1).integers(0, 5, 300)
@@ -151,6 +152,7 @@ def test_with_probes_exact_copies_stay_exact():
         assert_groups(found, np.array([np.argmax(copies == copy) for copy in copies]))
 
 
+@pytest.mark.slow
 def test_probes_without_a_pair_find_nothing():
     found = clustering.duplicates(normal(50, 4), tolerance=0.1, num_probes=10, key=KEY)
     assert_groups(found, np.arange(50))

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxrobust import clustering
 from jaxrobust.clustering._exact import reassign
@@ -69,6 +70,7 @@ def test_what_is_returned_is_that_of_the_gradients(x64):
     np.testing.assert_allclose(found.objective, oracles.pairwise(points, assignments), rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_no_pass_raises_the_objective_and_it_ends_near_that_of_single_moves():
     params, data = problem()
     points = gradients_as_points(params, data)
@@ -85,6 +87,7 @@ def test_no_pass_raises_the_objective_and_it_ends_near_that_of_single_moves():
     assert values[-1] <= 1.15 * by_moves.objective
 
 
+@pytest.mark.slow
 def test_the_size_of_a_batch_changes_nothing():
     params, data = problem()
     expected = exact(params, data, 10, max_passes=3)

@@ -107,6 +107,7 @@ def test_a_mixture_that_drifts_is_followed(objective):
     assert np.max(np.sqrt(nearest)) < 0.5  # of a mean of about 40 points: 0.3 sqrt(5/40) = 0.1
 
 
+@pytest.mark.slow
 def test_a_cluster_without_points_is_given_to_where_they_are():
     first, then = np.zeros((1, 3)), 8 * normal(3, 3)  # all seeds in one heap, then there are three
     batches = [mixture(first, 30, 0)[0]] * 2 + [mixture(then, 30, s)[0] for s in range(100)]

@@ -113,6 +113,7 @@ def test_running_counts():
     np.testing.assert_array_equal(rank_one.assign_running(jnp.ones((5, 3))), [0, 1, 2, 0, 1])
 
 
+@pytest.mark.slow
 def test_the_largest_share_of_the_distortion_is_split():
     distances = jnp.array([1.0] * 6 + [10.0] + [3.0] * 5)[:, None] * jnp.ones((1, 4))
     assignments = jnp.array([0] * 6 + [1] + [2] * 5)  # shares 36, 10 (one member), 75; 3 is empty
@@ -156,6 +157,7 @@ def test_the_last_batch_counts_as_the_others(x64):  # centers near zero: nearly 
     np.testing.assert_allclose(found.objective, whole.objective, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_running_counts_lower_the_variance_and_frozen_sizes_raise_it():
     params, data = problem()
     points = gradients_as_points(params, data)

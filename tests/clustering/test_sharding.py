@@ -40,7 +40,10 @@ SLOW = {
 }
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+# Explicit axes refuse more than Auto ones do.
+@pytest.mark.parametrize(
+    "kind", [pytest.param(AxisType.Auto, marks=pytest.mark.slow), AxisType.Explicit]
+)
 @pytest.mark.parametrize(
     "name", [*FUNCTIONS, *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW)]
 )

@@ -70,6 +70,7 @@ def test_points_have_the_inner_products(gradients):
         clustering_quality.points_of(-np.eye(3))
 
 
+@pytest.mark.slow
 def test_all_methods_are_better_than_chance_and_near_the_reference(problem, gradients, monkeypatch):
     monkeypatch.setattr(clustering_quality, "DIMS", (256,))
     gram = gradients @ gradients.T

@@ -23,6 +23,7 @@ def problem() -> networks.Problem:
     return whole._replace(data=small_networks.first(whole.data, 50))
 
 
+@pytest.mark.slow
 def test_variances_are_those_of_samplers(problem, monkeypatch):
     monkeypatch.setattr(networks, "CHUNK", 16)
     loss_fn, params, data = problem
@@ -40,6 +41,7 @@ def test_variances_are_those_of_samplers(problem, monkeypatch):
     assert estimators.of_all(found, 4)[IMPORTANCE] == pytest.approx(importance, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_svrg_is_the_variance_of_the_differences(problem):
     loss_fn, params, data = problem
     earlier = jax.tree.map(lambda leaf: 0.9 * leaf, params)
@@ -95,6 +97,7 @@ def plots_of(path: Path):
     return networks.gradient_variance_networks_plots.path("digits", path._asdict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 2])
 def test_the_cnn_is_learned_from(number):
     params = small_networks.cnn((1, 4, 8), 9, 3, seed=number)

@@ -45,6 +45,7 @@ def curve(values, seconds_per_step=0.1, refreshing=0.0):
     return Curve(steps, refreshing + seconds_per_step * steps, np.array(values), refreshing, [])
 
 
+@pytest.mark.slow
 def test_a_short_run_has_all_its_parts(result):
     assert set(result.series["accuracy"]) == {"copies", "clean"}
     assert set(result.series["accuracy"]["copies"]) == {UNIFORM, FOUND, KNOWN}
