@@ -166,7 +166,7 @@ def test_a_real_ctrl_c_in_a_process_of_its_own(start, tmp_path):
     process = start("waiting", "--wait", "60", "--output", str(tmp_path), "--run", "run")
     assert process.stdout.readline() == "waiting\n"
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert str(tmp_path / "run" / "report.html") in out
     assert "Traceback" not in err
