@@ -31,6 +31,8 @@ from experiments.report import Result
 from experiments.small_networks import mlp_loss
 from jaxrobust import clustering, data
 
+TOUR = False
+
 BATCH, EPOCH_BATCH = 64, 128
 LEARNING_RATE, MOMENTUM = 0.01, 0.9
 QUANTILES = (0.05, 0.5, 0.95)

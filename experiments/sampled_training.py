@@ -40,6 +40,7 @@ from experiments.sampled_training_runs import (
     run_once,
 )
 
+TOUR = False
 # Runs of one method by rate, then by seed.
 Runs = dict[float, list[Curve]]
 

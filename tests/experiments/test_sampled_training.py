@@ -164,12 +164,12 @@ def test_unbiased_claims_can_fail():
     methods = {method: {0.1: [base] * 2} for method in UNBIASED}
     even = {"linear, B = 8": loss_ratios(methods)}
     assert even["linear, B = 8"][AUTOMATIC] == (1.0, 1.0)
-    automatic, best = unbiased_claims(even)
+    automatic, best = unbiased_claims(even, "mnist")
     assert automatic.holds
     assert not best.holds
     methods["SVRG"] = {0.1: [curve([0.2, 0.1])] * 2}
     methods[AUTOMATIC] = {0.1: [curve([1.0, 0.9, 0.6, 0.3])] * 2}
-    automatic, best = unbiased_claims({"linear, B = 8": loss_ratios(methods)})
+    automatic, best = unbiased_claims({"linear, B = 8": loss_ratios(methods)}, "mnist")
     assert not automatic.holds
     assert best.holds
     assert "SVRG" in best.statement
