@@ -16,6 +16,8 @@ from jaxrobust.training._copies import copy_tolerance
 
 NUM_EXAMPLES = 48
 OPTIMIZER = optax.sgd(0.05, momentum=0.9)
+# Params are of order 1, and some of them cross zero: a few steps round to some eps of 1.
+CLOSE: Any = {"rtol": 1e-5, "atol": 1e-6}
 
 
 def loss(params, example):
@@ -86,7 +88,7 @@ def test_steps_are_those_of_a_plain_loop():
         params = optax.apply_updates(params, updates)
         wanted.append(value)
     np.testing.assert_allclose(losses, wanted, rtol=1e-5)
-    chex.assert_trees_all_close(after.params, params, rtol=1e-5)
+    chex.assert_trees_all_close(after.params, params, **CLOSE)
     chex.assert_trees_all_equal(after.sampler_state.step, sampler_state.step)
     assert int(after.step) == 5
 
@@ -98,7 +100,7 @@ def test_step_by_step_is_the_same(monkeypatch):
     monkeypatch.setattr(per_example, "slow_in_loops", lambda loss_fn: lambda params, data: True)
     stepped, one_by_one = training.take_steps(loss, OPTIMIZER, start(params), data, 5)
     np.testing.assert_allclose(one_by_one, losses, rtol=1e-5)
-    chex.assert_trees_all_close(stepped.params, looped.params, rtol=1e-5)
+    chex.assert_trees_all_close(stepped.params, looped.params, **CLOSE)
     chex.assert_trees_all_equal(stepped.sampler_state.step, looped.sampler_state.step)
     assert stepped.step == looped.step
 
