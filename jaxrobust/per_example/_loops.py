@@ -1,7 +1,7 @@
 """Which programs a backend runs slowly inside of compiled loops."""
 
 import functools
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -36,9 +36,9 @@ def slow_in_loops(loss_fn: LossFn) -> Callable[[Any, Any], bool]:
 
 
 @functools.lru_cache(maxsize=256)
-def _has_convolution(loss_fn: LossFn, structure: Hashable, shapes: tuple[Any, ...]) -> bool:
+def _has_convolution(loss_fn: LossFn, structure: Any, shapes: tuple[Any, ...]) -> bool:
     as_arrays = [jax.ShapeDtypeStruct(shape.shape, shape.dtype) for shape in shapes]
-    params, batch = jax.tree.unflatten(structure, as_arrays)  # type: ignore[arg-type]
+    params, batch = jax.tree.unflatten(structure, as_arrays)
     closed = jax.make_jaxpr(jax.vmap(loss_fn, (None, 0)))(params, batch)
     return "conv_general_dilated" in _primitives(closed.jaxpr)
 

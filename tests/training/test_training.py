@@ -16,8 +16,6 @@ from jaxrobust.training._copies import copy_tolerance
 
 NUM_EXAMPLES = 48
 OPTIMIZER = optax.sgd(0.05, momentum=0.9)
-# Params are of order 1, and some of them cross zero: a few steps round to some eps of 1.
-CLOSE: Any = {"rtol": 1e-5, "atol": 1e-6}
 
 
 def loss(params, example):
@@ -37,6 +35,11 @@ def problem(num_copies=1, noise=0.5, seed=0):
     rows = np.concatenate([np.arange(8), np.repeat(np.arange(8, num_distinct), num_copies)])
     as_float32 = lambda tree: jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), tree)
     return as_float32(params), as_float32((x[rows], y[rows]))
+
+
+def in_float64(tree):
+    """For comparisons to many digits, also of params that happen to be nearly zero."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), tree)
 
 
 def start(params, sampler=None, seed=0, optimizer=OPTIMIZER):
@@ -73,8 +76,8 @@ PLANS: dict[str, Any] = {
 # Steps --------------------------------------------------------------------------------------------
 
 
-def test_steps_are_those_of_a_plain_loop():
-    params, data = problem()
+def test_steps_are_those_of_a_plain_loop(x64):
+    params, data = in_float64(problem())
     state = start(params, sampling.importance(np.arange(1.0, NUM_EXAMPLES + 1), 8))
     after, losses = training.take_steps(loss, OPTIMIZER, state, data, 5)
 
@@ -88,19 +91,19 @@ def test_steps_are_those_of_a_plain_loop():
         params = optax.apply_updates(params, updates)
         wanted.append(value)
     np.testing.assert_allclose(losses, wanted, rtol=1e-5)
-    chex.assert_trees_all_close(after.params, params, **CLOSE)
+    chex.assert_trees_all_close(after.params, params, rtol=1e-10)
     chex.assert_trees_all_equal(after.sampler_state.step, sampler_state.step)
     assert int(after.step) == 5
 
 
-def test_step_by_step_is_the_same(monkeypatch):
+def test_step_by_step_is_the_same(monkeypatch, x64):
     """How losses with convolutions are run on a CPU."""
-    params, data = problem()
+    params, data = in_float64(problem())
     looped, losses = training.take_steps(loss, OPTIMIZER, start(params), data, 5)
     monkeypatch.setattr(per_example, "slow_in_loops", lambda loss_fn: lambda params, data: True)
     stepped, one_by_one = training.take_steps(loss, OPTIMIZER, start(params), data, 5)
     np.testing.assert_allclose(one_by_one, losses, rtol=1e-5)
-    chex.assert_trees_all_close(stepped.params, looped.params, **CLOSE)
+    chex.assert_trees_all_close(stepped.params, looped.params, rtol=1e-10)
     chex.assert_trees_all_equal(stepped.sampler_state.step, looped.sampler_state.step)
     assert stepped.step == looped.step
 
