@@ -4,6 +4,7 @@
   costs the tests that use one device nothing.
 - Implicit rank promotion raises, and (in pyproject.toml) warnings are errors.
 - Whether x64 is on is put back after every test, and chex counts traces anew in each.
+- Compiled programs are let go before the process has as many memory mappings as Linux allows.
 - Hypothesis draws the same examples in every run, so that a red test stays red;
   `--hypothesis-profile=thorough` draws many more.
 """
@@ -18,6 +19,10 @@ import jax
 import pytest
 
 NUM_DEVICES = 8
+# Every compiled program is mapped into memory in several pieces. Linux allows 65,530 of them to a
+# process (vm.max_map_count), and XLA ends the process at the next program that does not fit.
+MOST_MAPPINGS = 30_000
+MAPPINGS = Path("/proc/self/maps")  # Linux alone has both the file and the limit
 DEVICES_FLAG = "--xla_force_host_platform_device_count"
 
 # XLA reads the flags when the backend starts, that is at the first use of a device and not at
@@ -43,6 +48,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "data_dir" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("data"):
             item.add_marker(pytest.mark.data)
+
+
+@pytest.hookimpl(trylast=True)  # after the fixtures of the file
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Lets compiled programs go between two files, for tests of one file share them."""
+    if (nextitem is None or nextitem.path != item.path) and num_mappings() > MOST_MAPPINGS:
+        jax.clear_caches()
+
+
+def num_mappings() -> int:
+    """Pieces of memory that are mapped into this process; 0 where that is not known."""
+    return MAPPINGS.read_bytes().count(b"\n") if MAPPINGS.exists() else 0
 
 
 @pytest.fixture(autouse=True)
