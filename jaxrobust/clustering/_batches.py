@@ -1,4 +1,8 @@
-"""All examples, batch by batch, in one program for any number of them."""
+"""All examples, batch by batch, in one program for any number of them.
+
+Batches are slices, which are copied many times faster than rows are gathered. The last one begins
+early enough to be full: its first examples have been seen before.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,28 +13,36 @@ import numpy as np
 
 
 def map_batches(function: Callable[[Any], Any], data: Any, batch_size: int) -> Any:
-    """``function`` of all examples, batch by batch; results ``(N, ...)``, as from a single batch.
-
-    The last batch is filled up with copies of the last example, so that one program does for all;
-    what comes of them is dropped.
-    """
+    """``function`` of all examples, batch by batch; results ``(N, ...)``, as from a single batch."""
     num_examples = jax.tree.leaves(data)[0].shape[0]
-    places, _ = batch_places(num_examples, batch_size)
-    found = jax.lax.map(lambda index: function(_at(data, index)), places)
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num_examples], found)
+    starts, size = batch_starts(num_examples, batch_size)
+    found = jax.lax.map(lambda start: function(batch_at(data, start, size)), starts)
+    return jax.tree.map(lambda leaf: join_batches(leaf[:-1], leaf[-1], num_examples), found)
+
+
+def join_batches(others: jax.Array, last: jax.Array, num_examples: int) -> jax.Array:
+    """Results ``(N, ...)`` from those of all batches but the last, and those of the last."""
+    new = num_examples - others.shape[0] * last.shape[0]
+    others = others.reshape(-1, *last.shape[1:])
+    return jnp.concatenate([others, last[last.shape[0] - new :]])
 
 
 def sum_batches(function: Callable[[Any, jax.Array], Any], data: Any, batch_size: int) -> Any:
-    """The sum of ``function(batch, weights)`` over batches; ``weights (n,)`` are 0 for padding."""
-    places, weights = batch_places(jax.tree.leaves(data)[0].shape[0], batch_size)
+    """The sum of ``function(batch, weights)``; ``weights (n,)`` are 0 for what was seen before."""
+    num_examples = jax.tree.leaves(data)[0].shape[0]
+    starts, size = batch_starts(num_examples, batch_size)
+    weights = (starts[:, None] + np.arange(size) >= np.arange(len(starts))[:, None] * size).astype(
+        np.float32
+    )
 
     def step(total, batch):
-        index, weight = batch
-        return jax.tree.map(jnp.add, total, function(_at(data, index), weight)), None
+        start, weight = batch
+        return jax.tree.map(jnp.add, total, function(batch_at(data, start, size), weight)), None
 
-    shapes = jax.eval_shape(function, _at(data, places[0]), jnp.asarray(weights[0]))
+    first = batch_at(data, starts[0], size)
+    shapes = jax.eval_shape(function, first, jnp.asarray(weights[0]))
     start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return jax.lax.scan(step, start, (places, weights))[0]
+    return jax.lax.scan(step, start, (starts, weights))[0]
 
 
 def sum_by_cluster(
@@ -70,11 +82,17 @@ def sum_by_cluster(
     return jax.lax.fori_loop(0, ends[-1], step, start)
 
 
-def batch_places(num_examples: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The examples of every batch, ``(batches, n)``, and weights: 1, and 0 for the padding."""
-    batch_size = min(batch_size, num_examples)
-    places = np.arange(-(-num_examples // batch_size) * batch_size).reshape(-1, batch_size)
-    return np.minimum(places, num_examples - 1), (places < num_examples).astype(np.float32)
+def batch_starts(num_examples: int, batch_size: int) -> tuple[np.ndarray, int]:
+    """The first example of every batch, and how many a batch has."""
+    size = min(batch_size, num_examples)
+    starts = np.arange(-(-num_examples // size), dtype=np.int32) * size
+    return np.minimum(starts, num_examples - size), size
+
+
+def batch_at(data: Any, start: Any, size: int) -> Any:
+    """The batch that begins at an example."""
+    take = lambda leaf: jax.lax.dynamic_slice_in_dim(jnp.asarray(leaf), start, size)
+    return jax.tree.map(take, data)
 
 
 def _at(data: Any, index: Any) -> Any:

@@ -18,7 +18,12 @@ from jaxrobust.clustering._lloyd import alternate
 from jaxrobust.clustering._objectives import OBJECTIVES, Objective, by_cluster
 from jaxrobust.clustering._result import Clustering
 from jaxrobust.clustering._seeding import SEEDINGS, Seeding, assign_to_seeds
-from jaxrobust.clustering._sums import centered_sums, squared_distances, sums_of
+from jaxrobust.clustering._sums import (
+    centered_sums,
+    squared_distances,
+    sums_about_members,
+    sums_of,
+)
 
 Algorithm = Literal["hartigan", "lloyd"]
 ALGORITHMS = ("hartigan", "lloyd")
@@ -152,8 +157,7 @@ def objective(
 def _value(
     points: jax.Array, assignments: jax.Array, num_clusters: int, objective: Objective
 ) -> jax.Array:
-    weights = jnp.ones(points.shape[0], points.dtype)
-    sums = centered_sums(points, assignments, weights, num_clusters)
+    sums = centered_sums(points, assignments, num_clusters)
     return jnp.sum(by_cluster(sums, objective))
 
 
@@ -213,6 +217,7 @@ def start_from(init: Any, key: jax.Array, points: jax.Array, num_clusters: int) 
     return init
 
 
+@functools.partial(jax.jit, static_argnums=(2, 3, 6))
 def _improve(
     points: jax.Array,
     start: jax.Array,
@@ -223,54 +228,24 @@ def _improve(
     block_size: int,
 ) -> Clustering:
     """Passes of Hartigan's method until they gain little."""
-    # A program of its own: fused into the passes, the blocks would be made more than once.
-    blocks, weights, assignments, middle = _arrange(points, start, block_size)
-    found = _pass_until(
-        blocks, weights, assignments, num_clusters, objective, max_passes, tolerance
-    )
-    return found._replace(
-        assignments=found.assignments[: points.shape[0]], centers=found.centers + middle[None, :]
-    )
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _arrange(points: jax.Array, start: jax.Array, block_size: int) -> tuple[jax.Array, ...]:
-    """Points about their mean and assignments in blocks, weights (0 for padding), the mean."""
-    # About the mean, for distances are found from products: their error is eps of the norms.
     middle = jnp.mean(points, axis=0)
-    blocks, weights = _in_blocks(points - middle[None, :], block_size)
-    missing = weights.size - points.shape[0]
-    return blocks, weights, jnp.pad(start, (0, missing)).reshape(weights.shape), middle
-
-
-@functools.partial(jax.jit, static_argnums=(3, 4))
-def _pass_until(
-    blocks: jax.Array,
-    weights: jax.Array,
-    assignments: jax.Array,
-    num_clusters: int,
-    objective: Objective,
-    max_passes: int,
-    tolerance: float,
-) -> Clustering:
-    flat, flat_weights = blocks.reshape(-1, blocks.shape[-1]), weights.reshape(-1)
 
     def one_pass(state):
         assignments, sums, value, num_passes, _ = state
-        sums, assignments = pass_over(sums, blocks, assignments, weights, objective)
+        sums, assignments = pass_over(sums, points, assignments, middle, objective, block_size)
         # Anew, so that rounding errors do not add up; about centers that are close to the means.
-        sums = sums_of(flat, assignments.reshape(-1), flat_weights, sums.centers)
+        sums = sums_of(points, assignments, sums.centers)
         after = jnp.sum(by_cluster(sums, objective))
         return assignments, sums, after, num_passes + 1, value - after <= tolerance * value
 
-    sums = centered_sums(flat, assignments.reshape(-1), flat_weights, num_clusters)
+    sums = sums_about_members(points, start, num_clusters)
     value = jnp.sum(by_cluster(sums, objective))
-    state = (assignments, sums, value, jnp.int32(0), jnp.bool_(False))
+    state = (start, sums, value, jnp.int32(0), jnp.bool_(False))
     assignments, sums, value, num_passes, converged = jax.lax.while_loop(
         lambda state: ~state[4] & (state[3] < max_passes), one_pass, state
     )
     return Clustering(
-        assignments=assignments.reshape(-1),
+        assignments=assignments,
         sizes=sums.counts.astype(jnp.int32),
         centers=sums.centers,
         spreads=sums.spreads,
@@ -278,12 +253,3 @@ def _pass_until(
         num_passes=num_passes,
         converged=converged,
     )
-
-
-def _in_blocks(points: jax.Array, block_size: int) -> tuple[jax.Array, jax.Array]:
-    """Points ``(blocks, n, d)``, padded, and ``(blocks, n)`` weights: 0 for the padding."""
-    num_points, dim = points.shape
-    missing = -num_points % block_size
-    weights = jnp.pad(jnp.ones(num_points, points.dtype), (0, missing))
-    padded = jnp.pad(points, ((0, missing), (0, 0)))
-    return padded.reshape(-1, block_size, dim), weights.reshape(-1, block_size)

@@ -35,6 +35,7 @@ def gradient_clusters(
     key: jax.Array,
     method: Method = "sketch",
     dim: int = 256,
+    num_landmarks: int | None = None,
     batch_size: int = 128,
     **options: Any,
 ) -> Clustering:
@@ -46,8 +47,10 @@ def gradient_clusters(
 
     ===========  ===================================================================================
     ``sketch``   Sketches of ``dim`` numbers by one pass over the data, then :func:`fit` on them;
-                 memory ``(N, dim)``. ``centers (K, dim)``, ``spreads`` and ``objective`` are those
-                 of the sketches, of which the squared distances are unbiased estimates.
+                 memory ``(N, dim)``. With landmarks, where these are cheap, the sketches are exact
+                 for what gradients have in common with those of some examples. ``centers (K,
+                 dim)``, ``spreads`` and ``objective`` are those of the sketches, of which the
+                 squared distances are unbiased estimates.
     ``exact``    Means of clusters and assignments in turn, by the gradients themselves; neither
                  step raises J. ``centers`` are mean gradients, leaves ``(K, *leaf)``; ``spreads``
                  and ``objective`` are exact up to rounding errors of order ``eps`` of the squared
@@ -83,6 +86,7 @@ def gradient_clusters(
       key: PRNG key of the sketches and of the seeding.
       method: see the table.
       dim: length of a sketch.
+      num_landmarks: as in :func:`gradient_sketches`.
       batch_size: examples whose gradients are looked at in one go.
       **options: for ``sketch`` and ``gram`` the further options of :func:`fit`; for ``exact`` its
         ``init``, ``max_passes`` (10) and ``tolerance`` (1e-3); for ``rank1`` ``init`` (``"zero"``,
@@ -116,8 +120,9 @@ def gradient_clusters(
 
     def sketches():
         found = gradient_sketches(
-            loss_fn, params, data, key=sketch_key, dim=dim, batch_size=batch_size
-        )
+            loss_fn, params, data, key=sketch_key, dim=dim, num_landmarks=num_landmarks,
+            batch_size=batch_size,
+        )  # fmt: skip
         return check_points("gradients", found)
 
     if method == "sketch":

@@ -4,7 +4,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxrobust.clustering._batches import batch_at, batch_starts
 from jaxrobust.clustering._objectives import (
     Objective,
     by_cluster,
@@ -27,48 +29,62 @@ class Proposal(NamedTuple):
 
 def pass_over(
     sums: Sums,
-    blocks: jax.Array,
+    points: jax.Array,
     assignments: jax.Array,
-    weights: jax.Array,
+    middle: jax.Array,
     objective: Objective,
+    block_size: int,
 ) -> tuple[Sums, jax.Array]:
     """One pass over the points, block by block, which never raises the objective.
 
     Args:
       sums: of the clusters.
-      blocks: points ``(blocks, n, d)``.
-      assignments: ``(blocks, n)`` int32.
-      weights: ``(blocks, n)``, 1 for points and 0 for padding.
+      points: ``(N, d)``.
+      assignments: ``(N,)`` int32.
+      middle: ``(d,)``, the mean of the points.
       objective: what is lowered.
+      block_size: points whose moves are decided at once.
 
     Returns:
       Sums and assignments after the pass.
     """
+    starts, size = batch_starts(points.shape[0], block_size)
 
     def step(state, block):
-        sums, most = state
-        points, assigned, weight = block
-        proposal = propose(sums, points, assigned, weight, objective)
-        sums, assigned, most = apply(sums, points, assigned, proposal, objective, most)
-        return (sums, jnp.clip(2 * most, 1, points.shape[0])), assigned
+        sums, assignments, most = state
+        number, begin = block
+        rows, assigned = batch_at((points, assignments), begin, size)
+        # The last block begins early enough to be full; what it has seen before stays.
+        new = begin + jnp.arange(size) >= number * size
+        proposal = propose(sums, rows, assigned, new, objective, middle)
+        sums, assigned, most = apply(sums, rows, assigned, proposal, objective, most)
+        assignments = jax.lax.dynamic_update_slice_in_dim(assignments, assigned, begin, 0)
+        return (sums, assignments, jnp.clip(2 * most, 1, size)), None
 
-    most = jnp.asarray(blocks.shape[1], jnp.int32)
-    (sums, _), assignments = jax.lax.scan(step, (sums, most), (blocks, assignments, weights))
+    start = (sums, assignments, jnp.int32(size))
+    blocks = (np.arange(len(starts)), starts)
+    (sums, assignments, _), _ = jax.lax.scan(step, start, blocks)
     return sums, assignments
 
 
 def propose(
-    sums: Sums, points: jax.Array, assigned: jax.Array, weight: jax.Array, objective: Objective
+    sums: Sums,
+    points: jax.Array,
+    assigned: jax.Array,
+    may_move: jax.Array,
+    objective: Objective,
+    middle: jax.Array | None = None,
 ) -> Proposal:
     """The best move of every point, as if it were the only one."""
-    distances = squared_distances(points, sums.centers)
+    # About the mean, for distances are found from products: their error is eps of the norms.
+    distances = squared_distances(points, sums.centers, middle)
     own = jnp.take_along_axis(distances, assigned[:, None], axis=1)[:, 0]
     joining = cost_of_joining(sums, distances, objective)
     elsewhere = jnp.arange(distances.shape[1])[None, :] != assigned[:, None]
     joining = jnp.where(elsewhere, joining, jnp.inf)
     target = jnp.argmin(joining, axis=1).astype(assigned.dtype)  # the lowest index of equal ones
     change = jnp.min(joining, axis=1) - gain_of_leaving(sums, assigned, own, objective)
-    change = jnp.where(weight > 0, change, jnp.inf)
+    change = jnp.where(may_move, change, jnp.inf)
     return Proposal(target, change, _ranks(target, change))
 
 

@@ -25,10 +25,9 @@ def alternate(
     # About the mean, for distances are found from products: their error is eps of the norms.
     middle = jnp.mean(points, axis=0)
     points = points - middle[None, :]
-    weights = jnp.ones(points.shape[0], points.dtype)
 
     def summed(assignments):
-        sums = centered_sums(points, assignments, weights, num_clusters)
+        sums = centered_sums(points, assignments, num_clusters)
         return sums, jnp.sum(sums.spreads)
 
     def one_pass(state):

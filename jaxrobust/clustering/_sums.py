@@ -4,10 +4,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrobust import trees
+from jaxrobust.clustering._batches import batch_at, batch_starts
 
 _HIGHEST = jax.lax.Precision.HIGHEST
+# Up to so many clusters a product with indicators is faster than adding point by point.
+_FEW_CLUSTERS = 256
+_ROWS = 1024  # points that are summed at once: they stay in the cache
 
 
 class Sums(NamedTuple):
@@ -42,32 +47,73 @@ class Sums(NamedTuple):
 
     def added(self, points: jax.Array, assignments: jax.Array, weight: jax.Array) -> "Sums":
         """With points ``(n, d)`` counted in, each with a weight ``(n,)``."""
+        add = lambda total, values: total.at[assignments].add(values)
+        return self._with(points, assignments, weight, add)
+
+    def added_many(self, points: jax.Array, assignments: jax.Array, weight: jax.Array) -> "Sums":
+        """The same, faster for many more points than clusters: by products with indicators."""
+        if self.counts.size > _FEW_CLUSTERS:
+            return self.added(points, assignments, weight)
+        members = jax.nn.one_hot(assignments, self.counts.size, dtype=points.dtype, axis=0)
+        add = lambda total, values: total + jnp.matmul(members, values, precision=_HIGHEST)
+        return self._with(points, assignments, weight, add)
+
+    def _with(self, points: jax.Array, assignments: jax.Array, weight: jax.Array, add) -> "Sums":
         relative = points - self.origins[assignments]
         weighted = relative * weight[:, None]
         return self._replace(
-            counts=self.counts.at[assignments].add(weight),
-            offsets=self.offsets.at[assignments].add(weighted),
-            squares=self.squares.at[assignments].add(jnp.sum(relative * weighted, axis=1)),
+            counts=add(self.counts, weight),
+            offsets=add(self.offsets, weighted),
+            squares=add(self.squares, jnp.sum(relative * weighted, axis=1)),
         )
 
 
-def sums_of(points: jax.Array, assignments: jax.Array, weight: jax.Array, origins: jax.Array):
+def sums_of(points: jax.Array, assignments: jax.Array, origins: jax.Array) -> Sums:
     """The sums of a partition, relative to given origins ``(K, d)``."""
     zero = jnp.zeros(origins.shape[0], points.dtype)
-    return Sums(origins, zero, jnp.zeros_like(origins), zero).added(points, assignments, weight)
+    start = Sums(origins, zero, jnp.zeros_like(origins), zero)
+    starts, size = batch_starts(points.shape[0], _ROWS)
+    if len(starts) == 1:
+        return start.added_many(points, assignments, jnp.ones(size, points.dtype))
+
+    def step(sums, batch):
+        number, begin = batch
+        rows, assigned = batch_at((points, assignments), begin, size)
+        # The last slice begins early enough to be full.
+        new = begin + jnp.arange(size) >= number * size
+        return sums.added_many(rows, assigned, new.astype(points.dtype)), None
+
+    return jax.lax.scan(step, start, (np.arange(len(starts)), starts))[0]
 
 
-def centered_sums(
-    points: jax.Array, assignments: jax.Array, weight: jax.Array, num_clusters: int
-) -> Sums:
+def centered_sums(points: jax.Array, assignments: jax.Array, num_clusters: int) -> Sums:
     """The sums of a partition, relative to its own means: in two passes, exact up to rounding."""
-    start = jnp.zeros((num_clusters, points.shape[1]), points.dtype)
-    rough = sums_of(points, assignments, weight, start)
-    return sums_of(points, assignments, weight, rough.centers)
+    return sums_of(
+        points, assignments, sums_about_members(points, assignments, num_clusters).centers
+    )
 
 
-def squared_distances(points: jax.Array, centers: jax.Array) -> jax.Array:
-    """``||x_i - c_k||^2``, ``(n, K)``, by one matrix product; to eps of the squared norms."""
+def sums_about_members(points: jax.Array, assignments: jax.Array, num_clusters: int) -> Sums:
+    """The sums of a partition, in one pass, relative to one member of each cluster.
+
+    A member is as close to the others as the mean, up to their spread: a cluster that is tight and
+    far from the origin loses no digits. One that is far from all N others loses N times eps.
+    """
+    numbers = jnp.arange(points.shape[0])
+    member = jnp.full(num_clusters, -1).at[assignments].max(numbers)
+    origins = jnp.where(member[:, None] >= 0, points[member], jnp.mean(points, axis=0)[None, :])
+    return sums_of(points, assignments, origins)
+
+
+def squared_distances(
+    points: jax.Array, centers: jax.Array, middle: jax.Array | None = None
+) -> jax.Array:
+    """``||x_i - c_k||^2``, ``(n, K)``, by one matrix product; to eps of the squared norms.
+
+    With ``middle (d,)``, of the squared norms about it: best the mean of all points.
+    """
+    if middle is not None:
+        points, centers = points - middle[None, :], centers - middle[None, :]
     dtype = trees.accumulator(points.dtype)
     products = jnp.matmul(points, centers.T, precision=_HIGHEST, preferred_element_type=dtype)
     norms = jnp.sum(points**2, axis=1)[:, None] + jnp.sum(centers**2, axis=1)[None, :]

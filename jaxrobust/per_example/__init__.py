@@ -21,6 +21,7 @@ example i with respect to all params:
 :func:`value_grad_and_norms`     losses, mean gradient and norms in one pass
 :func:`dots`                     :math:`\langle g_i, v\rangle` for one or several directions
 :func:`sketches`                 short random vectors with the inner products of the gradients
+:func:`landmark_sketches`        the same, exact for what they share with those of some examples
 :func:`gram`                     :math:`\langle g_i, g_j\rangle` for all pairs, exactly
 :func:`factors`                  :math:`a_{it}, d_{it}` of :math:`g_i = \sum_t a_{it}d_{it}^T`
 :func:`moments`                  mean, noise and signal; :func:`update_moments` for many batches
@@ -46,6 +47,12 @@ from jaxrobust.per_example._explain import Explanation, Row, explain
 from jaxrobust.per_example._factors import Factors, factors
 from jaxrobust.per_example._gradients import gradients
 from jaxrobust.per_example._gram import gram
+from jaxrobust.per_example._landmarks import (
+    Landmarks,
+    LandmarkSketches,
+    landmark_sketches,
+    landmarks_pay,
+)
 from jaxrobust.per_example._loops import slow_in_loops
 from jaxrobust.per_example._moments import (
     Moments,
@@ -62,6 +69,8 @@ __all__ = [
     "Check",
     "Explanation",
     "Factors",
+    "LandmarkSketches",
+    "Landmarks",
     "Moments",
     "MomentsState",
     "Row",
@@ -72,6 +81,8 @@ __all__ = [
     "gradients",
     "gram",
     "init_moments",
+    "landmark_sketches",
+    "landmarks_pay",
     "moments",
     "norms",
     "sketches",

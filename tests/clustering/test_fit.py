@@ -81,10 +81,10 @@ def test_the_change_of_a_move_is_exact(objective, one_is_empty, x64):
     points, assignments = normal(30, 4), np.random.default_rng(2).integers(0, 4, 30)
     if one_is_empty:
         assignments[assignments == 3] = 2
-    weight = jnp.ones(30)
-    sums = _sums.centered_sums(jnp.asarray(points), jnp.asarray(assignments), weight, 4)
+    every = jnp.ones(30, bool)
+    sums = _sums.centered_sums(jnp.asarray(points), jnp.asarray(assignments), 4)
     proposal = _hartigan.propose(
-        sums, jnp.asarray(points), jnp.asarray(assignments), weight, objective
+        sums, jnp.asarray(points), jnp.asarray(assignments), every, objective
     )
     value = oracles.OBJECTIVES[objective]
     before = value(points, assignments)

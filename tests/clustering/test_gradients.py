@@ -1,5 +1,6 @@
 """Clusters of gradients, against clusters of the gradients themselves."""
 
+import functools
 from typing import Any
 
 import jax
@@ -37,6 +38,33 @@ def test_sketches_find_clusters_nearly_as_good():
     # Leaves of 96 and 48 entries are kept whole in 256 numbers but meet each other at random.
     assert clustering.objective(points, found.assignments, 10) <= 1.1 * exact
     np.testing.assert_allclose(found.objective, exact, rtol=0.15)
+
+
+def test_landmarks_make_sketches_exact_where_they_span_the_gradients():
+    params, data = problem(50)
+    points = gradients_as_points(params, data)
+    gram = np.asarray(points, np.float64) @ np.asarray(points, np.float64).T
+    sketches = functools.partial(clustering.gradient_sketches, loss, params, data, key=KEY)
+    error = lambda s: np.linalg.norm(np.asarray(s @ s.T) - gram) / np.linalg.norm(gram)
+    assert error(sketches(dim=50, num_landmarks=50, batch_size=16)) < 1e-5
+    errors = [error(sketches(dim=40, num_landmarks=n, batch_size=16)) for n in (0, 10, 30)]
+    assert errors[0] > 2 * errors[1] > 4 * errors[2]
+    # By default a quarter of the numbers, where they cost less than the gradient.
+    many = jax.tree.map(lambda leaf: jnp.tile(leaf, (3, *[1] * (leaf.ndim - 1))), data)
+    for dim, number in ((16, 4), (256, 0)):
+        found, expected = (
+            clustering.gradient_sketches(loss, params, many, key=KEY, dim=dim, num_landmarks=wanted)
+            for wanted in (None, number)
+        )
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_examples_with_keys_have_sketches():
+    params, data = problem(20)
+    keys = jax.random.split(KEY, 20)
+    noisy = lambda params, example: loss(params, example[0]) * jax.random.uniform(example[1])
+    found = clustering.gradient_clusters(noisy, params, (data, keys), 3, key=KEY, dim=16)
+    assert np.isfinite(found.objective)
 
 
 def test_copies_have_one_cluster():
@@ -94,6 +122,9 @@ def test_bad_input():
         clustering.gradient_clusters(loss, params, data, 3, key=KEY, method=unknown)
     with pytest.raises(ValueError, match="batch_size must be"):
         clustering.gradient_clusters(loss, params, data, 3, key=KEY, batch_size=0)
+    for number in (-1, 21, 2.5, True):
+        with pytest.raises(ValueError, match=r"num_landmarks must be an integer in 0\.\.20"):
+            clustering.gradient_sketches(loss, params, data, key=KEY, num_landmarks=number)
     with pytest.raises(ValueError, match="num_clusters must be in 1..20"):
         clustering.gradient_clusters(loss, params, data, 21, key=KEY)
     for wrong in ((data[0], data[1][:19]), (data[0][:0], data[1][:0]), (), (data[0], 1)):

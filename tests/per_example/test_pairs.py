@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrobust import per_example
-from jaxrobust.per_example import _dots, _gram, _plan, _projection, _sketches, _trace
+from jaxrobust.per_example import _dots, _plan, _products, _projection, _sketches, _trace
 from jaxrobust.per_example._projection import Shape
 from tests.per_example import oracles
 from tests.per_example.cases import B, normal
@@ -48,7 +48,7 @@ def test_gram(name):
 @pytest.mark.parametrize("name", ["sequence_short", "embedding_tied", "convolution_grouped"])
 @pytest.mark.parametrize("formed", [True, False])
 def test_gram_by_either_formula(name, formed, monkeypatch):
-    monkeypatch.setattr(_gram, "_is_cheaper_formed", lambda *_: formed)
+    monkeypatch.setattr(_products, "_is_cheaper_formed", lambda *_: formed)
     loss, params, batch, expected = exact(name)
     found = jax.jit(per_example.gram(loss))(params, batch)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.max(expected))
@@ -123,13 +123,16 @@ def test_sketches_are_unbiased_within_their_variance(name, dim):
 
 def variance_bound(name, dim):
     """The variance in the docstring, for all pairs."""
-    loss, params, batch, _, slow = oracles.known(name)
+    *_, slow = oracles.known(name)
+    return variance_of_pairs(name, dim, [oracles.matrix([leaf]) for leaf in jax.tree.leaves(slow)])
+
+
+def variance_of_pairs(name, dim, gradients):
+    """The same, for other gradients ``(B, entries)`` of the leaves."""
+    loss, params, batch, *_ = oracles.known(name)
     traced = _trace.trace(loss, params, batch, has_aux=False)
     shapes = _sketches.sketch_shapes(traced, dim)
-    grams = []
-    for leaf in jax.tree.leaves(slow):
-        rows = oracles.matrix([leaf])
-        grams.append(rows @ rows.T)
+    grams = [rows @ rows.T for rows in gradients]
     squares = [np.outer(np.diag(g), np.diag(g)) for g in grams]
     within = np.zeros((B, B))
     for number, (gram, square) in enumerate(zip(grams, squares, strict=True)):
