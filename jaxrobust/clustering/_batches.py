@@ -13,7 +13,7 @@ import numpy as np
 
 
 def map_batches(function: Callable[[Any], Any], data: Any, batch_size: int) -> Any:
-    """``function`` of all examples, batch by batch; results ``(N, ...)``, as from a single batch."""
+    """``function`` of all examples, batch by batch; results ``(N, ...)`` as from a single one."""
     num_examples = jax.tree.leaves(data)[0].shape[0]
     starts, size = batch_starts(num_examples, batch_size)
     found = jax.lax.map(lambda start: function(batch_at(data, start, size)), starts)

@@ -15,7 +15,8 @@ HERE = Path(__file__).parent
 FAKES = HERE / "fakes"
 # The same command line in a process of its own: a program for `python -c`.
 PROGRAM = f"""
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
 from pathlib import Path
 sys.path[:0] = [{str(HERE)!r}, {str(HERE.parents[1])!r}]
 from experiments import discover

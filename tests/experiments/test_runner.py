@@ -163,7 +163,7 @@ def test_ctrl_c_keeps_what_is_finished(run, tmp_path, capsys):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send to one process")
 def test_a_real_ctrl_c_in_a_process_of_its_own(start, tmp_path):
-    process = start("waiting", "--wait", "60", "--output", str(tmp_path), "--run", "run")
+    process = start("waiting", "--wait", "600", "--output", str(tmp_path), "--run", "run")
     assert process.stdout.readline() == "waiting\n"
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
