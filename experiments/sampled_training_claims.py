@@ -203,18 +203,18 @@ def clean_claims(methods: dict[str, Runs], source: str) -> list[Claim]:
 
 
 def loss_ratios(methods: dict[str, Runs]) -> dict[str, tuple[float, float]]:
-    """Steps and seconds to the same training loss, over those of uniform sampling (medians).
+    """Steps and seconds to the same training loss, over those of uniform sampling.
 
-    The loss is the one that uniform sampling, at its best rate and with the same seed, reaches in
-    half of its steps.
+    The loss is the one that uniform sampling, at its best rate and with the same seed, has in the
+    end: the median of the last tenth of its curve, which noise moves up and down. Medians over
+    seeds of the ratios of two runs of one seed.
     """
     rate = lowest(methods[UNIFORM])
     curves = methods[UNIFORM][rate]
-    targets = [float(curve.values[: max(1, len(curve.values) // 2)].min()) for curve in curves]
+    targets = [float(np.median(c.values[-max(1, len(c.values) // 10) :])) for c in curves]
     found = {m: best_reach(runs, to_loss, targets)[1] for m, runs in methods.items()}
-    base = np.median(found[UNIFORM], axis=0)
-    medians = {m: np.median(pairs, axis=0) / base for m, pairs in found.items()}
-    return {m: (float(steps), float(seconds)) for m, (steps, seconds) in medians.items()}
+    ratios = {m: np.median(pairs / found[UNIFORM], axis=0) for m, pairs in found.items()}
+    return {m: (float(steps), float(seconds)) for m, (steps, seconds) in ratios.items()}
 
 
 def unbiased_claims(ratios: dict[str, dict[str, tuple[float, float]]], source: str) -> list[Claim]:

@@ -106,6 +106,7 @@ class Redundancy(NamedTuple):
     copied: int  # images of which there are copies; 0 for none
     copies: int  # of each
     distinct: int  # images of which there is one
+    wrong: float = 0.0  # share of the images whose label is a random other one
 
 
 def problem(source: str, kind: str, redundancy: Redundancy, seed: int) -> Problem:
@@ -120,6 +121,9 @@ def problem(source: str, kind: str, redundancy: Redundancy, seed: int) -> Proble
     groups = rng.permutation(np.repeat(np.arange(number), repeats))
     images = x[order[groups]]
     noise = COPY_NOISE * rng.normal(size=images.shape) * (repeats[groups] > 1)[:, None]
+    labels = y[order[:number]]
+    is_wrong = rng.permutation(number) < redundancy.wrong * number
+    labels = (labels + is_wrong * rng.integers(1, 10, number)) % 10
     model = network(kind, x.shape[1])
     if test is None:
         test = (x[order[number:]], y[order[number:]])
@@ -128,7 +132,7 @@ def problem(source: str, kind: str, redundancy: Redundancy, seed: int) -> Proble
         model.loss_fn,
         model.evaluate,
         model.init,
-        as_arrays((images + noise, y[order[groups]])),
+        as_arrays((images + noise, labels[groups])),
         as_arrays(test),
         groups,
     )
@@ -161,7 +165,7 @@ UNBIASED = (UNIFORM, DOUBLE, IMPORTANCE, EQUAL, PROPORTIONAL, NEYMAN, SVRG, AUTO
 @functools.cache
 def _plan(method: str, loss_fn, batch_size: int, every: int):
     """The plan of a method, and what its optimizer needs besides; one for all runs."""
-    strata = {EQUAL: "equal", PROPORTIONAL: "proportional", NEYMAN: "neyman", AUTOMATIC: "neyman"}
+    strata = {EQUAL: "equal", PROPORTIONAL: "proportional", NEYMAN: "neyman"}
     if method == FOUND:
         return training.remove_redundancy(loss_fn), None
     if method == SVRG:
@@ -169,7 +173,7 @@ def _plan(method: str, loss_fn, batch_size: int, every: int):
     options: dict[str, Any] = {"first": every if method == AUTOMATIC else min(every, 50)}
     options |= {"every": every, "dim": 64}
     options["automatic"] = method == AUTOMATIC
-    if method == IMPORTANCE:
+    if method in (IMPORTANCE, AUTOMATIC):
         return training.resample(loss_fn, **options), None
     if method in strata:
         clusters = batch_size if method in (EQUAL, PROPORTIONAL) else max(2, batch_size // 2)

@@ -1,12 +1,13 @@
 """Plans: when and how training changes the way it samples."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxrobust import clustering, sampling
+from jaxrobust import clustering, sampling, trees
 from jaxrobust.training._copies import copy_tolerance
 from jaxrobust.training._state import TrainState
 from jaxrobust.training._steps import LossFn
@@ -110,6 +111,7 @@ def resample(
     check_every: int | None = None,
     stale: float = 1.0,
     automatic: bool = True,
+    plateau: float = 0.1,
     cost: float = 1.5,
     num_probes: int = 512,
     max_passes: int = 3,
@@ -123,12 +125,15 @@ def resample(
     of the sketches. From the sketches follows the *ratio* of the variances of the new sampler and
     of uniform sampling.
 
-    With ``automatic``, sampling is uniform unless the refresh pays. With noise share
+    With ``automatic``, sampling is uniform unless the refresh pays. As long as the mean loss of
+    ``num_probes`` random examples falls by more than a share ``plateau`` in ``every`` steps,
+    training is limited by how far a step goes, not by noise, and less variance saves nothing. On a
+    plateau it is noise that holds the loss up. With noise share
     :math:`\nu = \frac{\mathrm{tr}/B}{\mathrm{signal} + \mathrm{tr}/B}`, steps that are limited by
     noise take :math:`1+\frac{\mathrm{tr}}{B\,\mathrm{signal}}\cdot\mathrm{ratio}` times as many as
     without noise, so a ratio saves a share :math:`(1-\mathrm{ratio})\,\nu` of them. A refresh costs
-    as much as :math:`cN/B` steps. Before one, ``num_probes`` random examples tell :math:`\nu`, and
-    if :math:`\nu\cdot\mathrm{every}\le cN/B` no ratio could pay and none is made. Sampling returns
+    as much as :math:`cN/B` steps. Before one, the same examples tell :math:`\nu`, and if
+    :math:`\nu\cdot\mathrm{every}\le cN/B` no ratio could pay and none is made. Sampling returns
     to uniform where the ratio is not below 1 or saves less than the refresh costs. Each time that
     nothing was gained the plan waits twice as long as before.
 
@@ -143,6 +148,9 @@ def resample(
         now, and if it is above ``stale`` there is a refresh at once.
       stale: the ratio, relative to uniform sampling.
       automatic: whether to return to uniform sampling, and to spare refreshes that cannot pay.
+      plateau: with ``automatic``, the largest fall of the loss in ``every`` steps, relative to the
+        loss, at which training counts as limited by noise; 1 for always. For losses that are 0 or
+        more.
       cost: c, what a refresh costs relative to a pass of training steps over the data.
       num_probes: examples that tell the noise share.
       max_passes: of :func:`clustering.fit`.
@@ -150,8 +158,8 @@ def resample(
       batch_size: examples whose gradients are sketched at once.
 
     Returns:
-      :class:`Plan`. Reports ``noise_share``, of a refresh ``ratio`` and ``sampler``, and of a look
-      ``ratio_now``.
+      :class:`Plan`. Reports ``fall`` of the loss and ``noise_share``, of a refresh ``ratio`` and
+      ``sampler``, and of a look ``ratio_now``.
 
     Raises:
       ValueError: for numbers out of range.
@@ -163,7 +171,7 @@ def resample(
     """
     check_schedule(first, every)
     check_schedule(first, check_every)
-    for name, value in (("cost", cost), ("stale", stale)):
+    for name, value in (("cost", cost), ("stale", stale), ("plateau", plateau)):
         if not value >= 0:
             raise ValueError(f"{name} must not be negative, got {value}")
 
@@ -182,6 +190,12 @@ def resample(
             if ratio <= stale:
                 return _looked(state, check_every, refresh), report
         if automatic:
+            if plateau < 1 and _is_uniform(state.sampler):
+                state, report["fall"] = _fall(loss_fn, state, data, num_probes, every)
+                if not report["fall"] <= plateau:  # infinite at the first look
+                    return _looked(state, None, int(state.step) + every), report | {
+                        "sampler": "uniform"
+                    }
             probes = sketches(_at(data, rows))
             report["noise_share"] = noise = float(_noise_share(probes, size))
             if noise <= price:
@@ -243,6 +257,29 @@ def _looked(state: TrainState, check_every: int | None, refresh: int) -> TrainSt
     due = refresh if check_every is None else min(refresh, int(state.step) + check_every)
     memory = {"next_call": jnp.int32(due), "next_refresh": jnp.int32(refresh)}
     return state._replace(memory=state.memory | memory)
+
+
+def _fall(
+    loss_fn: LossFn, state: TrainState, data: Any, num_probes: int, every: int
+) -> tuple[TrainState, float]:
+    """How much the mean loss of some examples fell in so many steps, relative to what it was.
+
+    The same examples at every look, so that it is not their choice that is seen. Infinite at the
+    first look.
+    """
+    rows = _some_rows(state.key, state.sampler.num_examples, num_probes)
+    loss = _mean_loss(loss_fn, state.params, _at(data, rows))
+    seen = {"probe_loss": loss, "probe_step": state.step}
+    fall = float("inf")
+    if "probe_loss" in state.memory:
+        before, steps = float(state.memory["probe_loss"]), state.step - state.memory["probe_step"]
+        fall = (before - float(loss)) / max(abs(before), 1e-30) * every / max(int(steps), 1)
+    return state._replace(memory=state.memory | seen), fall
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _mean_loss(loss_fn: LossFn, params: Any, examples: Any) -> jax.Array:
+    return jnp.mean(trees.promote(jax.vmap(loss_fn, (None, 0))(params, examples)))
 
 
 @jax.jit

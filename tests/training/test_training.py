@@ -67,7 +67,9 @@ PLANS: dict[str, Any] = {
     "stratified": training.resample(
         loss, num_clusters=4, first=5, every=8, automatic=False, dim=16, batch_size=16
     ),
-    "importance": training.resample(loss, first=5, every=8, cost=0.0, dim=16, batch_size=16),
+    "importance": training.resample(
+        loss, first=5, every=8, plateau=1.0, cost=0.0, dim=16, batch_size=16
+    ),
     "snapshots": SNAPSHOTS.plan,
     "redundancy": training.remove_redundancy(loss, first=3, every=10, dim=16, batch_size=16),
 }
@@ -343,13 +345,37 @@ def test_refreshes_that_cannot_pay_are_not_made():
     """Twice as long between two looks each time."""
     params, data = problem()
     plan = training.resample(
-        loss, num_clusters=4, first=2, every=4, cost=1e6, dim=16, batch_size=16
+        loss, num_clusters=4, first=2, every=4, plateau=1.0, cost=1e6, dim=16, batch_size=16
     )
     state, found = reports(plan, data, params, 60)
     assert [record["step"] for record in found] == [2, 6, 14, 30]
     assert all(record["sampler"] == "uniform" and "ratio" not in record for record in found)
     assert all(0 <= record["noise_share"] <= 1 for record in found)
     assert state.sampler.sizes.size == 1
+
+
+def test_sampling_stays_uniform_while_the_loss_falls():
+    """Looked at every 8 steps by the loss of the same examples; nothing is sketched before."""
+    params, data = problem()
+    options: dict[str, Any] = {"first": 16, "every": 8, "cost": 0.0, "dim": 16, "batch_size": 16}
+    plan = training.resample(loss, plateau=0.0, num_probes=NUM_EXAMPLES, **options)
+    state, found = reports(plan, data, params, 42)
+    assert [record["step"] for record in found] == [16, 24, 32, 40]
+    assert all(record["sampler"] == "uniform" and "noise_share" not in record for record in found)
+    assert state.sampler.running is None
+    losses = []
+    for record in found:  # of the plain run, which is the same
+        plain, _ = run(start(params), data, record["step"])
+        losses.append(np.mean(jax.vmap(loss, (None, 0))(plain.params, data)))
+    assert found[0]["fall"] == np.inf
+    falls = -np.diff(losses) / losses[:-1]
+    np.testing.assert_allclose([record["fall"] for record in found[1:]], falls, rtol=1e-3)
+    assert np.all(falls > 0)
+    # Where the largest of these falls counts as a plateau, the scores are used from then on.
+    plan = training.resample(loss, plateau=2 * float(np.max(falls)), **options)
+    _, found = reports(plan, data, params, 26)
+    assert [record["sampler"] for record in found] == ["uniform", "importance"]
+    assert "fall" in found[1]
 
 
 def test_back_to_uniform_where_the_ratio_is_no_gain(monkeypatch):
@@ -363,7 +389,7 @@ def test_back_to_uniform_where_the_ratio_is_no_gain(monkeypatch):
     from jaxrobust.training import _plans
 
     monkeypatch.setattr(_plans.clustering, "fit", worst)
-    options = {"num_clusters": 2, "allocation": "equal", "cost": 0.0, "dim": 16}
+    options = {"num_clusters": 2, "allocation": "equal", "cost": 0.0, "dim": 16, "plateau": 1.0}
     plan = training.resample(loss, first=2, every=4, batch_size=16, **options)
     _, found = reports(plan, data, params, 30)
     assert all(record["ratio"] > 1 and record["sampler"] == "uniform" for record in found)
@@ -444,7 +470,7 @@ def test_bad_input():
     for options in [*bad, {"first": -1}]:
         with pytest.raises(ValueError, match=next(iter(options))):
             training.remove_redundancy(loss, **options)
-    bad = [{"every": 0}, {"cost": -1.0}, {"first": 0.5}]
+    bad = [{"every": 0}, {"cost": -1.0}, {"first": 0.5}, {"plateau": np.nan}]
     for options in bad:
         with pytest.raises(ValueError, match=next(iter(options))):
             training.resample(loss, **options)
