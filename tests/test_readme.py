@@ -37,8 +37,8 @@ def test_the_example_runs_and_its_bounds_enclose_the_optimum(capsys):
     assert "reached: " in shown
 
 
-def test_per_example_runs_after_the_first_example(capsys):
-    first, _, block, _ = blocks("python")
+def test_per_example_and_training_run_after_the_first_example(capsys):
+    first, _, block, train, _ = blocks("python")
     lines = first.splitlines()
     names: dict = {}
     exec("\n".join(line for line in lines if line.startswith(("import", "from"))), names)
@@ -47,6 +47,11 @@ def test_per_example_runs_after_the_first_example(capsys):
     shown = capsys.readouterr().out
     assert "largest gradients" in shown
     assert "agree" in shown
+    exec(compile(train, "README.md", "exec"), names)
+    assert int(names["state"].step) == 500
+    assert names["log"][0]["event"] == "refresh"
+    assert names["log"][-1]["loss"] < 0.1 * names["log"][1]["loss"]
+    assert "variance: " in capsys.readouterr().out
 
 
 def linen_model():
@@ -77,7 +82,7 @@ def haiku_model():
     ],
 )
 def test_the_adapters_take_parameters_only(number, make, size):
-    adapter = blocks("python")[3].split("\n\n")[number]
+    adapter = blocks("python")[4].split("\n\n")[number]
     assert len([line for line in adapter.splitlines() if not line.startswith("#")]) <= 3
     loss = optax.softmax_cross_entropy_with_integer_labels
     x, y = jax.random.normal(jax.random.key(1), (5, 4)), jax.numpy.arange(5) % 3

@@ -1,12 +1,14 @@
 """Gradient estimates from a draw: the weighted mini-batch, and SVRG."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxrobust import trees
+from jaxrobust import per_example, trees
 from jaxrobust.sampling._checks import check_count
 
 LossFn = Callable[[Any, Any], Any]
@@ -96,23 +98,41 @@ def svrg(loss_fn: LossFn, *, coefficient: float = 1.0, batch_size: int = 128) ->
 
 
 def mean_gradient(loss_fn: LossFn, params: Any, data: Any, batch_size: int) -> Any:
-    """The gradient of the mean loss over all examples, in batches; like the params."""
+    """The gradient of the mean loss over all examples, in batches; like the params.
+
+    Compiled once per loss function and shapes, where it is not traced.
+    """
     num_examples = jax.tree.leaves(data)[0].shape[0]
     size = min(batch_size, num_examples)
-    num_batches = -(-num_examples // size)
-    weighted = value_and_grad(loss_fn)
+    numbers = np.arange(-(-num_examples // size), dtype=np.int32)
+    if per_example.slow_in_loops(loss_fn)(params, data):
+        parts = (_sum_of_batch(loss_fn, params, data, number, size) for number in numbers)
+        total = functools.reduce(trees.add, parts)
+    else:
+        total = _sum_of_batches(loss_fn, params, data, numbers, size)
+    return trees.cast_like(trees.scale(1 / num_examples, total), params)
 
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _sum_of_batches(loss_fn: LossFn, params: Any, data: Any, numbers: Any, size: int) -> Any:
     def step(total, number):
-        place = number * size + jnp.arange(size)
-        # The last batch is filled up with copies that count nothing.
-        rows = jnp.minimum(place, num_examples - 1)
-        batch = jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], data)
-        found = weighted(params, batch, (place < num_examples).astype(jnp.float32))[1]
-        return trees.add(total, trees.promote(found)), None
+        return trees.add(total, _sum_of_batch(loss_fn, params, data, number, size)), None
 
     start = jax.tree.map(jnp.zeros_like, trees.promote(params))
-    total, _ = jax.lax.scan(step, start, jnp.arange(num_batches))
-    return trees.cast_like(trees.scale(size / num_examples, total), params)
+    return jax.lax.scan(step, start, numbers)[0]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _sum_of_batch(loss_fn: LossFn, params: Any, data: Any, number: Any, size: int) -> Any:
+    """The sum of the gradients of one batch, in float32 at least."""
+    num_examples = jax.tree.leaves(data)[0].shape[0]
+    place = number * size + jnp.arange(size)
+    # The last batch is filled up with copies that count nothing.
+    rows = jnp.minimum(place, num_examples - 1)
+    batch = jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], data)
+    weights = (place < num_examples).astype(jnp.float32)
+    found = value_and_grad(loss_fn)(params, batch, weights)[1]
+    return trees.scale(size, trees.promote(found))
 
 
 def _check_weights(batch: Any, weights: Any) -> None:

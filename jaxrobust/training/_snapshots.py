@@ -51,12 +51,11 @@ def snapshots(
     """
     check_schedule(first, every)
     svrg = sampling.svrg(loss_fn, batch_size=batch_size)
-    snapshot_of = jax.jit(svrg.snapshot)
     gradient = sampling.value_and_grad(loss_fn)
 
     def call(state: TrainState, data: Any) -> tuple[TrainState, Report]:
         state = scheduled(state, every)
-        return state._replace(memory=state.memory | _flat(snapshot_of(state.params, data))), {}
+        return state._replace(memory=state.memory | _flat(svrg.snapshot(state.params, data))), {}
 
     def extras(state: TrainState, batch: Any, weights: jax.Array) -> dict[str, Any]:
         zeros = jax.tree.map(jnp.zeros_like, state.params)

@@ -19,6 +19,7 @@ from experiments.sampled_training_claims import (
 )
 from experiments.sampled_training_runs import (
     AUTOMATIC,
+    DOUBLE,
     FOUND,
     KNOWN,
     UNBIASED,
@@ -76,6 +77,18 @@ def test_the_training_set_is_what_it_says():
     assert distances.min() > 0
     with pytest.raises(ValueError, match="digits has 1797 images, 1900 are wanted"):
         sampled_training_runs.problem("digits", "mlp", Redundancy(0, 1, 1900), 0)
+
+
+def test_wrong_labels_are_as_many_as_said():
+    made, plain = (
+        sampled_training_runs.problem("digits", "linear", Redundancy(5, 7, 45, wrong), 3)
+        for wrong in (0.2, 0.0)
+    )
+    np.testing.assert_array_equal(made.train[0], plain.train[0])
+    wrong = np.asarray(made.train[1]) != np.asarray(plain.train[1])
+    assert len(np.unique(made.groups[wrong])) == 10  # of 50 images
+    assert all(len(set(wrong[made.groups == group])) == 1 for group in range(50))  # copies alike
+    np.testing.assert_array_equal(made.test[1], plain.test[1])
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp", "cnn"])
@@ -159,6 +172,21 @@ def test_clean_claims_can_fail():
     assert not clean_claims({UNIFORM: {0.1: plain}, FOUND: {0.1: slower}}, "mnist")[1].holds
 
 
+def test_the_loss_to_reach_is_the_median_of_the_end():
+    """Of 30 values the last three: 0.3, 0.1 by chance, 0.3."""
+    values = [1.0] * 20 + [0.3] * 8 + [0.1, 0.3]
+    base, fast = curve(values), curve([1.0, 0.3])
+    ratios = loss_ratios({UNIFORM: {0.1: [base] * 2}, "SVRG": {0.1: [fast, base]}})
+    assert ratios[UNIFORM] == (1.0, 1.0)
+    assert ratios["SVRG"] == pytest.approx(((20 / 210 + 1) / 2,) * 2)
+
+
+def test_a_larger_batch_is_no_sampler():
+    methods = {method: {0.1: [curve([1.0, 0.5])] * 2} for method in UNBIASED}
+    methods[DOUBLE] = {0.1: [curve([0.5])] * 2}
+    assert not unbiased_claims({"linear, B = 8": loss_ratios(methods)}, "mnist")[1].holds
+
+
 def test_unbiased_claims_can_fail():
     base = curve([1.0, 0.5, 0.25, 0.12])
     methods = {method: {0.1: [base] * 2} for method in UNBIASED}
@@ -177,6 +205,7 @@ def test_unbiased_claims_can_fail():
 
 def test_bad_values_are_refused():
     bad: list[dict[str, Any]] = [{"source": "cifar"}, {"model": "rnn"}, {"seeds": 1}]
+    bad.append({"problems": ("cnn",)})
     for options in [*bad, {"batch_size": 1}]:
         with pytest.raises(ValueError, match="must be"):
             Config(**options)

@@ -88,6 +88,28 @@ def test_svrg(coefficient):
     np.testing.assert_allclose(square - (mean**2).sum(), exact, rtol=1e-3)
 
 
+@pytest.mark.parametrize("slow", [False, True])
+def test_snapshot_by_a_loop_in_python_is_the_same(slow, monkeypatch):
+    """How losses with convolutions are looped over on a CPU; a later one compiles nothing."""
+    monkeypatch.setattr(per_example, "slow_in_loops", lambda loss_fn: lambda params, data: slow)
+    traces = []
+
+    def counted(params, example):
+        traces.append(1)
+        return loss(params, example)
+
+    svrg = sampling.svrg(counted, batch_size=4)
+    for seed in range(2):
+        params, data = problem(10, seed=seed)
+        mean = flat(per_example.gradients(loss)(params, data)).mean(axis=0)
+        found = svrg.snapshot(params, data).mean
+        found = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(found)])
+        np.testing.assert_allclose(found, mean, rtol=1e-5)
+        if seed == 0:
+            first = len(traces)
+    assert len(traces) == first > 0
+
+
 def test_svrg_at_the_snapshot_has_no_variance():
     params, data = problem()
     svrg = sampling.svrg(loss)
