@@ -18,6 +18,7 @@ Presets:
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -233,11 +234,12 @@ def refresh_times(config: Config, problem: Problem) -> Times:
     epoch = lambda: small_networks.several_steps(mlp_loss, state, problem.data, order, rates)
     key = jax.random.key(config.seed)
     chosen = methods(config, problem, config.timed)
-    last = chosen[sketched(128)](key).assignments
-    chosen[WARM] = lambda key: clustering.gradient_clusters(
-        mlp_loss, *problem, config.timed, key=key, dim=128, batch_size=SKETCH_BATCH, init=last,
-        max_passes=1,
+    refresh = functools.partial(
+        clustering.gradient_clusters, mlp_loss, *problem, config.timed, dim=128,
+        batch_size=SKETCH_BATCH,
     )  # fmt: skip
+    last = refresh(key=key).assignments
+    chosen[WARM] = lambda key: refresh(key=key, init=last, max_passes=1)
     if number > config.examples:  # their passes would take minutes
         chosen = {n: method for n, method in chosen.items() if n not in (EXACT, REFINED)}
     # They take turns with epochs, so that a machine that is slow for a while is slow for both.

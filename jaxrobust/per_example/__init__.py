@@ -21,7 +21,8 @@ example i with respect to all params:
 :func:`value_grad_and_norms`     losses, mean gradient and norms in one pass
 :func:`dots`                     :math:`\langle g_i, v\rangle` for one or several directions
 :func:`sketches`                 short random vectors with the inner products of the gradients
-:func:`landmark_sketches`        the same, exact for what they share with those of some examples
+:func:`landmark_sketches`        the same, exact for what they share with those of some examples;
+                                 :func:`landmarks_pay` tells whether this is cheap
 :func:`gram`                     :math:`\langle g_i, g_j\rangle` for all pairs, exactly
 :func:`factors`                  :math:`a_{it}, d_{it}` of :math:`g_i = \sum_t a_{it}d_{it}^T`
 :func:`moments`                  mean, noise and signal; :func:`update_moments` for many batches

@@ -1,13 +1,13 @@
 """Sketches that are exact for what gradients have in common with those of some examples."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxrobust import trees
 from jaxrobust.per_example._backward import run
 from jaxrobust.per_example._devices import bring_together
 from jaxrobust.per_example._plan import EXPAND_BYTES
@@ -76,8 +76,9 @@ def landmark_sketches(loss_fn: LossFn, *, key: jax.Array, dim: int) -> LandmarkS
       its gradients formed, one example's at a time or as many as there is room for, and M of them
       kept. Leaves without factors (see :func:`explain`) keep those of all landmarks.
 
-      Directions of the span whose share of the landmarks' squared norms is below
-      ``M * eps`` are left to S, so coordinates have relative errors of about ``sqrt(eps)`` at most.
+      Directions of the span along which the landmarks have less than ``M * eps`` of the squares
+      that they have along the largest are left to S, so that coordinates have relative errors of
+      about ``sqrt(eps)`` at most.
       Landmarks whose gradients are not finite count as if they were not there.
 
     Raises:
@@ -168,5 +169,5 @@ def _forward_cost(traced: Traced) -> int:
     for leaf, how in enumerate(traced.plan.leaves):
         uses = [use.sizes for group in how.groups for use in group]
         products = sum(s.blocks * s.positions * s.rows * s.columns for s in uses)
-        total += products or trees.size(traced.leaves[leaf])
+        total += products or math.prod(traced.leaves[leaf].shape)
     return total

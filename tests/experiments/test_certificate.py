@@ -61,12 +61,14 @@ def bounds_of(result: Result, suite: str) -> dict[Run, Bounds]:
     return {run: Bounds(**result.series["bounds"][suite][run.title]) for run in RUNS}
 
 
+@pytest.mark.slow
 def test_claims_hold_in_a_short_run(result):
     failed = [c.statement for c in result.claims if c.should_hold and not c.holds]
     assert not failed
     assert len(result.claims) == 6 + 2 * len(METHODS)
 
 
+@pytest.mark.slow
 def test_series_are_finite_thinned_and_monotone(result):
     for suite in result.series["bounds"]:
         for bounds in bounds_of(result, suite).values():
@@ -76,6 +78,7 @@ def test_series_are_finite_thinned_and_monotone(result):
             assert (np.diff(bounds.upper) <= 0).all()
 
 
+@pytest.mark.slow
 def test_swapped_bounds_break_the_order(result):
     bounds = list(bounds_of(result, "Gaussian data").values())
     assert certificate.order_claim(bounds).holds
@@ -96,6 +99,7 @@ def test_one_bound_on_the_wrong_side_is_enough():
     assert not certificate.order_claim([good, low]).holds
 
 
+@pytest.mark.slow
 def test_gap_claims_see_a_bound_that_does_not_close(result):
     bounds = {suite: bounds_of(result, suite) for suite in result.series["bounds"]}
     target = Run("gradient descent", "gradient descent")
@@ -124,6 +128,7 @@ def test_the_summary_names_the_worst_matched_run():
     assert "mismatched ones leave at least 30.0 %" in text
 
 
+@pytest.mark.slow
 def test_plot(result):
     figures = certificate.plot(result)
     assert set(figures) == {"bounds", "gaps"}
