@@ -22,16 +22,23 @@ def value_and_grad(loss_fn: LossFn) -> Callable[[Any, Any, jax.Array], tuple[jax
 
     Returns:
       A function of ``(params, batch, weights)``: pytree, pytree of arrays ``(B, ...)``, and the
-      weights ``(B,)`` of a draw. It returns the loss ``()`` and a gradient like the params. With a
+      weights ``(B,)`` of a draw. It returns the loss ``()``, in float32 at least, and a gradient
+      like the params. With a
       draw of a sampler both are unbiased for the mean over all examples.
 
     Raises:
-      ValueError: at the call, for weights that are not ``(B,)``, or batch leaves of other lengths.
+      ValueError: at the call, for weights that are not ``(B,)``, batch leaves of other lengths, or
+        a loss that is no scalar.
     """
 
     def mean(params, batch, weights):
         losses = jax.vmap(loss_fn, (None, 0))(params, batch)
-        return jnp.mean(losses * weights.astype(losses.dtype))
+        if losses.ndim != 1:  # it would be multiplied with the weights of other examples
+            raise ValueError(
+                f"loss_fn must return a scalar, the loss of one example, got shape "
+                f"{losses.shape[1:]}; it is called with one example, without the batch axis"
+            )
+        return jnp.mean(trees.promote(losses) * weights)  # in bfloat16 weights would be rounded
 
     def weighted(params: Any, batch: Any, weights: jax.Array) -> tuple[jax.Array, Any]:
         _check_weights(batch, weights)

@@ -77,15 +77,15 @@ def measure(
     first_key, key = jax.random.split(key)
     keys = jax.random.split(key, num_draws)
     sums = _sums(estimator, keys)
-    moments = per_example.summarize_moments(sums)
+    moments = per_example.summarize_moments(sums.moments)
     entrywise = moments.entrywise_normalized_variance
     trace, signal = moments.trace, moments.signal
     assert entrywise is not None
     assert moments.dead_entries is not None
     if paper:
-        elsewhere = _sums(estimator, jax.random.split(first_key, num_draws)).mean
+        elsewhere = _sums(estimator, jax.random.split(first_key, num_draws)).moments.mean
         trace, entrywise = _as_published(sums, elsewhere, num_draws)
-        signal = trees.dot(sums.mean, sums.mean) - trace / num_draws
+        signal = trees.dot(moments.mean, moments.mean) - trace / num_draws
     positive = signal > 0
     ratio = jnp.where(positive, trace / jnp.where(positive, signal, 1), jnp.inf)
     everything = trace + jnp.maximum(signal, 0)
@@ -102,37 +102,46 @@ def measure(
     )
 
 
-def _sums(estimator: Callable[[jax.Array], Any], keys: jax.Array) -> per_example.MomentsState:
-    """What the moments are made of, in one pass (Welford)."""
+class _Sums(NamedTuple):
+    """What the moments are made of."""
 
-    def step(state: per_example.MomentsState, key):
+    moments: per_example.MomentsState
+    scatter: Any  # like the estimate: sum of squared distances to the mean, entry by entry
+
+
+def _sums(estimator: Callable[[jax.Array], Any], keys: jax.Array) -> _Sums:
+    """The sums over draws, in one pass (Welford)."""
+
+    def step(sums: _Sums, key):
+        state = sums.moments
         draw = trees.promote(estimator(key))
         count = state.count + 1
         shift = jax.tree.map(jnp.subtract, draw, state.mean)
         mean = trees.add(state.mean, shift, weight=1 / count)
         scatter = state.scatter + trees.dot(shift, shift) * (state.count / count)
         squares = jax.tree.map(lambda total, g: total + g**2, state.squares, draw)
-        return per_example.MomentsState(count, mean, scatter, squares), None
+        weight = state.count / count
+        entries = jax.tree.map(lambda total, g: total + weight * g**2, sums.scatter, shift)
+        return _Sums(per_example.MomentsState(count, mean, scatter, squares), entries), None
 
     shapes = jax.eval_shape(estimator, keys[0])
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    start = per_example.init_moments(zeros, entrywise=True)
+    start = _Sums(per_example.init_moments(zeros, entrywise=True), trees.promote(zeros))
     return jax.lax.scan(step, start, keys)[0]
 
 
-def _as_published(
-    sums: per_example.MomentsState, center: Any, num_draws: int
-) -> tuple[jax.Array, jax.Array]:
+def _as_published(sums: _Sums, center: Any, num_draws: int) -> tuple[jax.Array, jax.Array]:
     """Trace and entrywise normalised variance about the mean of other draws."""
 
-    def deviations(squares, mean, center):
+    def deviations(scatter, mean, center):
         # sum (g_t - e)^2 = sum (g_t - m)^2 + T (m - e)^2
-        return jnp.maximum(squares - num_draws * mean**2, 0) + num_draws * (mean - center) ** 2
+        return scatter + num_draws * (mean - center) ** 2
 
-    found = jax.tree.map(deviations, sums.squares, sums.mean, center)
+    moments = sums.moments
+    found = jax.tree.map(deviations, sums.scatter, moments.mean, center)
     ratios = jax.tree.map(
-        lambda above, below: jnp.sum(above / (below + _PAPER_EPSILON)), found, sums.squares
+        lambda above, below: jnp.sum(above / (below + _PAPER_EPSILON)), found, moments.squares
     )
-    size = trees.size(sums.mean)
+    size = trees.size(moments.mean)
     trace = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(found)) / num_draws
     return jnp.asarray(trace), jnp.asarray(sum(jax.tree.leaves(ratios)) / size)

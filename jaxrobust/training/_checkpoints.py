@@ -1,5 +1,8 @@
 """Checkpoints: a whole state, and what it must fit."""
 
+import contextlib
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +27,12 @@ def save(folder: str | Path, state: TrainState, *, keep: int = 3) -> None:
 
     Args:
       folder: of the checkpoints of one run; it is made if it is not there.
-      state: what to save. One that was saved at the same step is written over.
+      state: what to save. One that was saved at the same step is replaced, and kept until then.
       keep: how many checkpoints to keep, the newest.
 
     Raises:
       TypeError: for a sampler that is not one of :mod:`sampling`.
+      ValueError: if the folder has a checkpoint of a later step: it is of another run.
     """
     import orbax.checkpoint as ocp  # not in the core
 
@@ -44,15 +48,47 @@ def save(folder: str | Path, state: TrainState, *, keep: int = 3) -> None:
         name: dict(zip(map(str, range(len(a))), a, strict=True)) for name, a in arrays.items() if a
     }
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-    with ocp.CheckpointManager(Path(folder).absolute(), options=options) as manager:
-        step = int(state.step)
-        if step in manager.all_steps():
-            manager.delete(step)
-        composite = ocp.args.Composite(
-            arrays=ocp.args.StandardSave(arrays), description=ocp.args.JsonSave(_describe(state))
-        )
+    composite = ocp.args.Composite(
+        arrays=ocp.args.StandardSave(arrays), description=ocp.args.JsonSave(_describe(state))
+    )
+    step = int(state.step)
+    check_folder(folder, step)
+    with (
+        _kept_until_replaced(Path(folder).absolute(), step),
+        ocp.CheckpointManager(Path(folder).absolute(), options=options) as manager,
+    ):
         manager.save(step, args=composite, force=True)
         manager.wait_until_finished()
+
+
+def check_folder(folder: str | Path, step: int) -> None:
+    """Raises if there are checkpoints of later steps, which the newest would be taken for."""
+    folder = Path(folder)
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    later = sorted(int(name) for name in names if name.isdigit() and int(name) > step)
+    if later:
+        raise ValueError(
+            f"folder: {folder} has checkpoints of later steps than {step}, {later}; they are of "
+            "another run, so give another folder, or remove them"
+        )
+
+
+@contextlib.contextmanager
+def _kept_until_replaced(folder: Path, step: int) -> Iterator[None]:
+    """Moves a checkpoint of the same step away, and back if there comes no other."""
+    old, aside = folder / str(step), folder / f".replaced-{step}"
+    if not old.exists():
+        yield
+        return
+    shutil.rmtree(aside, ignore_errors=True)
+    old.rename(aside)
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(old, ignore_errors=True)
+        aside.rename(old)
+        raise
+    shutil.rmtree(aside)
 
 
 def restore(folder: str | Path, template: TrainState, *, step: int | None = None) -> TrainState:
@@ -159,11 +195,12 @@ def _show(leaf: list[Any] | None) -> str:
 def _assemble(template: TrainState, description: dict[str, Any], arrays: Any) -> TrainState:
     def leaves(part: str) -> list[jax.Array]:
         found = arrays.get(part, {})
-        return [jnp.asarray(found[str(number)]) for number in range(len(found))]
+        return [jnp.asarray(np.asarray(found[str(number)])) for number in range(len(found))]
 
     def like(part: str) -> Any:
-        old = getattr(template, part)
-        return jax.tree.unflatten(jax.tree.structure(old), leaves(part))
+        old, structure = jax.tree.flatten(getattr(template, part))
+        pairs = zip(leaves(part), old, strict=True)
+        return structure.unflatten([_as_key(new, _key_kind(leaf)) for new, leaf in pairs])
 
     kinds = description["sampler"]
     kind, there = kinds["kind"], [n for n in kinds["there"] if n not in _STATIC]
@@ -189,17 +226,19 @@ def _assemble(template: TrainState, description: dict[str, Any], arrays: Any) ->
 # Keys of the new style have a dtype of their own, which files do not know.
 
 
-def _key_kind(key: jax.Array) -> str | None:
-    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+def _key_kind(key: Any) -> str | None:
+    if jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key):
         return str(jax.random.key_impl(key))
     return None
 
 
 def _plain(leaf: Any) -> Any:
     leaf = jnp.asarray(leaf)
-    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    # As plain arrays they come back on any number of devices; what other processes have cannot be.
+    return np.asarray(leaf) if leaf.is_fully_addressable else leaf
 
 
 def _as_key(data: jax.Array, kind: str | None) -> jax.Array:
-    data = jnp.asarray(np.asarray(data))
     return data if kind is None else jax.random.wrap_key_data(data, impl=kind)

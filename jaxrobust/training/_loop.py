@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import optax
 
-from jaxrobust.training._checkpoints import save
+from jaxrobust.training._checkpoints import check_folder, save
 from jaxrobust.training._log import Log, Record
 from jaxrobust.training._plans import Plan
 from jaxrobust.training._state import TrainState
@@ -64,7 +64,8 @@ def train(
       batch losses since the last one.
 
     Raises:
-      ValueError: for numbers out of range, or data that are not the sampler's.
+      ValueError: for numbers out of range, data that are not the sampler's, or a folder that has
+        checkpoints of later steps than the state's.
       FloatingPointError: if a training loss is not finite; the records and checkpoints up to there
         stay.
     """
@@ -77,6 +78,8 @@ def train(
             raise ValueError(f"{name} must be an integer of at least 1, got {steps!r}")
     if not isinstance(num_steps, int) or num_steps < 0:
         raise ValueError(f"num_steps must be an integer of at least 0, got {num_steps!r}")
+    if checkpoints is not None:
+        check_folder(checkpoints, int(state.step))
     actions = _actions(evaluate, evaluate_every, checkpoints, checkpoint_every)
     with Log(log) as records, _bar(progress, int(state.step), num_steps) as bar:
         while True:

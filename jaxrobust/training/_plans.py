@@ -1,11 +1,13 @@
 """Plans: when and how training changes the way it samples."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrobust import clustering, sampling, trees
 from jaxrobust.training._copies import copy_tolerance
@@ -13,14 +15,15 @@ from jaxrobust.training._state import TrainState
 from jaxrobust.training._steps import LossFn
 
 # What a call of a plan reports, for the log.
-Report = dict[str, float | int | str]
+Report = dict[str, float | int | str | None]
 
 
 class Plan(NamedTuple):
     """A way to sample that follows training; see :func:`remove_redundancy` and :func:`resample`.
 
     Both functions depend on the state alone, so that a resumed run does what the first would have
-    done. The state of a plan is ``state.memory``, a dict of arrays.
+    done. The state of a plan is in ``state.memory``, a dict of arrays, under names of its own: a
+    run that goes on with a plan of another kind leaves that of the first alone.
     """
 
     # From the state to the step of the next call, or None if there is none to come.
@@ -75,12 +78,13 @@ def remove_redundancy(
     if not 0 <= least <= 1:
         raise ValueError(f"least must be in [0, 1], got {least}")
     check_schedule(first, every)
+    _check_counts(num_probes=num_probes, dim=dim, batch_size=batch_size)
 
     def call(state: TrainState, data: Any) -> tuple[TrainState, Report]:
         sketch_key, probe_key, group_key = jax.random.split(_call_key(state), 3)
         sketches = _sketcher(loss_fn, state, sketch_key, dim, batch_size)
         rows = _some_rows(probe_key, state.sampler.num_examples, num_probes)
-        probes = sketches(_at(data, rows))
+        probes = sketches(_at(data, rows), rows)
         limit = copy_tolerance(probes) if tolerance is None else jnp.float32(tolerance)
         near: dict[str, Any] = {"tolerance": limit, "metric": "cosine"}
         state = scheduled(state, every)
@@ -98,7 +102,7 @@ def remove_redundancy(
         report: Report = {"redundancy": redundancy, "tolerance": float(limit), "num_groups": number}
         return _with_sampler(state, sampler), report
 
-    return Plan(next_call_from(first), call)
+    return with_own_memory("redundancy", Plan(next_call_from(first), call))
 
 
 def resample(
@@ -174,6 +178,14 @@ def resample(
     for name, value in (("cost", cost), ("stale", stale), ("plateau", plateau)):
         if not value >= 0:
             raise ValueError(f"{name} must not be negative, got {value}")
+    _check_counts(
+        num_probes=num_probes, dim=dim, batch_size=batch_size, max_passes=max_passes,
+        num_clusters=1 if num_clusters is None else num_clusters,
+    )  # fmt: skip
+    if allocation not in ("equal", "proportional", "neyman"):
+        raise ValueError(
+            f"allocation must be 'equal', 'proportional' or 'neyman', got {allocation!r}"
+        )
 
     def call(state: TrainState, data: Any) -> tuple[TrainState, Report]:
         sketch_key, probe_key, fit_key = jax.random.split(_call_key(state), 3)
@@ -185,18 +197,18 @@ def resample(
         rows = _some_rows(probe_key, number, num_probes)
         refresh = int(state.memory.get("next_refresh", first))
         if int(state.step) < refresh:
-            probes = sketches(_at(data, rows))
-            report["ratio_now"] = ratio = _ratio(probes, sampling.restrict(state.sampler, rows))
+            probes = sketches(_at(data, rows), rows)
+            report["ratio_now"] = ratio = _ratio_of_some(probes, state.sampler, rows)
             if ratio <= stale:
                 return _looked(state, check_every, refresh), report
         if automatic:
             if plateau < 1 and _is_uniform(state.sampler):
                 state, report["fall"] = _fall(loss_fn, state, data, num_probes, every)
-                if not report["fall"] <= plateau:  # infinite at the first look
+                if report["fall"] is None or report["fall"] > plateau:
                     return _looked(state, None, int(state.step) + every), report | {
                         "sampler": "uniform"
                     }
-            probes = sketches(_at(data, rows))
+            probes = sketches(_at(data, rows), rows)
             report["noise_share"] = noise = float(_noise_share(probes, size))
             if noise <= price:
                 return _uniform_for_longer(state, every), report | {"sampler": "uniform"}
@@ -211,7 +223,7 @@ def resample(
         state = _looked(state, check_every, int(state.step) + every)
         return _with_sampler(state, sampler), report | {"sampler": kind}
 
-    return Plan(next_call_from(first), call)
+    return with_own_memory("resample", Plan(next_call_from(first), call))
 
 
 def _refreshed(
@@ -232,7 +244,7 @@ def _refreshed(
         num_clusters,
         key=key,
         objective=objective,
-        init=state.memory.get("assignments", "k-means++"),
+        init=_last_clusters(state, num_clusters),
         max_passes=max_passes,
         tolerance=0.01,
     )
@@ -246,10 +258,32 @@ def _refreshed(
     return sampler, {"assignments": clusters.assignments}
 
 
+def _last_clusters(state: TrainState, num_clusters: int) -> Any:
+    """What clusters start from: the last ones, unless there were more of them."""
+    last = state.memory.get("assignments")
+    return "k-means++" if last is None or int(jnp.max(last)) >= num_clusters else last
+
+
 def _ratio(points: jax.Array, sampler: sampling.Sampler) -> float:
-    """Variance relative to uniform draws of the same number."""
-    plain = sampling.uniform(sampler.num_examples, sampler.batch_size, replacement=True)
-    return float(sampling.variance(points, sampler) / sampling.variance(points, plain))
+    """Variance relative to uniform sampling, without replacement, in batches of the same size."""
+    plain = sampling.uniform(sampler.num_examples, sampler.batch_size)
+    ours, uniform = (float(sampling.variance(points, s)) for s in (sampler, plain))
+    return ours / uniform if uniform > 0 else float(ours > 0)
+
+
+def _ratio_of_some(points: jax.Array, sampler: sampling.Sampler, rows: jax.Array) -> float:
+    """The same, estimated from the gradients of some of the examples.
+
+    As if draws were independent: without replacement, a batch would be a large part of these few.
+    What draws without replacement gain among all examples is put in afterwards.
+    """
+    few = dataclasses.replace(sampling.restrict(sampler, rows), replacement=True)
+    plain = sampling.uniform(few.num_examples, few.batch_size, replacement=True)
+    ours, uniform = (float(sampling.variance(points, s)) for s in (few, plain))
+    if sampler.replacement:  # the uniform sampler that it is held against gains, it does not
+        number, size = sampler.num_examples, min(sampler.batch_size, sampler.num_examples)
+        uniform *= (number - size) / max(number - 1, 1)
+    return ours / uniform if uniform > 0 else float(ours > 0)
 
 
 def _looked(state: TrainState, check_every: int | None, refresh: int) -> TrainState:
@@ -261,16 +295,16 @@ def _looked(state: TrainState, check_every: int | None, refresh: int) -> TrainSt
 
 def _fall(
     loss_fn: LossFn, state: TrainState, data: Any, num_probes: int, every: int
-) -> tuple[TrainState, float]:
+) -> tuple[TrainState, float | None]:
     """How much the mean loss of some examples fell in so many steps, relative to what it was.
 
-    The same examples at every look, so that it is not their choice that is seen. Infinite at the
-    first look.
+    The same examples at every look, so that it is not their choice that is seen. None at the first
+    look.
     """
     rows = _some_rows(state.key, state.sampler.num_examples, num_probes)
     loss = _mean_loss(loss_fn, state.params, _at(data, rows))
     seen = {"probe_loss": loss, "probe_step": state.step}
-    fall = float("inf")
+    fall = None
     if "probe_loss" in state.memory:
         before, steps = float(state.memory["probe_loss"]), state.step - state.memory["probe_step"]
         fall = (before - float(loss)) / max(abs(before), 1e-30) * every / max(int(steps), 1)
@@ -294,6 +328,27 @@ def _noise_share(sketches: jax.Array, batch_size: int) -> jax.Array:
 
 
 # Schedules ----------------------------------------------------------------------------------------
+
+
+def with_own_memory(name: str, plan: Plan) -> Plan:
+    """The plan with a part of the memory to itself, of names that begin with ``name/``."""
+
+    def next_call(state: TrainState) -> int | None:
+        return plan.next_call(state._replace(memory=own_memory(name, state)))
+
+    def call(state: TrainState, data: Any) -> tuple[TrainState, Report]:
+        after, report = plan.call(state._replace(memory=own_memory(name, state)), data)
+        others = {key: v for key, v in state.memory.items() if not key.startswith(f"{name}/")}
+        own = {f"{name}/{key}": value for key, value in after.memory.items()}
+        return after._replace(memory=others | own), report
+
+    return Plan(next_call, call)
+
+
+def own_memory(name: str, state: TrainState) -> dict[str, jax.Array]:
+    """The part of the memory of one kind of plan, by short names."""
+    prefix = f"{name}/"
+    return {k[len(prefix) :]: v for k, v in state.memory.items() if k.startswith(prefix)}
 
 
 def next_call_from(first: int) -> Callable[[TrainState], int | None]:
@@ -348,10 +403,24 @@ def _call_key(state: TrainState) -> jax.Array:
 
 def _sketcher(
     loss_fn: LossFn, state: TrainState, key: jax.Array, dim: int, batch_size: int
-) -> Callable[[Any], jax.Array]:
-    return lambda data: clustering.gradient_sketches(
-        loss_fn, state.params, data, key=key, dim=dim, batch_size=batch_size
-    )
+) -> Callable[..., jax.Array]:
+    """Sketches of examples, all of them finite; of which, ``rows`` says for a message."""
+
+    def sketches(data: Any, rows: jax.Array | None = None) -> jax.Array:
+        found = clustering.gradient_sketches(
+            loss_fn, state.params, data, key=key, dim=dim, batch_size=batch_size
+        )
+        (bad,) = np.nonzero(~np.isfinite(np.asarray(jnp.sum(found * 0, axis=1))))
+        if bad.size:
+            names = np.sort(bad if rows is None else np.asarray(rows)[bad])
+            shown = ", ".join(map(str, names[:10])) + (", ..." if names.size > 10 else "")
+            raise ValueError(
+                f"gradients must be finite at step {int(state.step)}; {bad.size} of {len(found)} "
+                f"that were looked at are not, of examples {shown}"
+            )
+        return found
+
+    return sketches
 
 
 def _some_rows(key: jax.Array, num_examples: int, number: int) -> jax.Array:
@@ -361,6 +430,13 @@ def _some_rows(key: jax.Array, num_examples: int, number: int) -> jax.Array:
 
 def _at(data: Any, rows: jax.Array) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], data)
+
+
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        least = 4 if name == "num_probes" else 1  # a mean and a variance, at least
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
 
 
 def check_schedule(first: int, every: int | None) -> None:

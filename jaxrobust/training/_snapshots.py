@@ -6,9 +6,19 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust import sampling
-from jaxrobust.training._plans import Plan, Report, check_schedule, next_call_from, scheduled
+from jaxrobust.training._plans import (
+    Plan,
+    Report,
+    check_schedule,
+    next_call_from,
+    own_memory,
+    scheduled,
+    with_own_memory,
+)
 from jaxrobust.training._state import TrainState
 from jaxrobust.training._steps import Extras, LossFn
+
+_NAME = "snapshots"  # of the memory
 
 
 class Snapshots(NamedTuple):
@@ -59,24 +69,24 @@ def snapshots(
 
     def extras(state: TrainState, batch: Any, weights: jax.Array) -> dict[str, Any]:
         zeros = jax.tree.map(jnp.zeros_like, state.params)
-        if "snapshot_0" not in state.memory:
+        memory = own_memory(_NAME, state)
+        if "0" not in memory:
             return {"snapshot_gradient": zeros, "snapshot_mean": zeros}
-        snapshot = _unflat(state)
+        snapshot = _unflat(state.params, memory)
         there = gradient(snapshot.params, batch, weights)[1]
         return {"snapshot_gradient": there, "snapshot_mean": snapshot.mean}
 
-    return Snapshots(Plan(next_call_from(first), call), extras)
+    plan = with_own_memory(_NAME, Plan(next_call_from(first), call))
+    return Snapshots(plan, extras)
 
 
 # The memory of a plan has arrays by name, so that a checkpoint needs to know no structure.
 
 
 def _flat(snapshot: sampling.Snapshot) -> dict[str, jax.Array]:
-    leaves = jax.tree.leaves(snapshot)
-    return {f"snapshot_{number}": leaf for number, leaf in enumerate(leaves)}
+    return {str(number): leaf for number, leaf in enumerate(jax.tree.leaves(snapshot))}
 
 
-def _unflat(state: TrainState) -> sampling.Snapshot:
-    structure = jax.tree.structure(sampling.Snapshot(state.params, state.params))
-    leaves = [state.memory[f"snapshot_{number}"] for number in range(structure.num_leaves)]
-    return jax.tree.unflatten(structure, leaves)
+def _unflat(params: Any, memory: dict[str, jax.Array]) -> sampling.Snapshot:
+    structure = jax.tree.structure(sampling.Snapshot(params, params))
+    return structure.unflatten([memory[str(number)] for number in range(structure.num_leaves)])

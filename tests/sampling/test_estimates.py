@@ -53,6 +53,30 @@ def test_weighted_gradient():
         sampling.value_and_grad(loss)(params, (data[0], data[1][1:]), weights)
 
 
+def test_the_published_variance_of_a_large_mean_with_little_noise():
+    """No difference of large numbers: 50 entries of mean 1000 and standard deviation 0.1."""
+    estimator = lambda key: 1000 + 0.1 * jax.random.normal(key, (50,))
+    found = sampling.measure(estimator, jax.random.key(0), 50, paper=True)
+    # 50 x 0.01 x (1 + 1/50), known to sqrt(2 / 2500) from 2,500 numbers
+    np.testing.assert_allclose(found.trace, 0.51, rtol=0.15)
+
+
+def test_a_loss_of_another_shape_is_refused():
+    """Of shape (1,), losses and weights would make a matrix."""
+    params, data = problem()
+    wrong = lambda params, example: loss(params, example)[None]
+    with pytest.raises(ValueError, match=r"must return a scalar, .* got shape \(1,\)"):
+        sampling.value_and_grad(wrong)(params, data, jnp.ones(10))
+
+
+def test_weights_are_not_rounded_in_bfloat16():
+    """Losses of 1 and weights that add up to the number of draws."""
+    one = lambda params, example: (params * 0 + 1).astype(jnp.bfloat16)
+    weights = jnp.asarray([0.997, 1.003, 1.001, 0.999])
+    found, _ = sampling.value_and_grad(one)(jnp.bfloat16(2), jnp.zeros(4), weights)
+    assert found == 1
+
+
 @pytest.mark.parametrize("coefficient", [1.0, 0.6])
 def test_svrg(coefficient):
     """Its estimate for every batch; over all of them unbiased, with the variance it should have."""

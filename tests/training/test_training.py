@@ -1,5 +1,6 @@
 """The loop: its steps, its plans, and that a resumed run is the run that was not interrupted."""
 
+import dataclasses
 import functools
 import json
 from typing import Any
@@ -244,7 +245,7 @@ def test_snapshots_are_svrg():
     params, data = problem()
     optimizer = optax.chain(optim.svrg(), OPTIMIZER)
     plan, extras = SNAPSHOTS
-    plan = plan._replace(next_call=lambda state: int(state.memory.get("next_call", 0)))
+    plan = plan._replace(next_call=lambda state: int(state.memory.get("snapshots/next_call", 0)))
     state = start(params, optimizer=optimizer)
     after, records = run(state, data, 12, optimizer=optimizer, plan=plan, extras=extras)
     assert [record["step"] for record in records if record["event"] == "refresh"] == [0, 9]
@@ -367,7 +368,7 @@ def test_sampling_stays_uniform_while_the_loss_falls():
     for record in found:  # of the plain run, which is the same
         plain, _ = run(start(params), data, record["step"])
         losses.append(np.mean(jax.vmap(loss, (None, 0))(plain.params, data)))
-    assert found[0]["fall"] == np.inf
+    assert found[0]["fall"] is None
     falls = -np.diff(losses) / losses[:-1]
     np.testing.assert_allclose([record["fall"] for record in found[1:]], falls, rtol=1e-3)
     assert np.all(falls > 0)
@@ -415,7 +416,7 @@ def test_stale_samplers_are_refreshed_at_once(num_clusters):
 
 
 def test_ratio_now_is_that_of_the_gradients_of_the_probes():
-    """With all examples as probes, the ratio of the whole sampler."""
+    """With all examples as probes, the ratio of the whole sampler for independent draws."""
     params, data = problem()
     plan = training.resample(
         loss, num_clusters=6, first=0, every=50, check_every=1, automatic=False, num_probes=48
@@ -423,7 +424,34 @@ def test_ratio_now_is_that_of_the_gradients_of_the_probes():
     state, report = plan.call(start(params), data)
     assert plan.next_call(state) == 1
     _, now = plan.call(state._replace(step=jnp.int32(1)), data)
-    np.testing.assert_allclose(float(now["ratio_now"]), float(report["ratio"]), rtol=1e-3)
+    gradients = per_example.gradients(loss)(params, data)
+    independent = dataclasses.replace(state.sampler, replacement=True)
+    uniform = sampling.uniform(NUM_EXAMPLES, 8, replacement=True)
+    wanted, plain = (sampling.variance(gradients, s) for s in (independent, uniform))
+    np.testing.assert_allclose(float(now["ratio_now"]), wanted / plain, rtol=1e-3)
+    assert float(report["ratio"]) > 0
+
+
+@pytest.mark.parametrize("num_clusters", [None, 8])
+def test_ratio_now_knows_that_a_batch_is_a_small_part_of_all_examples(num_clusters):
+    """A quarter of the examples are looked at, and a batch is half as many."""
+    rng = np.random.default_rng(0)
+    number, size = 2_048, 256
+    x = jnp.asarray(rng.normal(size=(number, 5)) * rng.gamma(0.5, size=(number, 1)), jnp.float32)
+    data = (x, jnp.asarray(rng.normal(size=number), jnp.float32))
+    params, _ = problem()
+    plan = training.resample(
+        loss, num_clusters=num_clusters, allocation="proportional", first=0, every=50,
+        check_every=1, stale=1e9, automatic=False, num_probes=512, dim=64,
+    )  # fmt: skip
+    state, report = plan.call(start(params, sampling.uniform(number, size)), data)
+    _, now = plan.call(state._replace(step=jnp.int32(1)), data)
+    # 512 probes tell a variance to some 10 %.
+    np.testing.assert_allclose(float(now["ratio_now"]), float(report["ratio"]), rtol=0.35)
+    uniform = sampling.variance(per_example.gradients(loss)(params, data),
+                                sampling.uniform(number, size))  # fmt: skip
+    ours = sampling.variance(per_example.gradients(loss)(params, data), state.sampler)
+    np.testing.assert_allclose(float(report["ratio"]), ours / uniform, rtol=0.02)
 
 
 def test_ratio_is_that_of_the_gradients():
@@ -432,12 +460,91 @@ def test_ratio_is_that_of_the_gradients():
     plan = training.resample(loss, num_clusters=6, first=0, automatic=False, dim=256, max_passes=20)
     state, report = plan.call(start(params), data)
     gradients = per_example.gradients(loss)(params, data)
-    uniform = sampling.uniform(NUM_EXAMPLES, 8, replacement=True)
+    uniform = sampling.uniform(NUM_EXAMPLES, 8)
     wanted = sampling.variance(gradients, state.sampler) / sampling.variance(gradients, uniform)
     # 36 params in sketches of 256: without error.
     ratio = float(report["ratio"])
     np.testing.assert_allclose(ratio, wanted, rtol=1e-3)
     assert ratio < 0.9
+
+
+def test_independent_draws_are_held_against_passes():
+    """With two thirds of the examples in a batch, passes have little variance left."""
+    params, data = problem()
+    plan = training.resample(loss, first=0, plateau=1.0, cost=0.0, dim=64)
+    state, report = plan.call(start(params, sampling.uniform(NUM_EXAMPLES, 32)), data)
+    assert float(report["ratio"]) > 1
+    assert report["sampler"] == "uniform"
+    assert state.sampler.running is None
+
+
+def test_a_plan_of_another_kind_begins_anew():
+    params, data = problem()
+    state, _ = run(start(params), data, 6, plan=PLANS["redundancy"])
+    once = training.remove_redundancy(loss, dim=16)
+    state, _ = run(start(params), data, 6, plan=once)  # which never has another call
+    for plan, options in (
+        (PLANS["stratified"], {}),
+        (SNAPSHOTS.plan, {"extras": SNAPSHOTS.extras}),
+    ):
+        optimizer = optax.chain(optim.svrg(), optax.sgd(0.1)) if options else OPTIMIZER
+        begun = state._replace(opt_state=optimizer.init(state.params))
+        after, records = run(begun, data, 14, optimizer, plan=plan, **options)
+        assert any(record["event"] == "refresh" for record in records)
+        assert int(after.memory["redundancy/next_call"]) == -1
+    # Fewer clusters than the last ones: they are no start for it.
+    more = training.resample(loss, num_clusters=8, first=0, every=4, automatic=False, dim=16)
+    state, _ = run(start(params), data, 3, plan=more)
+    fewer = training.resample(loss, num_clusters=3, first=0, every=4, automatic=False, dim=16)
+    state, _ = run(state, data, 6, plan=fewer)
+    assert state.sampler.sizes.size == 3
+
+
+def test_examples_without_finite_gradients_are_named():
+    params, (x, y) = problem()
+    data = (x.at[jnp.array([17, 31])].set(jnp.nan), y)
+    for plan in (PLANS["redundancy"], PLANS["stratified"]):
+        state = start(params)._replace(step=jnp.int32(5))
+        with pytest.raises(ValueError, match="finite at step 5; 2 of 48 .* of examples 17, 31"):
+            plan.call(state, data)
+
+
+def test_a_save_that_fails_loses_nothing(tmp_path, monkeypatch):
+    params, data = problem()
+    state, _ = run(start(params), data, 2)
+    training.save(tmp_path, state)
+    import orbax.checkpoint as ocp
+
+    def fail(*_, **__):
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.CheckpointManager, "save", fail)
+        with pytest.raises(OSError, match="disk is full"):
+            training.save(tmp_path, state._replace(params=jax.tree.map(jnp.zeros_like, params)))
+    assert_same(training.restore(tmp_path, start(params)), state)
+    changed = state._replace(params=jax.tree.map(lambda leaf: leaf + 1, state.params))
+    training.save(tmp_path, changed)
+    assert_same(training.restore(tmp_path, start(params)), changed)
+
+
+def test_checkpoints_of_another_run_are_in_the_way(tmp_path):
+    params, data = problem()
+    run(start(params), data, 8, checkpoints=tmp_path)
+    with pytest.raises(ValueError, match=r"checkpoints of later steps than 0, \[8\]"):
+        run(start(params), data, 4, checkpoints=tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["threefry2x32", "rbg"])
+def test_keys_of_an_optimizer_come_back(kind, tmp_path):
+    params, data = problem()
+    optimizer = optax.chain(optax.add_noise(0.1, 0.5, jax.random.key(0, impl=kind)), optax.sgd(0.1))
+    begun = start(params, optimizer=optimizer)
+    half, _ = run(begun, data, 5, optimizer)
+    training.save(tmp_path, half)
+    resumed = training.restore(tmp_path, begun)
+    whole, _ = run(begun, data, 10, optimizer)
+    assert_same(run(resumed, data, 10, optimizer)[0], whole)
 
 
 # Bad input ----------------------------------------------------------------------------------------
@@ -470,7 +577,9 @@ def test_bad_input():
     for options in [*bad, {"first": -1}]:
         with pytest.raises(ValueError, match=next(iter(options))):
             training.remove_redundancy(loss, **options)
-    bad = [{"every": 0}, {"cost": -1.0}, {"first": 0.5}, {"plateau": np.nan}]
+    bad = [{"every": 0}, {"cost": -1.0}, {"first": 0.5}, {"plateau": np.nan}, {"num_probes": 1}]
+    bad += [{"dim": 0}, {"batch_size": 0}, {"max_passes": 0}, {"num_clusters": 0}]
+    bad.append({"allocation": "best"})
     for options in bad:
         with pytest.raises(ValueError, match=next(iter(options))):
             training.resample(loss, **options)
