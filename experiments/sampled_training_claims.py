@@ -31,6 +31,11 @@ CHEAP = (
     "it is claimed for MNIST (the other presets)"
 )
 
+FEW = (
+    "a few hundred steps are enough for 440 different digits either way; it is claimed for MNIST "
+    "(the other presets)"
+)
+
 Runs = dict[float, list[Curve]]
 # By setting (model and batch size), then by method.
 Unbiased = dict[str, dict[str, Runs]]
@@ -94,6 +99,7 @@ def result(
 ) -> Result:
     """Claims, curves and tables."""
     ratios = {key: loss_ratios(methods) for key, methods in unbiased.items()}
+    switches = {key: share_of_switches(methods) for key, methods in unbiased.items()}
     claims, tables, summary = [], [], []
     if series:
         gains, rows = redundancy_gains(series["copies"])
@@ -120,7 +126,7 @@ def result(
         )
     return Result(
         summary=" ".join(summary),
-        claims=[*claims, *unbiased_claims(ratios, config.source)],
+        claims=[*claims, *unbiased_claims(ratios, switches, config.source)],
         series={
             "accuracy": {name: shown(methods) for name, methods in series.items()},
             "unbiased": {
@@ -145,10 +151,12 @@ def redundancy_gains(methods: dict[str, Runs]) -> tuple[dict[str, np.ndarray], l
     base = most_accurate(methods[UNIFORM])
     targets = [final(curve, 0.0) for curve in methods[UNIFORM][base]]
     gains, rows = {}, []
-    whole = np.array([[c.steps[-1], c.seconds[-1]] for c in methods[UNIFORM][base]])
+    # Uniform sampling may be there before its end: all are asked when they first are.
+    pairs = zip(methods[UNIFORM][base], targets, strict=True)
+    first = np.array([to_accuracy(curve, target) for curve, target in pairs])
     for method, runs in methods.items():
-        rate, found = (base, whole) if method == UNIFORM else best_reach(runs, to_accuracy, targets)
-        gains[method] = found / whole
+        rate, found = (base, first) if method == UNIFORM else best_reach(runs, to_accuracy, targets)
+        gains[method] = found / first
         accuracy = np.array([final(c, 0.0) for c in runs[rate]])
         refreshing = np.mean([c.refreshing for c in runs[rate]])
         rows.append(
@@ -166,8 +174,7 @@ def redundancy_gains(methods: dict[str, Runs]) -> tuple[dict[str, np.ndarray], l
 
 def redundancy_claims(gains: dict[str, np.ndarray], model: str, source: str) -> list[Claim]:
     """Fewer steps, and less time."""
-    known = {"should_hold": source == "mnist", "reason": CHEAP}
-    most = MOST_SECONDS_CNN if model == "cnn" else MOST_SECONDS
+    seconds = MOST_SECONDS_CNN if model == "cnn" else MOST_SECONDS
     return [
         Claim.at_most(
             THESIS,
@@ -175,10 +182,14 @@ def redundancy_claims(gains: dict[str, np.ndarray], model: str, source: str) -> 
             "own, each at its best rate (median over seeds)",
             float(np.median(gains[FOUND][:, column])),
             bound,
-            **options,
+            should_hold=source == "mnist",
+            reason=reason,
         )
-        for column, (what, bound, options) in enumerate(
-            (("steps", MOST_STEPS, known), ("seconds, detection included,", most, known))
+        for column, (what, bound, reason) in enumerate(
+            (
+                ("steps", MOST_STEPS, FEW),
+                ("seconds, detection included,", seconds, CHEAP),
+            )
         )
     ]
 
@@ -210,6 +221,12 @@ def clean_claims(methods: dict[str, Runs], source: str) -> list[Claim]:
     ]
 
 
+def final_losses(runs: Runs) -> list[float]:
+    """The loss in the end at the best rate, by seed: medians of the last tenth of the curves."""
+    curves = runs[lowest(runs)]
+    return [float(np.median(c.values[-max(1, len(c.values) // 10) :])) for c in curves]
+
+
 def loss_ratios(methods: dict[str, Runs]) -> dict[str, tuple[float, float]]:
     """Steps and seconds to the same training loss, over those of uniform sampling.
 
@@ -217,12 +234,24 @@ def loss_ratios(methods: dict[str, Runs]) -> dict[str, tuple[float, float]]:
     end: the median of the last tenth of its curve, which noise moves up and down. Medians over
     seeds of the ratios of two runs of one seed.
     """
-    rate = lowest(methods[UNIFORM])
-    curves = methods[UNIFORM][rate]
-    targets = [float(np.median(c.values[-max(1, len(c.values) // 10) :])) for c in curves]
+    targets = final_losses(methods[UNIFORM])
     found = {m: best_reach(runs, to_loss, targets)[1] for m, runs in methods.items()}
     ratios = {m: np.median(pairs / found[UNIFORM], axis=0) for m, pairs in found.items()}
     return {m: (float(steps), float(seconds)) for m, (steps, seconds) in ratios.items()}
+
+
+def share_of_switches(methods: dict[str, Runs]) -> float:
+    """In how many of its runs the automatic mode left uniform sampling, at the rate that is shown.
+
+    Before it had the loss of uniform sampling; otherwise it would be uniform sampling itself.
+    """
+    targets = final_losses(methods[UNIFORM])
+    rate, found = best_reach(methods[AUTOMATIC], to_loss, targets)
+    switched = [
+        any(r["sampler"] != "uniform" and r["step"] < step for r in curve.reports)
+        for curve, step in zip(methods[AUTOMATIC][rate], found[:, 0], strict=True)
+    ]
+    return float(np.mean(switched))
 
 
 def best_sampler(
@@ -242,7 +271,9 @@ def best_sampler(
     return winner, (name, seconds)
 
 
-def unbiased_claims(ratios: dict[str, dict[str, tuple[float, float]]], source: str) -> list[Claim]:
+def unbiased_claims(
+    ratios: dict[str, dict[str, tuple[float, float]]], switches: dict[str, float], source: str
+) -> list[Claim]:
     """The automatic mode loses nothing; somewhere a sampler gains."""
     if not ratios:
         return []
@@ -251,7 +282,8 @@ def unbiased_claims(ratios: dict[str, dict[str, tuple[float, float]]], source: s
         Claim.at_most(
             OWN,
             f"{AUTOMATIC}: seconds to the same training loss, relative to uniform sampling, in "
-            "every setting",
+            f"every setting (it left uniform sampling before in {100 * max(switches.values()):.0f} "
+            "% of the runs of the setting where it most often did)",
             [found[AUTOMATIC][1] for found in ratios.values()],
             MOST_AUTOMATIC,
             should_hold=source == "mnist",

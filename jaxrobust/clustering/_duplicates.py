@@ -29,6 +29,7 @@ def duplicates(
     metric: Metric = "euclidean",
     num_probes: int | None = None,
     key: jax.Array | None = None,
+    rest: bool = False,
 ) -> Groups:
     r"""Groups of points that coincide to a tolerance: the redundancy of a data set.
 
@@ -42,8 +43,9 @@ def duplicates(
     join the first leader within the tolerance, every leader gives way to the mean of those that
     joined it (of their directions, for ``"cosine"``), and all points join the first such mean
     within the tolerance: copies with noise are closer to their mean than to each other. The others
-    are groups of one. Of a group with a share s of the points, two are among M probes with
-    probability :math:`1-(1-s)^M-Ms(1-s)^{M-1}` (0.96 for ``s = 5 / M``).
+    are groups of one; or with ``rest``, groups are sought among these as without probes, which
+    takes the more time the fewer of them have copies. Of a group with a share s of the points, two
+    are among M probes with probability :math:`1-(1-s)^M-Ms(1-s)^{M-1}` (0.96 for ``s = 5 / M``).
 
     Args:
       points: ``(N, d)``, or a pytree of arrays ``(N, ...)`` that together are N points. Integers
@@ -54,6 +56,7 @@ def duplicates(
       num_probes: None for the exact leaders; or M, the number of random points among which they are
         sought (all points if there are fewer).
       key: PRNG key of the probes; only and always with ``num_probes``.
+      rest: with ``num_probes``, whether groups are sought among the points that joined none.
 
     Returns:
       :class:`Groups`. Works under ``jit``, with ``metric`` and ``num_probes`` static. Joins are
@@ -80,11 +83,13 @@ def duplicates(
         raise ValueError(f"metric must be one of {METRICS}, got {metric!r}")
     if (num_probes is None) != (key is None):
         raise ValueError("num_probes and key are given together or not at all")
+    if rest and num_probes is None:
+        raise ValueError("rest=True is for num_probes alone: without, all groups are found anyway")
     limit = jnp.asarray(tolerance, rows.dtype)
     if num_probes is None:
         return _all_groups(rows, limit, metric)
     num_probes = min(check_count("num_probes", num_probes), rows.shape[0])
-    return _large_groups(rows, limit, metric, num_probes, key)
+    return _large_groups(rows, limit, metric, num_probes, key, bool(rest))
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -92,9 +97,14 @@ def _all_groups(rows: jax.Array, tolerance: jax.Array, metric: Metric) -> Groups
     return _groups(find_leaders(*_scaled(rows, tolerance, metric)))
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
+@functools.partial(jax.jit, static_argnums=(2, 3, 5))
 def _large_groups(
-    rows: jax.Array, tolerance: jax.Array, metric: Metric, num_probes: int, key: jax.Array
+    rows: jax.Array,
+    tolerance: jax.Array,
+    metric: Metric,
+    num_probes: int,
+    key: jax.Array,
+    rest: bool,
 ) -> Groups:
     rows, limit = _scaled(rows, tolerance, metric)
     places = _probes(key, rows.shape[0], num_probes)
@@ -104,7 +114,12 @@ def _large_groups(
     number = jnp.sum(joined > 1)
     first = join_leaders(rows, centers, number, limit)
     means = _means(rows, centers, first)
-    return _groups(_first_members(join_leaders(rows, means, number, limit), num_probes))
+    joined = join_leaders(rows, means, number, limit)
+    alone = jnp.arange(len(rows), dtype=jnp.int32)
+    if rest:
+        none = jnp.full(len(rows), len(rows), jnp.int32)
+        alone = find_leaders(rows, limit, _first_members(joined, num_probes, none))
+    return _groups(_first_members(joined, num_probes, alone))
 
 
 def _probes(key: jax.Array, num_points: int, num_probes: int) -> jax.Array:
@@ -142,11 +157,14 @@ def _means(rows: jax.Array, centers: jax.Array, joined: jax.Array) -> jax.Array:
     return centers + sums / jnp.maximum(counts, 1)[:, None]
 
 
-def _first_members(joined: jax.Array, num_centers: int) -> jax.Array:
-    """The first member of every point's group; ``joined`` is ``num_centers`` for those of none."""
+def _first_members(joined: jax.Array, num_centers: int, alone: jax.Array) -> jax.Array:
+    """The first member of every point's group; what ``alone`` says for points of none.
+
+    ``joined`` is ``num_centers`` for these.
+    """
     places = jnp.arange(joined.size, dtype=jnp.int32)
     first = jnp.full(num_centers, joined.size, jnp.int32).at[joined].min(places, mode="drop")
-    return jnp.where(joined < num_centers, first.at[joined].get(mode="clip"), places)
+    return jnp.where(joined < num_centers, first.at[joined].get(mode="clip"), alone)
 
 
 def _groups(leaders: jax.Array) -> Groups:

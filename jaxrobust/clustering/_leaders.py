@@ -16,8 +16,11 @@ _BLOCK = 256  # leaders sought at once
 _ROWS = 2048  # points joined at once: their distances stay in the cache
 
 
-def find_leaders(rows: jax.Array, limit: jax.Array) -> jax.Array:
-    """The leader of every row, by its number, ``(N,)`` int32; that of a leader is itself."""
+def find_leaders(rows: jax.Array, limit: jax.Array, known: jax.Array | None = None) -> jax.Array:
+    """The leader of every row, by its number, ``(N,)`` int32; that of a leader is itself.
+
+    Rows with a ``known`` one keep it, and lead no others; ``known`` is N for those without.
+    """
     num_rows = rows.shape[0]
     size = min(_BLOCK, num_rows)
     chunk = min(_ROWS, num_rows)
@@ -43,7 +46,7 @@ def find_leaders(rows: jax.Array, limit: jax.Array) -> jax.Array:
         leaders = jax.lax.fori_loop(0, -(-rest // chunk), join, leaders)
         return leaders, *_waiting(leaders, chunk)
 
-    leaders = jnp.full(num_rows, num_rows, jnp.int32)
+    leaders = jnp.full(num_rows, num_rows, jnp.int32) if known is None else known
     state = (leaders, *_waiting(leaders, chunk))
     leaders, *_ = jax.lax.while_loop(lambda state: state[2] > 0, one_block, state)
     return leaders

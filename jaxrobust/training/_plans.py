@@ -47,11 +47,15 @@ def remove_redundancy(
 
     **This changes the objective**, from the mean loss over examples to that over groups: see
     :func:`sampling.redundancy_removed`. Two examples are near-duplicates if the cosine distance of
-    the sketches of their gradients is at most the tolerance. By default it is found from the data:
-    of ``num_probes`` random examples, those with copies have a much closer neighbour than the
-    others, and the tolerance is put into that gap; without a gap nothing is redundant. If less than
-    a share ``least`` of the probes is redundant the call goes no further, which costs next to
-    nothing. Otherwise all examples are sketched, in one pass, and grouped.
+    the sketches of their gradients is at most the tolerance; one whose gradient is zero has no
+    copies. By default the tolerance is found from the data: in the spanning tree of ``num_probes``
+    random examples, edges between copies are much shorter than the others, and it is put into that
+    gap; without a gap nothing is redundant. If less than a share ``least`` of the probes is
+    redundant the call goes no further, which costs next to nothing. So copies are found if two of
+    them are likely among the probes: in groups of r they must be a share of about
+    ``least * N / (num_probes * r)`` of the data, or more. Otherwise all examples are sketched, in
+    one pass, and grouped: first large groups, and if at least a share ``least`` of others of those
+    that are left is redundant, all groups.
 
     Args:
       loss_fn: ``loss_fn(params, example) -> ()``, the loss of one example.
@@ -84,7 +88,7 @@ def remove_redundancy(
         sketch_key, probe_key, group_key = jax.random.split(_call_key(state), 3)
         sketches = _sketcher(loss_fn, state, sketch_key, dim, batch_size)
         rows = _some_rows(probe_key, state.sampler.num_examples, num_probes)
-        probes = sketches(_at(data, rows), rows)
+        probes = _with_directions(group_key, sketches(_at(data, rows), rows))
         limit = copy_tolerance(probes) if tolerance is None else jnp.float32(tolerance)
         near: dict[str, Any] = {"tolerance": limit, "metric": "cosine"}
         state = scheduled(state, every)
@@ -95,7 +99,14 @@ def remove_redundancy(
         if redundancy < least:
             state = _with_sampler(state, _uniform_like(state.sampler))
             return state, {"redundancy": redundancy, "tolerance": float(limit)}
-        groups = clustering.duplicates(sketches(data), **near, num_probes=num_probes, key=group_key)
+        points = _with_directions(group_key, sketches(data))
+        among = {"num_probes": num_probes, "key": group_key}
+        groups = clustering.duplicates(points, **near, **among)
+        # Groups of which no two were among the probes are not found yet. Others of the points that
+        # are still alone tell whether there are any.
+        others = _some_of(group_key, points, groups.counts == 1, num_probes)
+        if int(clustering.duplicates(others, **near).num_groups) <= (1 - least) * len(others):
+            groups = clustering.duplicates(points, **near, **among, rest=True)
         number = int(groups.num_groups)
         sampler = sampling.redundancy_removed(groups, state.sampler.batch_size)
         redundancy = 1 - number / state.sampler.num_examples
@@ -437,6 +448,22 @@ def _check_counts(**counts: int) -> None:
         least = 4 if name == "num_probes" else 1  # a mean and a variance, at least
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+
+
+@jax.jit
+def _with_directions(key: jax.Array, points: jax.Array) -> jax.Array:
+    """The points, and a random direction for those that have none: it is close to no other."""
+    there = jnp.sum(jnp.abs(points), axis=1) > 0
+    return jnp.where(there[:, None], points, jax.random.normal(key, points.shape, points.dtype))
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _some_of(key: jax.Array, points: jax.Array, wanted: jax.Array, number: int) -> jax.Array:
+    """So many of the wanted points; random directions if there are not enough."""
+    order = jnp.where(wanted, jax.random.uniform(key, wanted.shape), 2)
+    _, rows = jax.lax.top_k(-order, min(number, len(points)))
+    others = jax.random.normal(key, (len(rows), points.shape[1]), points.dtype)
+    return jnp.where(wanted[rows][:, None], points[rows], others)
 
 
 def check_schedule(first: int, every: int | None) -> None:

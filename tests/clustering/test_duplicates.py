@@ -181,3 +181,19 @@ def test_bad_input(problem):
     points, options, message = BAD[problem]
     with pytest.raises((ValueError, TypeError), match=message):
         clustering.duplicates(points, **{"tolerance": 0.0, **options})
+
+
+def test_the_rest_is_grouped_as_without_probes():
+    rng = np.random.default_rng(0)
+    large = np.repeat(rng.normal(size=(3, 6)), 100, axis=0)
+    pairs = np.repeat(rng.normal(size=(50, 6)), 2, axis=0)
+    points = jnp.asarray(rng.permutation(np.concatenate([large, pairs])))
+    probes = {"num_probes": 20, "key": jax.random.key(0), "tolerance": 1e-6}
+    exact = clustering.duplicates(points, tolerance=1e-6)
+    assert int(exact.num_groups) == 53
+    assert int(clustering.duplicates(points, **probes).num_groups) > 90
+    found = clustering.duplicates(points, **probes, rest=True)
+    for field in exact._fields:
+        np.testing.assert_array_equal(getattr(found, field), getattr(exact, field))
+    with pytest.raises(ValueError, match="rest=True is for num_probes alone"):
+        clustering.duplicates(points, tolerance=1e-6, rest=True)

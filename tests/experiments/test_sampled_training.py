@@ -184,7 +184,9 @@ def test_the_loss_to_reach_is_the_median_of_the_end():
 def test_a_larger_batch_is_no_sampler():
     methods = {method: {0.1: [curve([1.0, 0.5])] * 2} for method in UNBIASED}
     methods[DOUBLE] = {0.1: [curve([0.5])] * 2}
-    assert not unbiased_claims({"linear, B = 8": loss_ratios(methods)}, "mnist")[1].holds
+    assert not unbiased_claims({"linear, B = 8": loss_ratios(methods)}, {"a": 0.5}, "mnist")[
+        1
+    ].holds
 
 
 def test_unbiased_claims_can_fail():
@@ -192,12 +194,12 @@ def test_unbiased_claims_can_fail():
     methods = {method: {0.1: [base] * 2} for method in UNBIASED}
     even = {"linear, B = 8": loss_ratios(methods)}
     assert even["linear, B = 8"][AUTOMATIC] == (1.0, 1.0)
-    automatic, best = unbiased_claims(even, "mnist")
+    automatic, best = unbiased_claims(even, {"a": 0.5}, "mnist")
     assert automatic.holds
     assert not best.holds
     methods["SVRG"] = {0.1: [curve([0.2, 0.1])] * 2}
     methods[AUTOMATIC] = {0.1: [curve([1.0, 0.9, 0.6, 0.3])] * 2}
-    automatic, best = unbiased_claims({"linear, B = 8": loss_ratios(methods)}, "mnist")
+    automatic, best = unbiased_claims({"linear, B = 8": loss_ratios(methods)}, {"a": 0.5}, "mnist")
     assert not automatic.holds
     assert best.holds
     assert "SVRG" in best.statement

@@ -317,6 +317,41 @@ def test_tolerance_without_neighbours():
     assert float(copy_tolerance(points[:3])) == 0
 
 
+@pytest.mark.parametrize(("groups", "copies", "singles"), [(20, 30, 0), (150, 4, 0), (3, 30, 500)])
+def test_tolerance_where_all_have_copies_or_few(groups, copies, singles):
+    """Edges of the spanning tree lead from group to group as well."""
+    points = neighbours(groups, copies, 1e-3, singles, dim=30)
+    limit = float(copy_tolerance(points))
+    x = np.asarray(points, np.float64)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    distances = np.sort((1 - x @ x.T)[np.triu_indices(len(x), 1)])
+    inside = groups * copies * (copies - 1) // 2
+    assert distances[inside - 1] < limit < distances[inside]
+
+
+def test_small_groups_are_found_as_well():
+    """Pairs: hardly any two of one are among the probes, but enough to tell that there are some."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(np.repeat(rng.normal(size=(200, 5)), 2, axis=0), jnp.float32)
+    data = (x, jnp.asarray(np.repeat(rng.normal(size=200), 2), jnp.float32))
+    params, _ = problem()
+    plan = training.remove_redundancy(loss, dim=64, tolerance=1e-4, num_probes=60, least=0.03)
+    state, report = plan.call(start(params, sampling.uniform(400, 8)), data)
+    assert report["num_groups"] == 200
+    np.testing.assert_array_equal(np.asarray(state.sampler.sizes)[:200], 2)
+
+
+def test_examples_without_a_gradient_are_no_copies_of_each_other():
+    params, (x, y) = problem(num_copies=5)
+    hinge = lambda params, example: jnp.maximum(loss(params, example) - 1, 0)
+    gone = np.asarray(jax.vmap(hinge, (None, 0))(params, (x, y))) == 0
+    assert 5 < gone.sum() < 43
+    plan = training.remove_redundancy(hinge, dim=64, tolerance=1e-3, num_probes=NUM_EXAMPLES)
+    state, report = plan.call(start(params), (x, y))
+    signals = len(np.unique(np.asarray(x)[~gone], axis=0))
+    assert report["num_groups"] == gone.sum() + signals
+
+
 def test_redundancy_is_found_without_a_tolerance():
     params, data = problem(num_copies=5)
     plan = training.remove_redundancy(loss, dim=64)
