@@ -18,7 +18,6 @@ Presets:
 """
 
 import dataclasses
-import functools
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -104,6 +103,7 @@ class Problem(NamedTuple):
 
     params: Any
     data: small_networks.Data
+    earlier: Any  # params at half of the steps, whose clusters are the last ones
 
 
 def load(config: Config) -> data.Dataset:
@@ -153,11 +153,13 @@ def prepare(config: Config) -> Problem:
     examples = (x, jnp.asarray(dataset.y_train))
     width = 128 if config.dataset == "digits" else 256
     params = small_networks.mlp((x.shape[1], width, width, 10), config.seed)
+    seen: dict[int, Any] = {}
+    half = config.steps // 2
     params = small_networks.train(
-        mlp_loss, params, examples, steps=config.steps, every=config.steps, batch_size=BATCH,
-        learning_rate=0.1, seed=config.seed,
+        mlp_loss, params, examples, steps=config.steps, every=1 if config.steps % 2 else half,
+        batch_size=BATCH, learning_rate=0.1, seed=config.seed, observe=seen.__setitem__,
     )  # fmt: skip
-    return Problem(params, examples)
+    return Problem(params, examples, seen[half])
 
 
 def points_of(gram: np.ndarray) -> jax.Array:
@@ -185,8 +187,9 @@ def methods(config: Config, problem: Problem, count: int) -> dict[str, Callable[
 
     def cluster(method, key, **options):
         return clustering.gradient_clusters(
-            mlp_loss, *problem, count, key=key, method=method, batch_size=SKETCH_BATCH, **options
-        )
+            mlp_loss, problem.params, problem.data, count, key=key, method=method,
+            batch_size=SKETCH_BATCH, **options,
+        )  # fmt: skip
 
     def refined(key):
         start = cluster("sketch", key, dim=DIM).assignments
@@ -198,7 +201,17 @@ def methods(config: Config, problem: Problem, count: int) -> dict[str, Callable[
     found[PLAIN] = lambda key: cluster("sketch", key, dim=DIM, num_landmarks=0)
     if count <= config.exact:
         found |= {REFINED: refined, EXACT: lambda key: cluster("exact", key)}
+    found[WARM] = lambda key: cluster(
+        "sketch", key, dim=128, init=last_clusters(problem, count, key), max_passes=1
+    )
     return {**found, RANK_ONE: lambda key: cluster("rank1", key)}
+
+
+def last_clusters(problem: Problem, count: int, key: jax.Array) -> jax.Array:
+    """Assignments found at the earlier params."""
+    return clustering.gradient_clusters(
+        mlp_loss, problem.earlier, problem.data, count, key=key, dim=128, batch_size=SKETCH_BATCH
+    ).assignments
 
 
 def quality(
@@ -234,12 +247,11 @@ def refresh_times(config: Config, problem: Problem) -> Times:
     epoch = lambda: small_networks.several_steps(mlp_loss, state, problem.data, order, rates)
     key = jax.random.key(config.seed)
     chosen = methods(config, problem, config.timed)
-    refresh = functools.partial(
-        clustering.gradient_clusters, mlp_loss, *problem, config.timed, dim=128,
-        batch_size=SKETCH_BATCH,
+    last = last_clusters(problem, config.timed, key)
+    chosen[WARM] = lambda key: clustering.gradient_clusters(
+        mlp_loss, problem.params, problem.data, config.timed, key=key, dim=128,
+        batch_size=SKETCH_BATCH, init=last, max_passes=1,
     )  # fmt: skip
-    last = refresh(key=key).assignments
-    chosen[WARM] = lambda key: refresh(key=key, init=last, max_passes=1)
     if number > config.examples:  # their passes would take minutes
         chosen = {n: method for n, method in chosen.items() if n not in (EXACT, REFINED)}
     # They take turns with epochs, so that a machine that is slow for a while is slow for both.
@@ -265,7 +277,7 @@ def members(config: Config, problem: Problem) -> dict[str, Any]:
     """Images, labels and sizes of some clusters: members at random."""
     count = min(64, len(problem.data[1]) // 8)
     found = clustering.gradient_clusters(
-        mlp_loss, *problem, count, key=jax.random.key(config.seed), dim=DIM
+        mlp_loss, problem.params, problem.data, count, key=jax.random.key(config.seed), dim=DIM
     )
     assigned, sizes = np.asarray(found.assignments), np.asarray(found.sizes)
     # From the largest to small ones, but with as many members as are shown.

@@ -89,6 +89,18 @@ def sketch_claims(config: Any, found: Found) -> list[Claim]:
             0.0,
         )
     )
+    made.append(
+        Claim.at_most(
+            OWN,
+            f"so does a refresh ({WARM}, which were found half of the {config.steps} steps before; "
+            "ratio, the same)",
+            mean_ratios(found, WARM),
+            WITHIN,
+            should_hold=False,
+            reason="after so many steps, early in training, one pass from old clusters is not "
+            "enough: further passes, at a quarter of an epoch each, or a start from scratch are",
+        )
+    )
     if any(REFINED in q.ratios for q in found.values()):
         made.append(
             Claim.at_most(

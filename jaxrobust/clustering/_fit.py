@@ -82,7 +82,8 @@ def fit(
         as a cluster has members, at most 128. More are not faster, and may end earlier than they
         should.
       sample_size: with ``"k-means++"``, if there are more than twice as many points: they are
-        seeded and fitted among so many random ones first, and then all go where they cost least.
+        seeded and fitted among so many random ones first, those far from the mean more likely than
+        others, and then all go where they cost least.
         Seeding takes K passes over the points, which would be most of the time. None for 4096, or
         64 per cluster if that is more.
 
@@ -187,9 +188,16 @@ def _check_sample_size(sample_size: int | None, num_clusters: int) -> int:
 
 @functools.partial(jax.jit, static_argnums=2)
 def _sample(key: jax.Array, points: jax.Array, number: int) -> jax.Array:
-    """Different random points. Of two draws that are equal the first counts as smaller."""
-    _, places = jax.lax.top_k(jax.random.uniform(key, points.shape[:1]), number)
-    return points[places]
+    """Different random points, about half of them by their squared distance to the mean.
+
+    So that few points that are far away, which cost much, are seen (Bachem et al., 2016).
+    """
+    distances = jnp.sum((points - jnp.mean(points, axis=0)[None, :]) ** 2, axis=1)
+    total = jnp.sum(distances)
+    shares = jnp.where(total > 0, distances / jnp.where(total > 0, total, 1), 0)
+    # Draws without replacement in proportion: the largest logarithms with Gumbel noise.
+    scores = jnp.log(shares + 1 / points.shape[0]) + jax.random.gumbel(key, points.shape[:1])
+    return points[jax.lax.top_k(scores, number)[1]]
 
 
 @functools.partial(jax.jit, static_argnums=2)

@@ -104,7 +104,7 @@ def remove_redundancy(
         groups = clustering.duplicates(points, **near, **among)
         # Groups of which no two were among the probes are not found yet. Others of the points that
         # are still alone tell whether there are any.
-        others = _some_of(group_key, points, groups.counts == 1, num_probes)
+        others = _some_of(group_key, points, groups.counts == 1, max(4, num_probes // 2))
         if int(clustering.duplicates(others, **near).num_groups) <= (1 - least) * len(others):
             groups = clustering.duplicates(points, **near, **among, rest=True)
         number = int(groups.num_groups)
@@ -421,8 +421,9 @@ def _sketcher(
         found = clustering.gradient_sketches(
             loss_fn, state.params, data, key=key, dim=dim, batch_size=batch_size
         )
-        (bad,) = np.nonzero(~np.isfinite(np.asarray(jnp.sum(found * 0, axis=1))))
-        if bad.size:
+        spoiled = _zero_or_nan(found)
+        if not bool(jnp.all(spoiled == 0)):
+            (bad,) = np.nonzero(np.asarray(spoiled) != 0)
             names = np.sort(bad if rows is None else np.asarray(rows)[bad])
             shown = ", ".join(map(str, names[:10])) + (", ..." if names.size > 10 else "")
             raise ValueError(
@@ -448,6 +449,12 @@ def _check_counts(**counts: int) -> None:
         least = 4 if name == "num_probes" else 1  # a mean and a variance, at least
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+
+
+@jax.jit
+def _zero_or_nan(points: jax.Array) -> jax.Array:
+    """0 for finite points, NaN for the others, ``(N,)``: a sum is faster than an "all"."""
+    return jnp.sum(points * 0, axis=1)
 
 
 @jax.jit
