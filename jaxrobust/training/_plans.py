@@ -457,10 +457,11 @@ def _zero_or_nan(points: jax.Array) -> jax.Array:
     return jnp.sum(points * 0, axis=1)
 
 
-@jax.jit
 def _with_directions(key: jax.Array, points: jax.Array) -> jax.Array:
     """The points, and a random direction for those that have none: it is close to no other."""
-    there = jnp.sum(jnp.abs(points), axis=1) > 0
+    there = jnp.any(points != 0, axis=1)
+    if bool(jnp.all(there)):  # drawing directions for nothing would take as long as the groups
+        return points
     return jnp.where(there[:, None], points, jax.random.normal(key, points.shape, points.dtype))
 
 
