@@ -15,7 +15,7 @@ from jaxrobust.training._state import TrainState
 from jaxrobust.training._steps import LossFn
 
 # What a call of a plan reports, for the log.
-Report = dict[str, float | int | str | None]
+Report = dict[str, float | int | str]
 
 
 class Plan(NamedTuple):
@@ -214,11 +214,11 @@ def resample(
                 return _looked(state, check_every, refresh), report
         if automatic:
             if plateau < 1 and _is_uniform(state.sampler):
-                state, report["fall"] = _fall(loss_fn, state, data, num_probes, every)
-                if report["fall"] is None or report["fall"] > plateau:
-                    return _looked(state, None, int(state.step) + every), report | {
-                        "sampler": "uniform"
-                    }
+                state, fall = _fall(loss_fn, state, data, num_probes, every)
+                report |= {} if fall is None else {"fall": fall}
+                if fall is None or fall > plateau:
+                    state = _looked(state, None, int(state.step) + every)
+                    return state, report | {"sampler": "uniform"}
             probes = sketches(_at(data, rows), rows)
             report["noise_share"] = noise = float(_noise_share(probes, size))
             if noise <= price:

@@ -122,7 +122,8 @@ def test_bad_input():
         clustering.gradient_clusters(loss, params, data, 3, key=KEY, method=unknown)
     with pytest.raises(ValueError, match="batch_size must be"):
         clustering.gradient_clusters(loss, params, data, 3, key=KEY, batch_size=0)
-    for number in (-1, 21, 2.5, True):
+    wrong_numbers: tuple[Any, ...] = (-1, 21, 2.5, True)
+    for number in wrong_numbers:
         with pytest.raises(ValueError, match=r"num_landmarks must be an integer in 0\.\.20"):
             clustering.gradient_sketches(loss, params, data, key=KEY, num_landmarks=number)
     with pytest.raises(ValueError, match="num_clusters must be in 1..20"):

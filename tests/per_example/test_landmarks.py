@@ -31,7 +31,7 @@ def inside_and_outside(name, number):
     """Gram matrix of the projections on the landmarks, and the rest of the gradients by leaf."""
     *_, slow = oracles.known(name)
     leaves = [oracles.matrix([leaf]) for leaf in jax.tree.leaves(slow)]
-    gram = sum(leaf @ leaf.T for leaf in leaves)
+    gram = np.sum([leaf @ leaf.T for leaf in leaves], axis=0)
     coefficients = gram[:, :number] @ np.linalg.pinv(gram[:number, :number], rcond=1e-10)
     rest = [leaf - coefficients @ leaf[:number] for leaf in leaves]
     return coefficients @ gram[:number, :number] @ coefficients.T, rest
