@@ -21,7 +21,7 @@ import pytest
 NUM_DEVICES = 8
 # Every compiled program is mapped into memory in several pieces. Linux allows 65,530 of them to a
 # process (vm.max_map_count), and XLA ends the process at the next program that does not fit.
-MOST_MAPPINGS = 30_000
+MOST_MAPPINGS = 25_000
 MAPPINGS = Path("/proc/self/maps")  # Linux alone has both the file and the limit
 DEVICES_FLAG = "--xla_force_host_platform_device_count"
 

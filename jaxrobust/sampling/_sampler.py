@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from jaxrobust.sampling._visits import visit
 
@@ -145,7 +147,19 @@ def restrict(sampler: Sampler, examples: jax.Array) -> Sampler:
 
     Returns:
       :class:`Sampler` of n examples. Runs under ``jit``.
+
+    Raises:
+      TypeError: for a sampler of groups, which has no strata.
+      ValueError: for examples that are repeated or out of range (unless traced).
     """
+    if not isinstance(sampler, Sampler):
+        raise TypeError(f"sampler must be a Sampler, got {type(sampler).__name__}")
+    if not isinstance(examples, Tracer):
+        found = np.asarray(examples)
+        if len(np.unique(found)) < found.size or np.any(
+            (found < 0) | (found >= sampler.num_examples)
+        ):
+            raise ValueError(f"examples must be different ones in 0..{sampler.num_examples - 1}")
     order = jnp.arange(sampler.num_examples) if sampler.members is None else sampler.members
     place = (
         jnp.zeros(sampler.num_examples, jnp.int32)

@@ -15,7 +15,9 @@ depends on.
 
 from jaxrobust.training._checkpoints import restore, save
 from jaxrobust.training._loop import train
-from jaxrobust.training._plans import Plan, remove_redundancy, resample
+from jaxrobust.training._plans import Plan
+from jaxrobust.training._redundancy import remove_redundancy
+from jaxrobust.training._resample import resample
 from jaxrobust.training._snapshots import Snapshots, snapshots
 from jaxrobust.training._state import TrainState, init
 from jaxrobust.training._steps import take_steps

@@ -47,8 +47,11 @@ def take_steps(
       before its update.
 
     Raises:
-      ValueError: for data of which the sampler does not have the number of examples.
+      ValueError: for data of which the sampler does not have the number of examples, or
+        ``num_steps`` below 1.
     """
+    if not num_steps >= 1:
+        raise ValueError(f"num_steps must be at least 1, got {num_steps}")
     lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(data)}
     if lengths != {(state.sampler.num_examples,)}:
         raise ValueError(

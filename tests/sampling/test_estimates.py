@@ -1,5 +1,7 @@
 """Estimators of the gradient, their variances, and how these are measured."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -324,3 +326,13 @@ def test_measure_counts_dead_entries():
     assert float(found.dead_entries) == 0.5
     with pytest.raises(ValueError, match="num_draws must be at least 2, got 1"):
         sampling.measure(gaussian(jnp.zeros(4), 1.0), jax.random.key(0), 1)
+
+
+def test_what_a_sampler_of_some_examples_refuses():
+    sampler = sampling.stratified(np.arange(10) % 3, 4)
+    for wrong in ([0, 0, 3], [0, 10], [-1, 2]):
+        with pytest.raises(ValueError, match=r"examples must be different ones in 0\.\.9"):
+            sampling.restrict(sampler, jnp.array(wrong))
+    groups: Any = sampling.redundancy_removed(np.arange(5), 2)
+    with pytest.raises(TypeError, match="sampler must be a Sampler, got GroupSampler"):
+        sampling.restrict(groups, jnp.arange(3))

@@ -422,9 +422,9 @@ def test_back_to_uniform_where_the_ratio_is_no_gain(monkeypatch):
         *([jnp.ones(num_clusters)] * 3),
         *([jnp.zeros(())] * 3),  # type: ignore[arg-type]
     )
-    from jaxrobust.training import _plans
+    from jaxrobust.training import _resample
 
-    monkeypatch.setattr(_plans.clustering, "fit", worst)
+    monkeypatch.setattr(_resample.clustering, "fit", worst)
     options = {"num_clusters": 2, "allocation": "equal", "cost": 0.0, "dim": 16, "plateau": 1.0}
     plan = training.resample(loss, first=2, every=4, batch_size=16, **options)
     _, found = reports(plan, data, params, 30)
@@ -511,6 +511,17 @@ def test_independent_draws_are_held_against_passes():
     assert float(report["ratio"]) > 1
     assert report["sampler"] == "uniform"
     assert state.sampler.running is None
+
+
+def test_strata_after_groups():
+    """From a sampler of groups on, with and without the automatic mode."""
+    params, data = problem(num_copies=5)
+    state, _ = run(start(params), data, 4, plan=PLANS["redundancy"])
+    assert isinstance(state.sampler, sampling.GroupSampler)
+    for automatic in (False, True):
+        plan = training.resample(loss, num_clusters=4, first=4, automatic=automatic, dim=16)
+        after, _ = run(state, data, 6, plan=plan)
+        assert isinstance(after.sampler, sampling.Sampler)
 
 
 def test_a_plan_of_another_kind_begins_anew():
@@ -602,6 +613,8 @@ def test_bad_input():
     for name in ("evaluate_every", "checkpoint_every", "log_every"):
         with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1"):
             training.train(loss, OPTIMIZER, state, data, 9, **{name: 0})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="num_steps must be at least 1, got -3"):
+        training.take_steps(loss, OPTIMIZER, state, data, -3)
     with pytest.raises(ValueError, match="num_steps must be an integer"):
         run(state, data, -1)
     with pytest.raises(TypeError, match="sampler must be one of jaxrobust.sampling, got int"):

@@ -1,0 +1,258 @@
+"""The plan that refreshes strata or scores, and returns to uniform draws where they do not pay."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrobust import clustering, sampling, trees
+from jaxrobust.training._plans import (
+    Plan,
+    Report,
+    call_key,
+    check_counts,
+    check_schedule,
+    examples_at,
+    is_uniform,
+    next_call_from,
+    scheduled,
+    sketcher,
+    some_rows,
+    uniform_like,
+    with_own_memory,
+    with_sampler,
+)
+from jaxrobust.training._state import TrainState
+from jaxrobust.training._steps import LossFn
+
+
+def resample(
+    loss_fn: LossFn,
+    *,
+    num_clusters: int | None = None,
+    allocation: sampling.Allocation = "neyman",
+    first: int = 100,
+    every: int = 500,
+    check_every: int | None = None,
+    stale: float = 1.0,
+    automatic: bool = True,
+    plateau: float = 0.1,
+    cost: float = 1.5,
+    num_probes: int = 512,
+    max_passes: int = 3,
+    dim: int = 256,
+    batch_size: int = 128,
+) -> Plan:
+    r"""Strata by gradient clusters, or scores by gradient norms, refreshed as training goes on.
+
+    Unbiased for the mean loss. A refresh sketches the gradients of all examples in one pass and
+    clusters the sketches, from the last clusters on; without ``num_clusters`` it draws by the norms
+    of the sketches. From the sketches follows the *ratio* of the variances of the new sampler and
+    of uniform sampling.
+
+    With ``automatic``, sampling is uniform unless the refresh pays. As long as the mean loss of
+    ``num_probes`` random examples falls by more than a share ``plateau`` in ``every`` steps,
+    training is limited by how far a step goes, not by noise, and less variance saves nothing. On a
+    plateau it is noise that holds the loss up. With noise share
+    :math:`\nu = \frac{\mathrm{tr}/B}{\mathrm{signal} + \mathrm{tr}/B}`, steps that are limited by
+    noise take :math:`1+\frac{\mathrm{tr}}{B\,\mathrm{signal}}\cdot\mathrm{ratio}` times as many as
+    without noise, so a ratio saves a share :math:`(1-\mathrm{ratio})\,\nu` of them. A refresh costs
+    as much as :math:`cN/B` steps. Before one, the same examples tell :math:`\nu`, and if
+    :math:`\nu\cdot\mathrm{every}\le cN/B` no ratio could pay and none is made. Sampling returns
+    to uniform where the ratio is not below 1 or saves less than the refresh costs. Each time that
+    nothing was gained the plan waits twice as long as before.
+
+    Args:
+      loss_fn: ``loss_fn(params, example) -> ()``, the loss of one example.
+      num_clusters: K; None for scores instead of clusters.
+      allocation: of the draws to clusters, as in :func:`sampling.stratified`.
+      first: step of the first call.
+      every: steps between refreshes.
+      check_every: steps between looks at whether the strata or scores are stale; None for none.
+        Then ``num_probes`` random examples tell the ratio of the variances that the sampler has
+        now, and if it is above ``stale`` there is a refresh at once.
+      stale: the ratio, relative to uniform sampling.
+      automatic: whether to return to uniform sampling, and to spare refreshes that cannot pay.
+      plateau: with ``automatic``, the largest fall of the loss in ``every`` steps, relative to the
+        loss, at which training counts as limited by noise; 1 for always. For losses that are 0 or
+        more.
+      cost: c, what a refresh costs relative to a pass of training steps over the data.
+      num_probes: examples that tell the noise share.
+      max_passes: of :func:`clustering.fit`.
+      dim: length of a sketch.
+      batch_size: examples whose gradients are sketched at once.
+
+    Returns:
+      :class:`Plan`. Reports ``fall`` of the loss and ``noise_share``, of a refresh ``ratio`` and
+      ``sampler``, and of a look ``ratio_now``.
+
+    Raises:
+      ValueError: for numbers out of range.
+
+    Source:
+      Steps under noise: McCandlish et al., arXiv:1812.06162; switching on where it pays:
+      Katharopoulos and Fleuret, arXiv:1803.00942, whose rule counts examples, not the share of
+      noise.
+    """
+    check_schedule(first, every)
+    check_schedule(first, check_every)
+    for name, value in (("cost", cost), ("stale", stale), ("plateau", plateau)):
+        if not value >= 0:
+            raise ValueError(f"{name} must not be negative, got {value}")
+    check_counts(
+        num_probes=num_probes, dim=dim, batch_size=batch_size, max_passes=max_passes,
+        num_clusters=1 if num_clusters is None else num_clusters,
+    )  # fmt: skip
+    if allocation not in ("equal", "proportional", "neyman"):
+        raise ValueError(
+            f"allocation must be 'equal', 'proportional' or 'neyman', got {allocation!r}"
+        )
+
+    def call(state: TrainState, data: Any) -> tuple[TrainState, Report]:
+        sketch_key, probe_key, fit_key = jax.random.split(call_key(state), 3)
+        sketches = sketcher(loss_fn, state, sketch_key, dim, batch_size)
+        size, number = state.sampler.batch_size, state.sampler.num_examples
+        price = cost * number / size / every  # of a refresh, relative to the steps it is for
+        report: Report = {}
+        noise = 1.0
+        rows = some_rows(probe_key, number, num_probes)
+        refresh = int(state.memory.get("next_refresh", first))
+        if int(state.step) < refresh:
+            probes = sketches(examples_at(data, rows), rows)
+            report["ratio_now"] = ratio = _ratio_of_some(probes, state.sampler, rows)
+            if ratio <= stale:
+                return _looked(state, check_every, refresh), report
+        if automatic:
+            if plateau < 1 and is_uniform(state.sampler):
+                state, fall = _fall(loss_fn, state, data, num_probes, every)
+                report |= {} if fall is None else {"fall": fall}
+                if fall is None or fall > plateau:
+                    state = _looked(state, None, int(state.step) + every)
+                    return state, report | {"sampler": "uniform"}
+            probes = sketches(examples_at(data, rows), rows)
+            report["noise_share"] = noise = float(_noise_share(probes, size))
+            if noise <= price:
+                return _uniform_for_longer(state, every), report | {"sampler": "uniform"}
+        points = sketches(data)
+        sampler, memory = _refreshed(points, state, num_clusters, allocation, max_passes, fit_key)
+        report["ratio"] = ratio = _ratio(points, sampler)
+        if automatic and (1 - ratio) * noise <= price:
+            state = state._replace(memory=state.memory | memory)
+            return _uniform_for_longer(state, every), report | {"sampler": "uniform"}
+        kind = "importance" if num_clusters is None else "stratified"
+        state = scheduled(state._replace(memory=state.memory | memory), every)
+        state = _looked(state, check_every, int(state.step) + every)
+        return with_sampler(state, sampler), report | {"sampler": kind}
+
+    return with_own_memory("resample", Plan(next_call_from(first), call))
+
+
+def _refreshed(
+    points: jax.Array,
+    state: TrainState,
+    num_clusters: int | None,
+    allocation: sampling.Allocation,
+    max_passes: int,
+    key: jax.Array,
+) -> tuple[sampling.Sampler, dict[str, jax.Array]]:
+    """A sampler of the current gradients, and what the next refresh starts from."""
+    size = state.sampler.batch_size
+    if num_clusters is None:
+        return sampling.importance(jnp.linalg.norm(points, axis=1), size), {}
+    objective = "pairwise" if allocation == "equal" else "kmeans"
+    clusters = clustering.fit(
+        points,
+        num_clusters,
+        key=key,
+        objective=objective,
+        init=_last_clusters(state, num_clusters),
+        max_passes=max_passes,
+        tolerance=0.01,
+    )
+    sampler = sampling.stratified(
+        clusters.assignments,
+        size,
+        allocation=allocation,
+        spread=clusters.spreads if allocation == "neyman" else None,
+        num_clusters=num_clusters,
+    )
+    return sampler, {"assignments": clusters.assignments}
+
+
+def _last_clusters(state: TrainState, num_clusters: int) -> Any:
+    """What clusters start from: the last ones, unless there were more of them."""
+    last = state.memory.get("assignments")
+    return "k-means++" if last is None or int(jnp.max(last)) >= num_clusters else last
+
+
+def _ratio(points: jax.Array, sampler: sampling.Sampler) -> float:
+    """Variance relative to uniform sampling, without replacement, in batches of the same size."""
+    plain = sampling.uniform(sampler.num_examples, sampler.batch_size)
+    ours, uniform = (float(sampling.variance(points, s)) for s in (sampler, plain))
+    return ours / uniform if uniform > 0 else float(ours > 0)
+
+
+def _ratio_of_some(points: jax.Array, sampler: sampling.Sampler, rows: jax.Array) -> float:
+    """The same, estimated from the gradients of some of the examples.
+
+    As if draws were independent: without replacement, a batch would be a large part of these few.
+    What draws without replacement gain among all examples is put in afterwards.
+    """
+    few = dataclasses.replace(sampling.restrict(sampler, rows), replacement=True)
+    plain = sampling.uniform(few.num_examples, few.batch_size, replacement=True)
+    ours, uniform = (float(sampling.variance(points, s)) for s in (few, plain))
+    if sampler.replacement:  # the uniform sampler that it is held against gains, it does not
+        number, size = sampler.num_examples, min(sampler.batch_size, sampler.num_examples)
+        uniform *= (number - size) / max(number - 1, 1)
+    return ours / uniform if uniform > 0 else float(ours > 0)
+
+
+def _looked(state: TrainState, check_every: int | None, refresh: int) -> TrainState:
+    """With the next look, or the next refresh if that comes first."""
+    due = refresh if check_every is None else min(refresh, int(state.step) + check_every)
+    memory = {"next_call": jnp.int32(due), "next_refresh": jnp.int32(refresh)}
+    return state._replace(memory=state.memory | memory)
+
+
+def _fall(
+    loss_fn: LossFn, state: TrainState, data: Any, num_probes: int, every: int
+) -> tuple[TrainState, float | None]:
+    """How much the mean loss of some examples fell in so many steps, relative to what it was.
+
+    The same examples at every look, so that it is not their choice that is seen. None at the first
+    look.
+    """
+    rows = some_rows(state.key, state.sampler.num_examples, num_probes)
+    loss = _mean_loss(loss_fn, state.params, examples_at(data, rows))
+    seen = {"probe_loss": loss, "probe_step": state.step}
+    fall = None
+    if "probe_loss" in state.memory:
+        before, steps = float(state.memory["probe_loss"]), state.step - state.memory["probe_step"]
+        fall = (before - float(loss)) / max(abs(before), 1e-30) * every / max(int(steps), 1)
+    return state._replace(memory=state.memory | seen), fall
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _mean_loss(loss_fn: LossFn, params: Any, examples: Any) -> jax.Array:
+    return jnp.mean(trees.promote(jax.vmap(loss_fn, (None, 0))(params, examples)))
+
+
+@jax.jit
+def _noise_share(sketches: jax.Array, batch_size: int) -> jax.Array:
+    """tr/B over signal + tr/B; 1 if no signal is seen."""
+    number = sketches.shape[0]
+    mean = jnp.mean(sketches, axis=0)
+    trace = jnp.sum((sketches - mean[None, :]) ** 2) / (number - 1)
+    signal = jnp.maximum(jnp.sum(mean**2) - trace / number, 0)
+    noise = trace / batch_size
+    return jnp.where(noise > 0, noise / jnp.where(noise > 0, signal + noise, 1), 0)
+
+
+def _uniform_for_longer(state: TrainState, every: int) -> TrainState:
+    """Uniform, and twice as long as the last time that nothing was gained."""
+    was_uniform = is_uniform(state.sampler)
+    wait = 2 * int(state.memory["wait"]) if was_uniform and "wait" in state.memory else every
+    state = _looked(scheduled(state, wait), None, int(state.step) + wait)
+    return with_sampler(state, uniform_like(state.sampler))
