@@ -92,8 +92,8 @@ def sketch_claims(config: Any, found: Found) -> list[Claim]:
     made.append(
         Claim.at_most(
             OWN,
-            f"so does a refresh ({WARM}, which were found half of the {config.steps} steps before; "
-            "ratio, the same)",
+            f"J is within 5 % after a refresh, too ({WARM}, which were found half of the "
+            f"{config.steps} steps before; ratio, the same)",
             mean_ratios(found, WARM),
             WITHIN,
             should_hold=False,
@@ -105,7 +105,7 @@ def sketch_claims(config: Any, found: Found) -> list[Claim]:
         made.append(
             Claim.at_most(
                 OWN,
-                "so do sketches of 256 followed by one pass with the gradients themselves (ratio, "
+                "and by sketches of 256 followed by one pass with the gradients themselves (ratio, "
                 f"at most {config.exact} clusters, mean over seeds)",
                 mean_ratios(found, REFINED),
                 WITHIN,
