@@ -250,3 +250,16 @@ def test_fitting_few_points_first(objective):
         fit(sample_size=5)
     with pytest.raises(ValueError, match="sample_size"):
         fit(sample_size=0)
+
+
+def test_few_points_that_are_far_away_get_clusters_of_their_own():
+    """Among a sample of 1 in 9 they are seen, for they are drawn by their distance."""
+    centers = 3 * normal(10, 8)
+    points = np.concatenate(
+        [centers[np.arange(2_700) % 10] + 0.05 * normal(2_700, 8, seed=1), 40 * normal(20, 8)]
+    )
+    # 20 clusters of a far point each and 4 of the others: about 70,000, local optima up to 110,000.
+    # A sample of points alike has 0 to 3 of the 20, and ends at 440,000 to 4,500,000.
+    for seed in range(6):
+        found = clustering.fit(points, 24, key=jax.random.key(seed), sample_size=300, max_passes=10)
+        assert found.objective < 200_000
