@@ -81,6 +81,7 @@ def uniform_like(sampler: Any) -> Any:
 
 
 def with_sampler(state: TrainState, sampler: Any) -> TrainState:
+    """The state with another sampler, from its start; as it is with the same one."""
     if sampler is state.sampler:
         return state
     key = jax.random.fold_in(state.sampler_state.key, state.step)
@@ -88,6 +89,7 @@ def with_sampler(state: TrainState, sampler: Any) -> TrainState:
 
 
 def call_key(state: TrainState) -> jax.Array:
+    """The PRNG key of a call of a plan at this step."""
     return jax.random.fold_in(state.key, state.step)
 
 
@@ -126,10 +128,12 @@ def some_rows(key: jax.Array, num_examples: int, number: int) -> jax.Array:
 
 
 def examples_at(data: Any, rows: jax.Array) -> Any:
+    """Some of the examples."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], data)
 
 
 def check_counts(**counts: int) -> None:
+    """Raises a ValueError that names a count that is no integer, or too small."""
     for name, value in counts.items():
         least = 4 if name == "num_probes" else 1  # a mean and a variance, at least
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
