@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrobust import trees
+
 
 def map_batches(function: Callable[[Any], Any], data: Any, batch_size: int) -> Any:
     """``function`` of all examples, batch by batch; results ``(N, ...)`` as from a single one."""
@@ -71,7 +73,7 @@ def sum_by_cluster(
         place = begin + jnp.arange(size)
         index = order[jnp.minimum(firsts[cluster] + place, num_examples - 1)]
         weight = (place < counts[cluster]).astype(jnp.float32)
-        return cluster, function(_at(data, index), weight)
+        return cluster, function(trees.take(data, index), weight)
 
     def step(number, total):
         cluster, found = one_batch(number)
@@ -93,7 +95,3 @@ def batch_at(data: Any, start: Any, size: int) -> Any:
     """The batch that begins at an example."""
     take = lambda leaf: jax.lax.dynamic_slice_in_dim(jnp.asarray(leaf), start, size)
     return jax.tree.map(take, data)
-
-
-def _at(data: Any, index: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], data)

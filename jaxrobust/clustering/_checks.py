@@ -1,13 +1,11 @@
 """Checks of arguments, with messages that name them."""
 
-import operator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxrobust import trees
 
@@ -22,7 +20,7 @@ def check_points(name: str, points: Any) -> jax.Array:
         raise ValueError(
             f"{name} must be finite; {bad.size} of {len(points)} are not: {_some(bad)}"
         )
-    return trees.promote(bring_together(jnp.asarray(points)))
+    return trees.promote(trees.bring_together(jnp.asarray(points)))
 
 
 def check_rows(name: str, points: Any) -> jax.Array:
@@ -35,7 +33,7 @@ def check_rows(name: str, points: Any) -> jax.Array:
         if jnp.issubdtype(dtype, jnp.complexfloating):
             raise TypeError(f"{name} must be arrays of real numbers, got {dtype}")
     number = check_data(name, points)
-    leaves = bring_together(leaves)
+    leaves = trees.bring_together(leaves)
     promoted = trees.promote([jnp.asarray(leaf).reshape(number, -1) for leaf in leaves])
     return check_points(name, jnp.concatenate(promoted, axis=1))
 
@@ -55,22 +53,7 @@ def check_assignments(name: str, assignments: Any, num_points: int, num_clusters
                 f"{name} must be in 0..{num_clusters - 1}; {bad.size} are not, of points "
                 f"{_some(bad)}"
             )
-    return bring_together(assignments).astype(jnp.int32)
-
-
-def bring_together(tree: Any) -> Any:
-    """Arrays with all examples on every device, if they are sharded over explicit mesh axes.
-
-    Clusters look at all points in any order, which explicit axes do not allow.
-    """
-
-    def whole(array):
-        sharding = getattr(jax.typeof(array), "sharding", None)
-        if sharding is None or all(axes is None for axes in sharding.spec):
-            return array
-        return jax.sharding.reshard(array, NamedSharding(sharding.mesh, PartitionSpec()))
-
-    return jax.tree.map(whole, tree)
+    return trees.bring_together(assignments).astype(jnp.int32)
 
 
 def check_data(name: str, data: Any) -> int:
@@ -89,20 +72,6 @@ def check_tolerance(name: str, value: Any) -> None:
     """Raises for a tolerance that is negative or NaN, unless it is traced."""
     if not isinstance(value, Tracer) and not np.all(np.asarray(value) >= 0):
         raise ValueError(f"{name} must be at least 0, got {value}")
-
-
-def check_count(name: str, value: Any, most: int | None = None) -> int:
-    """A positive integer, NumPy's included, of at most the number of points."""
-    try:
-        number = 0 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = 0
-    if number < 1 or (most is not None and number > most):
-        bounds = (
-            "an integer of at least 1" if most is None else f"in 1..{most}, the number of points"
-        )
-        raise ValueError(f"{name} must be {bounds}, got {value!r}")
-    return number
 
 
 @jax.jit

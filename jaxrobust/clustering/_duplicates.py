@@ -6,7 +6,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.clustering._checks import check_count, check_rows, check_tolerance
+from jaxrobust import trees
+from jaxrobust.clustering._checks import check_rows, check_tolerance
 from jaxrobust.clustering._leaders import find_leaders, join_leaders, numbers_where
 
 Metric = Literal["euclidean", "cosine"]
@@ -88,7 +89,7 @@ def duplicates(
     limit = jnp.asarray(tolerance, rows.dtype)
     if num_probes is None:
         return _all_groups(rows, limit, metric)
-    num_probes = min(check_count("num_probes", num_probes), rows.shape[0])
+    num_probes = min(trees.check_count("num_probes", num_probes), rows.shape[0])
     return _large_groups(rows, limit, metric, num_probes, key, bool(rest))
 
 

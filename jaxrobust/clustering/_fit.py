@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrobust import trees
 from jaxrobust.clustering._checks import (
     check_assignments,
-    check_count,
     check_points,
     check_tolerance,
 )
@@ -104,14 +104,14 @@ def fit(
       1975; Lloyd, 1982.
     """
     points = check_points("points", points)
-    num_clusters = check_count("num_clusters", num_clusters, points.shape[0])
+    num_clusters = trees.check_count("num_clusters", num_clusters, most=points.shape[0])
     if objective not in OBJECTIVES:
         raise ValueError(f"objective must be one of {OBJECTIVES}, got {objective!r}")
     _check_algorithm(algorithm, objective, block_size)
-    max_passes = check_count("max_passes", max_passes)
+    max_passes = trees.check_count("max_passes", max_passes)
     if block_size is None:
         block_size = max(1, min(128, points.shape[0] // num_clusters))
-    block_size = min(check_count("block_size", block_size), points.shape[0])
+    block_size = min(trees.check_count("block_size", block_size), points.shape[0])
     check_tolerance("tolerance", tolerance)
     init = check_init(init, SEEDINGS, points.shape[0], num_clusters)
     sample_size = _check_sample_size(sample_size, num_clusters)
@@ -147,7 +147,7 @@ def objective(
       ValueError, TypeError: as :func:`fit`.
     """
     points = check_points("points", points)
-    num_clusters = check_count("num_clusters", num_clusters)
+    num_clusters = trees.check_count("num_clusters", num_clusters)
     if objective not in OBJECTIVES:
         raise ValueError(f"objective must be one of {OBJECTIVES}, got {objective!r}")
     assignments = check_assignments("assignments", assignments, points.shape[0], num_clusters)
@@ -178,7 +178,7 @@ def _check_algorithm(algorithm: str, objective: str, block_size: int | None) -> 
 def _check_sample_size(sample_size: int | None, num_clusters: int) -> int:
     if sample_size is None:
         return max(4096, 64 * num_clusters)
-    sample_size = check_count("sample_size", sample_size)
+    sample_size = trees.check_count("sample_size", sample_size)
     if sample_size < num_clusters:
         raise ValueError(
             f"sample_size must be at least num_clusters, {num_clusters}, got {sample_size}"

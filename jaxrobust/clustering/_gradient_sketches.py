@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from jaxrobust import per_example
+from jaxrobust import per_example, trees
 from jaxrobust.clustering._batches import batch_at, batch_starts, join_batches, map_batches
-from jaxrobust.clustering._checks import bring_together, check_count, check_data
+from jaxrobust.clustering._checks import check_data
 from jaxrobust.per_example import Landmarks
 
 LossFn = Callable[[Any, Any], jax.Array]
@@ -54,9 +54,9 @@ def gradient_sketches(
       ValueError, TypeError: as :func:`per_example.sketches`, for what cannot be differentiated.
     """
     num_examples = check_data("data", data)
-    batch_size = check_count("batch_size", batch_size)
-    dim = check_count("dim", dim)
-    data = bring_together(data)
+    batch_size = trees.check_count("batch_size", batch_size)
+    dim = trees.check_count("dim", dim)
+    data = trees.bring_together(data)
     number = _num_landmarks(loss_fn, params, data, dim, num_examples, num_landmarks)
     landmarks = _prepare(loss_fn, params, data, key, dim, number) if number else None
     known = not isinstance(key, Tracer)
@@ -71,13 +71,7 @@ def _num_landmarks(
     if wanted is None:
         number = min(dim // 4, num_examples)
         return number if number and per_example.landmarks_pay(loss_fn, params, data, number) else 0
-    most = min(dim, num_examples)
-    if isinstance(wanted, bool) or not isinstance(wanted, int) or not 0 <= wanted <= most:
-        raise ValueError(
-            f"num_landmarks must be an integer in 0..{most}, at most dim and the number of "
-            f"examples, or None; got {wanted!r}"
-        )
-    return wanted
+    return trees.check_count("num_landmarks", wanted, least=0, most=min(dim, num_examples))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4, 5))
@@ -87,7 +81,7 @@ def _prepare(
     """Random different examples as landmarks."""
     place_key, key = jax.random.split(key)
     _, places = jax.lax.top_k(jax.random.uniform(place_key, _leading(data)), number)
-    examples = jax.tree.map(lambda leaf: jnp.asarray(leaf)[places], data)
+    examples = trees.take(data, places)
     return per_example.landmark_sketches(loss_fn, key=key, dim=dim).prepare(params, examples)
 
 

@@ -10,8 +10,6 @@ import jax.numpy as jnp
 from jaxrobust import per_example, trees
 from jaxrobust.clustering import _rank_one as rank_one
 from jaxrobust.clustering._checks import (
-    bring_together,
-    check_count,
     check_data,
     check_points,
     check_tolerance,
@@ -111,12 +109,12 @@ def gradient_clusters(
       divides by the size of the batch, so that those of a smaller last batch were larger; and the
       squared norms, which do not change, are found once.
     """
-    num_clusters = check_count("num_clusters", num_clusters, check_data("data", data))
-    batch_size = check_count("batch_size", batch_size)
+    num_clusters = trees.check_count("num_clusters", num_clusters, most=check_data("data", data))
+    batch_size = trees.check_count("batch_size", batch_size)
     if method not in METHODS:
         raise ValueError(f"method must be one of {METHODS}, got {method!r}")
     sketch_key, fit_key = jax.random.split(key)
-    data = bring_together(data)
+    data = trees.bring_together(data)
 
     def sketches():
         found = gradient_sketches(
@@ -150,7 +148,7 @@ def _exact(
     tolerance: float = 1e-3,
 ) -> Clustering:
     init = check_init(init, SEEDINGS, check_data("data", data), num_clusters)
-    max_passes = check_count("max_passes", max_passes)
+    max_passes = trees.check_count("max_passes", max_passes)
     check_tolerance("tolerance", tolerance)
     squared = squared_norms(loss_fn, params, data, batch_size)
     check_points("gradients", squared[:, None])
@@ -176,8 +174,8 @@ def _rank_one(
 ) -> Clustering:
     num_examples = check_data("data", data)
     init = check_init(init, ("zero",), num_examples, num_clusters)
-    max_passes = check_count("max_passes", max_passes)
-    min_size = check_count("min_size", min_size, num_examples)
+    max_passes = trees.check_count("max_passes", max_passes)
+    min_size = trees.check_count("min_size", min_size, most=num_examples)
     if assignment not in ("running", "frozen"):
         raise ValueError(f"assignment must be 'running' or 'frozen', got {assignment!r}")
     squared = rank_one.squared_norms(loss_fn, params, data, batch_size)

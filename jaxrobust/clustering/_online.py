@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from jaxrobust.clustering._checks import check_count, check_points
+from jaxrobust import trees
+from jaxrobust.clustering._checks import check_points
 from jaxrobust.clustering._objectives import OBJECTIVES, Objective
 from jaxrobust.clustering._seeding import seed_centers
 from jaxrobust.clustering._sums import squared_distances
@@ -44,7 +45,7 @@ class Online:
             traced). TypeError: for points that are not floating.
         """
         points = check_points("points", points)
-        check_count("num_clusters", self.num_clusters, points.shape[0])
+        trees.check_count("num_clusters", self.num_clusters, most=points.shape[0])
         return _init(self, key, points)
 
     def update(self, state: OnlineState, points: Any) -> tuple[OnlineState, jax.Array]:
@@ -104,7 +105,7 @@ def online(
       The decayed sums and the splits: the code of Faghri et al., arXiv:2007.04532, where both
       halves have the same center. The assignment by what the objective grows is derived here.
     """
-    num_clusters = check_count("num_clusters", num_clusters)
+    num_clusters = trees.check_count("num_clusters", num_clusters)
     min_size = 0.1 / num_clusters if min_size is None else min_size
     for name, value in (("decay", decay), ("min_size", min_size)):
         if isinstance(value, Tracer) or not 0 <= value < 1:

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxrobust import trees
 from jaxrobust.per_example._batching import map_in_chunks
-from jaxrobust.per_example._devices import check_mesh, is_sharded, vary_like
+from jaxrobust.per_example._devices import check_mesh, vary_like
 from jaxrobust.per_example._interpret import Arrays, evaluate
 from jaxrobust.per_example._plan import EXPAND_BYTES
 from jaxrobust.per_example._trace import Traced, explained
@@ -106,7 +107,7 @@ def map_chunks(
     if not summed:
         return map_in_chunks(one, traced.batch, max(1, EXPAND_BYTES // each))
 
-    if is_sharded(traced.batch[0]):
+    if trees.is_sharded(traced.batch[0]):
         found = jax.vmap(one)(traced.batch)
         return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), found)
 

@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.per_example._devices import is_sharded, on_each_device, vary_like
+from jaxrobust import trees
+from jaxrobust.per_example._devices import vary_like
 
 
 def reduce_examples(
@@ -32,7 +33,7 @@ def reduce_examples(
         summed, kept = jax.vmap(of_one)(*batched)
         return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), summed), kept
 
-    return on_each_device(reduce, batched, shared)
+    return trees.on_each_device(reduce, batched, shared)
 
 
 def map_examples(one: Callable[..., Any], *batched: Any, shared: Any = None) -> Any:
@@ -66,6 +67,6 @@ def map_in_chunks(one: Callable[[Any], Any], batch: Any, chunk_size: int) -> Any
     be sharded like it: every device takes its examples at once.
     """
     leaves = jax.tree.leaves(batch)
-    if chunk_size >= leaves[0].shape[0] or is_sharded(leaves[0]):
+    if chunk_size >= leaves[0].shape[0] or trees.is_sharded(leaves[0]):
         return jax.vmap(one)(batch)
     return jax.lax.map(one, batch, batch_size=chunk_size)

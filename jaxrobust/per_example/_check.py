@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust import trees
-from jaxrobust.per_example._devices import bring_together
 from jaxrobust.per_example._gradients import gradients
 from jaxrobust.per_example._norms import norms
-from jaxrobust.per_example._trace import LossFn, check_batch, leaf_name, positive_integer
+from jaxrobust.per_example._trace import LossFn, check_batch, leaf_name
 
 # 1000 rounding units are 0.98 in float16 and 7.8 in bfloat16, where no error would be too large.
 _MOST_TOLERANCE = 0.05
@@ -64,14 +63,14 @@ def check(
         the call, as :func:`norms`.
       TypeError: at the call, as :func:`norms`.
     """
-    num_examples = positive_integer("num_examples", num_examples)
+    num_examples = trees.check_count("num_examples", num_examples)
     if tolerance is not None and not tolerance > 0:
         raise ValueError(f"tolerance must be positive, got {tolerance}")
 
     def check_batch_of(params: Any, batch: Any) -> Check:
         leaves, structure, size = check_batch(batch)
         few = structure.unflatten(
-            [leaf[: min(size, num_examples)] for leaf in bring_together(leaves)]
+            [leaf[: min(size, num_examples)] for leaf in trees.bring_together(leaves)]
         )
         fast = jax.tree.leaves(jax.jit(norms(loss_fn, by_leaf=True, has_aux=has_aux))(params, few))
         slow = jax.jit(gradients(loss_fn, has_aux=has_aux))(params, few)

@@ -5,9 +5,10 @@ from typing import Any
 
 import jax
 
+from jaxrobust import trees
 from jaxrobust.per_example._batching import map_in_chunks
 from jaxrobust.per_example._devices import vary_alike
-from jaxrobust.per_example._trace import LossFn, check_loss, explained, positive_integer
+from jaxrobust.per_example._trace import LossFn, check_loss, explained
 
 
 def gradients(
@@ -39,7 +40,7 @@ def gradients(
         ``batch`` or of aux is no array of numbers.
     """
     if chunk_size is not None:
-        chunk_size = positive_integer("chunk_size", chunk_size)
+        chunk_size = trees.check_count("chunk_size", chunk_size)
 
     def per_example_gradients(params: Any, batch: Any) -> Any:
         batch_size, _ = check_loss(loss_fn, params, batch, has_aux=has_aux)

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxrobust import trees
 from jaxrobust.per_example._backward import run
-from jaxrobust.per_example._devices import bring_together
 from jaxrobust.per_example._plan import EXPAND_BYTES
 from jaxrobust.per_example._products import (
     Others,
@@ -19,7 +19,7 @@ from jaxrobust.per_example._products import (
     keep_chunks,
 )
 from jaxrobust.per_example._sketches import sketch
-from jaxrobust.per_example._trace import LossFn, Traced, positive_integer, trace
+from jaxrobust.per_example._trace import LossFn, Traced, trace
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 # Gradients of the landmarks that are formed take at most this for one part of a leaf.
@@ -90,7 +90,7 @@ def landmark_sketches(loss_fn: LossFn, *, key: jax.Array, dim: int) -> LandmarkS
       The coordinates are Nyström features of the gradient kernel (Williams and Seeger, 2000); the
       random sketch of what they leave, which makes them unbiased, is this library's.
     """
-    dim = positive_integer("dim", dim)
+    dim = trees.check_count("dim", dim)
 
     def prepare(params: Any, examples: Any) -> Landmarks:
         traced = trace(loss_fn, params, examples, has_aux=False)
@@ -101,14 +101,14 @@ def landmark_sketches(loss_fn: LossFn, *, key: jax.Array, dim: int) -> LandmarkS
         done = run(traced)
         others = keep(traced, done, _TYPICAL_BATCH, _ROOM)
         others.whole.update(keep_chunks(traced))
-        gram = bring_together(inner_products(traced, done, others))
+        gram = trees.bring_together(inner_products(traced, done, others))
         gram = jnp.broadcast_to(gram, [traced.batch_size] * 2)
         used = jnp.isfinite(jnp.diagonal(gram))
         to_coordinates = _whiten(jnp.where(used[:, None] & used[None, :], gram, 0))
         if traced.batch_size == dim:
             return Landmarks(others, used, to_coordinates, jnp.zeros((dim, 0), gram.dtype))
         random = sketch(traced, done, key, dim - traced.batch_size)
-        random = bring_together(jnp.where(used[:, None], random, 0))
+        random = trees.bring_together(jnp.where(used[:, None], random, 0))
         sketched = jnp.matmul(to_coordinates.T, random, precision=_HIGHEST)
         return Landmarks(others, used, to_coordinates, sketched)
 

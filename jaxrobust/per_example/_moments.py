@@ -11,7 +11,6 @@ from jaxrobust import trees
 from jaxrobust.per_example import _algebra
 from jaxrobust.per_example._backward import Pass, factors_of, map_chunks, recorded
 from jaxrobust.per_example._batching import reduce_examples
-from jaxrobust.per_example._devices import on_each_device
 from jaxrobust.per_example._norms import (
     aux_of,
     run_with_mean,
@@ -240,5 +239,5 @@ def _squares_of_leaf(traced: Traced, done: Pass, leaf: int) -> jax.Array:
         a, d = jax.vmap(squared)(*found)
         return jnp.einsum("bgi,bgo->gio", a, d, precision=jax.lax.Precision.HIGHEST), ()
 
-    product, _ = on_each_device(summed, found, None)
+    product, _ = trees.on_each_device(summed, found, None)
     return sum_of_groups(traced, leaf, [product])

@@ -11,7 +11,6 @@ from jaxrobust import trees
 from jaxrobust.per_example import _algebra
 from jaxrobust.per_example._backward import Pass, factors_of, map_chunks, recorded, run
 from jaxrobust.per_example._batching import reduce_examples
-from jaxrobust.per_example._devices import on_each_device
 from jaxrobust.per_example._trace import LossFn, Traced, trace
 from jaxrobust.per_example._uses import Factors, to_leaf
 
@@ -172,7 +171,7 @@ def _sum_by_products(traced: Traced, done: Pass, leaf: int) -> jax.Array:
             for group, uses in zip(groups, parts, strict=True)
         ], ()
 
-    sums, _ = on_each_device(of_batch, recorded(traced, done, leaf), None)
+    sums, _ = trees.on_each_device(of_batch, recorded(traced, done, leaf), None)
     return sum_of_groups(traced, leaf, sums)
 
 

@@ -16,7 +16,6 @@ from jaxrobust import trees
 from jaxrobust.per_example import _algebra
 from jaxrobust.per_example._backward import Pass, factors_of, map_chunks, recorded
 from jaxrobust.per_example._batching import map_examples, map_in_chunks
-from jaxrobust.per_example._devices import bring_together, is_sharded, on_each_device
 from jaxrobust.per_example._plan import EXPAND_BYTES, Plan
 from jaxrobust.per_example._trace import Traced
 from jaxrobust.per_example._uses import Factors, Use
@@ -42,10 +41,10 @@ def keep(traced: Traced, done: Pass, batch_size: int, room: int = EXPAND_BYTES) 
     """
     others = Others({}, {}, {}, {})
     for leaf in traced.plan.leaves_by("expand"):
-        others.whole[leaf] = bring_together(done.expanded[leaf])
+        others.whole[leaf] = trees.bring_together(done.expanded[leaf])
     for leaf, number in parts_of(traced.plan):
         group = traced.plan.leaves[leaf].groups[number]
-        found = bring_together(recorded(traced, done, leaf))
+        found = trees.bring_together(recorded(traced, done, leaf))
         if _is_single_product(group):
             others.single[leaf, number] = _rows_and_columns(traced, leaf, number, found)
         elif _is_cheaper_formed(group, batch_size, traced.batch_size, room):
@@ -59,7 +58,7 @@ def keep_chunks(traced: Traced) -> dict[int, jax.Array]:
     """The gradients of the leaves that are done in chunks, ``(M, *leaf)``: for ``Others.whole``."""
     if not traced.plan.leaves_by("chunks"):
         return {}
-    return bring_together(map_chunks(traced, lambda gradients: gradients))
+    return trees.bring_together(map_chunks(traced, lambda gradients: gradients))
 
 
 def inner_products(traced: Traced, done: Pass, others: Others) -> jax.Array:
@@ -176,7 +175,7 @@ def _with_formed(
 ) -> jax.Array:
     """From the gradients of as many examples at a time as there is room for."""
     room = max(1, EXPAND_BYTES // (4 * math.prod(others.shape[1:])))
-    if room >= traced.batch_size or is_sharded(jax.tree.leaves(found)[0]):
+    if room >= traced.batch_size or trees.is_sharded(jax.tree.leaves(found)[0]):
         return _of_arrays(_form(traced, leaf, number, found), others)
 
     def one(of_example):
@@ -200,7 +199,7 @@ def _with_recorded(traced: Traced, leaf: int, number: int, found: Any, others: A
 
         return (), jax.lax.map(row, found)
 
-    return on_each_device(rows, found, others)[1]
+    return trees.on_each_device(rows, found, others)[1]
 
 
 def _inner(uses: Sequence[Factors], others: Sequence[Factors]) -> jax.Array:
@@ -210,7 +209,7 @@ def _inner(uses: Sequence[Factors], others: Sequence[Factors]) -> jax.Array:
 def of_chunks_in_pairs(left: Traced, right: Traced) -> jax.Array:
     """Inner products over the leaves whose gradients are too large to be kept, ``(B, M)``."""
     # One map over a sharded axis cannot be inside of another.
-    right = dataclasses.replace(right, batch=bring_together(right.batch))
+    right = dataclasses.replace(right, batch=trees.bring_together(right.batch))
 
     def row(ours):
         def against(theirs):

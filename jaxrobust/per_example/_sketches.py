@@ -15,7 +15,6 @@ from jaxrobust import trees
 from jaxrobust.per_example import _algebra
 from jaxrobust.per_example._backward import Pass, factors_of, map_chunks, recorded, run
 from jaxrobust.per_example._batching import map_examples, reduce_examples
-from jaxrobust.per_example._devices import on_each_device
 from jaxrobust.per_example._frames import Frame, frames_of
 from jaxrobust.per_example._norms import sum_of_groups
 from jaxrobust.per_example._projection import (
@@ -26,7 +25,7 @@ from jaxrobust.per_example._projection import (
     part_of_columns,
     signs_from,
 )
-from jaxrobust.per_example._trace import LossFn, Traced, positive_integer, trace
+from jaxrobust.per_example._trace import LossFn, Traced, trace
 from jaxrobust.per_example._uses import Factors, Sizes, Use
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -94,7 +93,7 @@ def sketches(
       The projection of both factors: Choe et al., arXiv:2405.13954 (LoGra), there with one block
       of full rank; the blocks, the sum over leaves and the variance are derived here.
     """
-    dim = positive_integer("dim", dim)
+    dim = trees.check_count("dim", dim)
 
     def per_example_sketches(params: Any, batch: Any) -> Any:
         traced = trace(loss_fn, params, batch, has_aux=has_aux)
@@ -335,7 +334,7 @@ def _of_arrays(words: jax.Array, gradients: jax.Array, dim: int) -> jax.Array:
     def local(gradients, words):
         return (), _of_local_arrays(words, gradients, dim)
 
-    return on_each_device(local, gradients, words)[1]
+    return trees.on_each_device(local, gradients, words)[1]
 
 
 def _of_local_arrays(words: jax.Array, gradients: jax.Array, dim: int) -> jax.Array:

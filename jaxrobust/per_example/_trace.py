@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -130,17 +129,6 @@ def check_loss(
         )(abstract, example)
     _check_pure(closed)
     return batch_size, closed
-
-
-def positive_integer(name: str, value: Any) -> int:
-    """The argument as an int, NumPy's integers included; ValueError if it is none of at least 1."""
-    try:
-        number = 0 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = 0
-    if number < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}")
-    return number
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """Checks of arguments, with messages that name them."""
 
-import operator
 from typing import Any
 
 import jax
@@ -8,19 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxrobust import trees
+
 # Places and sums of two of them are int32.
 MOST_EXAMPLES = 2**30
 
 
 def check_count(name: str, value: Any, most: int = MOST_EXAMPLES) -> int:
-    """A positive integer, NumPy's included."""
-    try:
-        number = 0 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = 0
-    if not 1 <= number <= most:
-        raise ValueError(f"{name} must be an integer in 1..{most}, got {value!r}")
-    return number
+    """A positive integer, NumPy's included, that fits a place."""
+    return trees.check_count(name, value, most=most)
 
 
 def check_share(name: str, value: float) -> float:

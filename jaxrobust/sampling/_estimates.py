@@ -31,18 +31,22 @@ def value_and_grad(loss_fn: LossFn) -> Callable[[Any, Any, jax.Array], tuple[jax
         a loss that is no scalar.
     """
 
-    def mean(params, batch, weights):
+    def total(params, batch, weights):
         losses = jax.vmap(loss_fn, (None, 0))(params, batch)
         if losses.ndim != 1:  # it would be multiplied with the weights of other examples
             raise ValueError(
                 f"loss_fn must return a scalar, the loss of one example, got shape "
                 f"{losses.shape[1:]}; it is called with one example, without the batch axis"
             )
-        return jnp.mean(trees.promote(losses) * weights)  # in bfloat16 weights would be rounded
+        return jnp.sum(trees.promote(losses) * weights)  # in bfloat16 weights would be rounded
+
+    def of_part(weighted_batch, params):
+        return jax.value_and_grad(total)(params, *weighted_batch), ()
 
     def weighted(params: Any, batch: Any, weights: jax.Array) -> tuple[jax.Array, Any]:
         _check_weights(batch, weights)
-        return jax.value_and_grad(mean)(params, batch, weights)
+        weights = jnp.asarray(weights) / jnp.shape(weights)[0]
+        return trees.on_each_device(of_part, (batch, weights), params)[0]
 
     return weighted
 
@@ -136,7 +140,7 @@ def _sum_of_batch(loss_fn: LossFn, params: Any, data: Any, number: Any, size: in
     place = number * size + jnp.arange(size)
     # The last batch is filled up with copies that count nothing.
     rows = jnp.minimum(place, num_examples - 1)
-    batch = jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], data)
+    batch = trees.take(data, rows)
     weights = (place < num_examples).astype(jnp.float32)
     found = value_and_grad(loss_fn)(params, batch, weights)[1]
     return trees.scale(size, trees.promote(found))

@@ -14,7 +14,7 @@ depends on.
 """
 
 from jaxrobust.training._checkpoints import restore, save
-from jaxrobust.training._loop import train
+from jaxrobust.training._loop import DivergenceError, train
 from jaxrobust.training._plans import Plan
 from jaxrobust.training._redundancy import remove_redundancy
 from jaxrobust.training._resample import resample
@@ -23,6 +23,7 @@ from jaxrobust.training._state import TrainState, init
 from jaxrobust.training._steps import take_steps
 
 __all__ = [
+    "DivergenceError",
     "Plan",
     "Snapshots",
     "TrainState",

@@ -1,6 +1,7 @@
 """What happened in a run, in memory and as JSON lines."""
 
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +38,7 @@ class Log:
         record = {"event": event, "step": step, "seconds": seconds, **content, "took": took}
         self.records.append(record)
         if self._file is not None:
-            self._file.write(json.dumps(record) + "\n")
+            self._file.write(json.dumps(_in_json(record), allow_nan=False) + "\n")
             self._file.flush()
 
     def timed(self, event: str, step: int, action: Callable[..., Record], *arguments: Any) -> None:
@@ -45,3 +46,9 @@ class Log:
         start = time.perf_counter()
         content = action(*arguments)
         self.add(event, step, content, time.perf_counter() - start)
+
+
+def _in_json(record: Record) -> Record:
+    """With NaN and infinities, which JSON does not have, as words that ``float`` reads."""
+    is_odd = lambda value: isinstance(value, float) and not math.isfinite(value)
+    return {name: str(value) if is_odd(value) else value for name, value in record.items()}

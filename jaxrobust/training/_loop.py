@@ -10,11 +10,28 @@ import jax
 import numpy as np
 import optax
 
+from jaxrobust import trees
 from jaxrobust.training._checkpoints import check_folder, save
 from jaxrobust.training._log import Log, Record
 from jaxrobust.training._plans import Plan
 from jaxrobust.training._state import TrainState
 from jaxrobust.training._steps import Extras, LossFn, take_steps
+
+
+class DivergenceError(FloatingPointError):
+    """A training loss that is not finite.
+
+    Attributes:
+      records: of the run until then, as :func:`train` returns them.
+      state: the last one at which it stopped before, some steps earlier at most; its losses were
+        finite.
+    """
+
+    def __init__(self, message: str, records: list[Record], state: TrainState):
+        """``message`` says which step, and what its loss is."""
+        super().__init__(message)
+        self.records = records
+        self.state = state
 
 
 def train(
@@ -66,35 +83,43 @@ def train(
     Raises:
       ValueError: for numbers out of range, data that are not the sampler's, or a folder that has
         checkpoints of later steps than the state's.
-      FloatingPointError: if a training loss is not finite; the records and checkpoints up to there
-        stay.
+      DivergenceError: if a training loss is not finite. It has the records, and the last state
+        before; both are in the files as well, if these are wanted.
+
+    Whatever else stops the run, an interrupt or an error in ``evaluate``: with ``checkpoints``,
+    what was reached is saved first.
     """
     for name, steps in (
         ("evaluate_every", evaluate_every),
         ("checkpoint_every", checkpoint_every),
         ("log_every", log_every),
     ):
-        if steps is not None and (not isinstance(steps, int) or steps < 1):
-            raise ValueError(f"{name} must be an integer of at least 1, got {steps!r}")
-    if not isinstance(num_steps, int) or num_steps < 0:
-        raise ValueError(f"num_steps must be an integer of at least 0, got {num_steps!r}")
+        if steps is not None:
+            trees.check_count(name, steps)
+    num_steps = trees.check_count("num_steps", num_steps, least=0)
     if checkpoints is not None:
         check_folder(checkpoints, int(state.step))
     actions = _actions(evaluate, evaluate_every, checkpoints, checkpoint_every)
     with Log(log) as records, _bar(progress, int(state.step), num_steps) as bar:
-        while True:
-            if int(state.step) < num_steps:
-                state = _refresh(state, data, plan, records)
-            step = int(state.step)
-            for name, every, action in actions:
-                if step >= num_steps or (step and step % every == 0):
-                    records.timed(name, step, action, state)
-            if step >= num_steps:
-                return state, records.records
-            stops = [every for _, every, _ in actions] + [log_every]
-            stop = min([num_steps, *(step + every - step % every for every in stops)])
-            state = _advance(loss_fn, optimizer, extras, state, data, stop, plan, records)
-            bar(int(state.step))
+        first = int(state.step)
+        try:
+            while True:
+                if int(state.step) < num_steps:
+                    state = _refresh(state, data, plan, records)
+                step = int(state.step)
+                for name, every, action in actions:
+                    if step >= num_steps or (step and step % every == 0):
+                        records.timed(name, step, action, state)
+                if step >= num_steps:
+                    return state, records.records
+                stops = [every for _, every, _ in actions] + [log_every]
+                stop = min([num_steps, *(step + every - step % every for every in stops)])
+                state = _advance(loss_fn, optimizer, extras, state, data, stop, plan, records)
+                bar(int(state.step))
+        except BaseException:
+            if checkpoints is not None and int(state.step) > first:
+                save(checkpoints, state)
+            raise
 
 
 def _actions(
@@ -152,13 +177,14 @@ def _advance(
     due = None if plan is None else plan.next_call(state)
     stop = stop if due is None else min(stop, due)
     step, start = int(state.step), time.perf_counter()
-    state, losses = take_steps(loss_fn, optimizer, state, data, stop - step, extras=extras)
+    after, losses = take_steps(loss_fn, optimizer, state, data, stop - step, extras=extras)
     found = np.asarray(losses, np.float64)
     records.add("train", stop, {"loss": float(found.mean())}, time.perf_counter() - start)
     if not np.isfinite(found).all():
         bad = step + int(np.argmin(np.isfinite(found)))
-        raise FloatingPointError(f"the training loss of step {bad} is {found[bad - step]}")
-    return state
+        message = f"the training loss of step {bad} is {found[bad - step]}"
+        raise DivergenceError(message, records.records, state)
+    return after
 
 
 def _numbers(found: dict[str, Any]) -> Record:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust import clustering, sampling
+from jaxrobust import clustering, sampling, trees
 from jaxrobust.training._state import TrainState
 from jaxrobust.training._steps import LossFn
 
@@ -127,22 +127,15 @@ def some_rows(key: jax.Array, num_examples: int, number: int) -> jax.Array:
     return jax.random.permutation(key, num_examples)[: min(number, num_examples)]
 
 
-def examples_at(data: Any, rows: jax.Array) -> Any:
-    """Some of the examples."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], data)
-
-
 def check_counts(**counts: int) -> None:
     """Raises a ValueError that names a count that is no integer, or too small."""
     for name, value in counts.items():
-        least = 4 if name == "num_probes" else 1  # a mean and a variance, at least
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+        # A mean and a variance need some, at least.
+        trees.check_count(name, value, least=4 if name == "num_probes" else 1)
 
 
 def check_schedule(first: int, every: int | None) -> None:
     """Both are steps."""
-    if not isinstance(first, int) or first < 0:
-        raise ValueError(f"first must be an integer of at least 0, got {first!r}")
-    if every is not None and (not isinstance(every, int) or every < 1):
-        raise ValueError(f"every must be an integer of at least 1, got {every!r}")
+    trees.check_count("first", first, least=0)
+    if every is not None:
+        trees.check_count("every", every)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrobust import clustering, sampling
+from jaxrobust import clustering, sampling, trees
 from jaxrobust.training._copies import copy_tolerance
 from jaxrobust.training._plans import (
     Plan,
@@ -14,7 +14,6 @@ from jaxrobust.training._plans import (
     call_key,
     check_counts,
     check_schedule,
-    examples_at,
     next_call_from,
     scheduled,
     sketcher,
@@ -83,7 +82,7 @@ def remove_redundancy(
         sketch_key, probe_key, group_key = jax.random.split(call_key(state), 3)
         sketches = sketcher(loss_fn, state, sketch_key, dim, batch_size)
         rows = some_rows(probe_key, state.sampler.num_examples, num_probes)
-        probes = _with_directions(group_key, sketches(examples_at(data, rows), rows))
+        probes = _with_directions(group_key, sketches(trees.take(data, rows), rows))
         limit = copy_tolerance(probes) if tolerance is None else jnp.float32(tolerance)
         near: dict[str, Any] = {"tolerance": limit, "metric": "cosine"}
         state = scheduled(state, every)

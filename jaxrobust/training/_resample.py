@@ -14,7 +14,6 @@ from jaxrobust.training._plans import (
     call_key,
     check_counts,
     check_schedule,
-    examples_at,
     is_uniform,
     next_call_from,
     scheduled,
@@ -120,7 +119,7 @@ def resample(
         rows = some_rows(probe_key, number, num_probes)
         refresh = int(state.memory.get("next_refresh", first))
         if int(state.step) < refresh:
-            probes = sketches(examples_at(data, rows), rows)
+            probes = sketches(trees.take(data, rows), rows)
             report["ratio_now"] = ratio = _ratio_of_some(probes, state.sampler, rows)
             if ratio <= stale:
                 return _looked(state, check_every, refresh), report
@@ -131,7 +130,7 @@ def resample(
                 if fall is None or fall > plateau:
                     state = _looked(state, None, int(state.step) + every)
                     return state, report | {"sampler": "uniform"}
-            probes = sketches(examples_at(data, rows), rows)
+            probes = sketches(trees.take(data, rows), rows)
             report["noise_share"] = noise = float(_noise_share(probes, size))
             if noise <= price:
                 return _uniform_for_longer(state, every), report | {"sampler": "uniform"}
@@ -225,7 +224,7 @@ def _fall(
     look.
     """
     rows = some_rows(state.key, state.sampler.num_examples, num_probes)
-    loss = _mean_loss(loss_fn, state.params, examples_at(data, rows))
+    loss = _mean_loss(loss_fn, state.params, trees.take(data, rows))
     seen = {"probe_loss": loss, "probe_step": state.step}
     fall = None
     if "probe_loss" in state.memory:

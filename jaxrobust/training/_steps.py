@@ -50,8 +50,7 @@ def take_steps(
       ValueError: for data of which the sampler does not have the number of examples, or
         ``num_steps`` below 1.
     """
-    if not num_steps >= 1:
-        raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+    num_steps = trees.check_count("num_steps", num_steps)
     lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(data)}
     if lengths != {(state.sampler.num_examples,)}:
         raise ValueError(
@@ -87,7 +86,7 @@ def _run(loss_fn, optimizer, extras, capacity, state: TrainState, data, num_step
 
 def _step(loss_fn, optimizer, extras, state: TrainState, data) -> tuple[TrainState, jax.Array]:
     draw, sampler_state = state.sampler.next(state.sampler_state)
-    batch = jax.tree.map(lambda leaf: jnp.asarray(leaf)[draw.indices], data)
+    batch = trees.take(data, draw.indices)
     loss, gradient = sampling.value_and_grad(loss_fn)(state.params, batch, draw.weights)
     more = {} if extras is None else extras(state, batch, draw.weights)
     update = optax.with_extra_args_support(optimizer).update

@@ -3,22 +3,31 @@
 A *tree* is any pytree of floating arrays. Sums accumulate in float32 at least
 (:func:`accumulator`), so that bfloat16 trees do not lose their small leaves, and inner products are
 elementwise products and sums, so that a TPU's default bfloat16 matrix passes do not enter a
-quantity that defines an algorithm.
+quantity that defines an algorithm. Besides: rows of arrays of examples, and what each device does
+with its own, where these are sharded over explicit mesh axes.
 """
 
 from jaxrobust.trees._algebra import add, dot, l2_norm, scale, size, stack, unstack
+from jaxrobust.trees._checks import check_count
+from jaxrobust.trees._devices import bring_together, first_axis, is_sharded, on_each_device, take
 from jaxrobust.trees._dtypes import accumulator, cast_like, check_floating, promote
 
 __all__ = [
     "accumulator",
     "add",
+    "bring_together",
     "cast_like",
+    "check_count",
     "check_floating",
     "dot",
+    "first_axis",
+    "is_sharded",
     "l2_norm",
+    "on_each_device",
     "promote",
     "scale",
     "size",
     "stack",
+    "take",
     "unstack",
 ]

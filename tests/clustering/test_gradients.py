@@ -126,7 +126,7 @@ def test_bad_input():
     for number in wrong_numbers:
         with pytest.raises(ValueError, match=r"num_landmarks must be an integer in 0\.\.20"):
             clustering.gradient_sketches(loss, params, data, key=KEY, num_landmarks=number)
-    with pytest.raises(ValueError, match="num_clusters must be in 1..20"):
+    with pytest.raises(ValueError, match="num_clusters must be an integer in 1..20"):
         clustering.gradient_clusters(loss, params, data, 21, key=KEY)
     for wrong in ((data[0], data[1][:19]), (data[0][:0], data[1][:0]), (), (data[0], 1)):
         with pytest.raises(ValueError, match="data must have arrays"):

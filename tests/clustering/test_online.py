@@ -164,7 +164,7 @@ def test_bad_input():
         with pytest.raises(ValueError, match=message):
             clustering.online(**{"num_clusters": 3, **option})
     method = clustering.online(3)
-    with pytest.raises(ValueError, match="num_clusters must be in 1..2"):
+    with pytest.raises(ValueError, match="num_clusters must be an integer in 1..2"):
         method.init(KEY, normal(2, 4))
     state = method.init(KEY, normal(5, 4))
     with pytest.raises(ValueError, match=r"points must be of shape \(n, 4\), as those of init"):

@@ -204,7 +204,7 @@ def test_what_it_cannot_do():
     for options, message in (
         ({"init": "k-means++"}, "init must be one of .'zero',. or assignments"),
         ({"assignment": "lagged"}, "assignment must be 'running' or 'frozen', got 'lagged'"),
-        ({"min_size": 21}, "min_size must be in 1..20"),
+        ({"min_size": 21}, "min_size must be an integer in 1..20"),
         ({"max_passes": 0}, "max_passes must be"),
     ):
         with pytest.raises(ValueError, match=message):

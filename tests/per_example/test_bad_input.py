@@ -71,7 +71,7 @@ def test_options():
     jax.jit(per_example.sketches(loss, key=jax.random.key(0), dim=numpy_integer))(PARAMS, BATCH)
     wrong: list[Any] = [0, -1, 2.5, True]
     for dim in wrong:
-        with pytest.raises(ValueError, match="dim must be a positive integer"):
+        with pytest.raises(ValueError, match="dim must be an integer of at least 1"):
             per_example.sketches(loss, key=jax.random.key(0), dim=dim)
     with pytest.raises(ValueError, match="num_examples"):
         per_example.check(loss, num_examples=0)

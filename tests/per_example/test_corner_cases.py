@@ -336,7 +336,7 @@ def test_messages_name_the_argument():
         with pytest.raises(ValueError, match=r"params\['w'\] is empty"):
             function(lambda p, e: jnp.sum(p["w"]))({"w": jnp.zeros((0, 2))}, batch)
     for wrong in (2.5, "3", None, 0):
-        with pytest.raises(ValueError, match="num_examples must be a positive integer"):
+        with pytest.raises(ValueError, match="num_examples must be an integer of at least 1"):
             per_example.check(loss, num_examples=wrong)  # type: ignore[arg-type]
 
 

@@ -161,7 +161,7 @@ def test_sharded_batches(kind, shape):
 
 def test_bad_input():
     loss = lambda p, x: jnp.sum(x @ p)
-    with pytest.raises(ValueError, match="dim must be a positive integer, got 0"):
+    with pytest.raises(ValueError, match="dim must be an integer of at least 1, got 0"):
         per_example.landmark_sketches(loss, key=KEY, dim=0)
     functions = per_example.landmark_sketches(loss, key=KEY, dim=4)
     with pytest.raises(ValueError, match="dim must be at least the number of landmarks, 5, got 4"):

@@ -596,13 +596,49 @@ def test_keys_of_an_optimizer_come_back(kind, tmp_path):
 # Bad input ----------------------------------------------------------------------------------------
 
 
-def test_a_loss_that_is_not_finite():
+def test_a_loss_that_is_not_finite(tmp_path):
     params, data = problem()
     broken = lambda p, example: loss(p, example) * jnp.where(p["v"][0] > -10, 1.0, jnp.nan)
     optimizer = optax.sgd(1e3)
     state = start(params, optimizer=optimizer)
-    with pytest.raises(FloatingPointError, match="training loss of step"):
-        training.train(broken, optimizer, state, data, 20)
+    with pytest.raises(training.DivergenceError, match="training loss of step") as caught:
+        training.train(
+            broken, optimizer, state, data, 20, log_every=2, log=tmp_path / "log.jsonl",
+            checkpoints=tmp_path / "saved",
+        )  # fmt: skip
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    refuse = lambda word: pytest.fail(f"{word} is not JSON")
+    logged = [json.loads(line, parse_constant=refuse) for line in lines]
+    kept, last = caught.value.records, caught.value.state
+    assert [float(record["loss"]) for record in logged] == pytest.approx(
+        [record["loss"] for record in kept], nan_ok=True
+    )
+    assert not np.isfinite(kept[-1]["loss"])
+    assert all(np.isfinite(record["loss"]) for record in kept[:-1])
+    assert int(last.step) == kept[-2]["step"] > 0
+    chex.assert_tree_all_finite(last.params)
+    assert_same(training.restore(tmp_path / "saved", state), last)
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
+def test_what_was_reached_is_saved(stop, tmp_path):
+    """By a run that an interrupt or an error of the user's own code ends."""
+    params, data = problem()
+
+    def evaluate(_):
+        raise stop("enough")
+
+    with pytest.raises(stop, match="enough"):
+        run(start(params), data, evaluate=evaluate, evaluate_every=12, checkpoints=tmp_path)
+    resumed = training.restore(tmp_path, start(params))
+    assert int(resumed.step) == 12
+    assert_same(run(resumed, data)[0], run(start(params), data)[0])
+
+
+def test_numbers_may_be_those_of_numpy():
+    params, data = problem()
+    found, _ = run(start(params), data, np.int64(6), log_every=np.int32(3))  # type: ignore[arg-type]
+    assert_same(found, run(start(params), data, 6)[0])
 
 
 def test_bad_input():
@@ -613,7 +649,7 @@ def test_bad_input():
     for name in ("evaluate_every", "checkpoint_every", "log_every"):
         with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1"):
             training.train(loss, OPTIMIZER, state, data, 9, **{name: 0})  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="num_steps must be at least 1, got -3"):
+    with pytest.raises(ValueError, match="num_steps must be an integer of at least 1, got -3"):
         training.take_steps(loss, OPTIMIZER, state, data, -3)
     with pytest.raises(ValueError, match="num_steps must be an integer"):
         run(state, data, -1)

@@ -1,0 +1,20 @@
+"""Checks of arguments that several rooms have."""
+
+import operator
+from typing import Any
+
+
+def check_count(name: str, value: Any, *, least: int = 1, most: int | None = None) -> int:
+    """The argument as an int, NumPy's integers included.
+
+    Raises:
+      ValueError: if it is no integer in ``least..most``, or a bool. The message names it.
+    """
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least or (most is not None and number > most):
+        bounds = f"of at least {least}" if most is None else f"in {least}..{most}"
+        raise ValueError(f"{name} must be an integer {bounds}, got {value!r}")
+    return number
