@@ -137,7 +137,8 @@ def _arguments(experiments: Mapping[str, Experiment], add_help: bool = True):
 def _entry(name: str, what: str) -> str:
     """A name and what it is, for the help; the text stands in a column of its own."""
     indent = " " * 16
-    return textwrap.fill(f"  {name:14}{what}", 98, subsequent_indent=indent)
+    first = f"  {name:14}" if len(name) < 14 else f"  {name}\n{indent}"
+    return first + textwrap.fill(what, 82, subsequent_indent=indent)
 
 
 def _listing(experiments: Mapping[str, Experiment]) -> str:

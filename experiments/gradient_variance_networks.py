@@ -12,7 +12,7 @@ images of MNIST, and a small CNN on 5,000 of CIFAR-10, as they are and with 10 o
 
 Presets:
     quick: 30 s on 2 cores; digits, 1,500 steps, refreshed every 300
-    full: 45 min on 2 cores; MNIST and CIFAR-10 (JAXROBUST_DATA), 2,000 steps, refreshed every 500
+    full: 15 min on 2 cores; MNIST and CIFAR-10 (JAXROBUST_DATA), 2,000 steps, refreshed every 500
 """
 
 import dataclasses

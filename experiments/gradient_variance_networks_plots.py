@@ -9,6 +9,11 @@ from experiments.gradient_estimators import DOUBLE, GC, IMPORTANCE, SG, SVRG
 from experiments.gradient_variance_networks_claims import SKETCHED
 
 SHOWN = (SG, DOUBLE, GC, SVRG, IMPORTANCE, SKETCHED)
+TITLES = {
+    "mnist": "MNIST",
+    "cifar10": "CIFAR-10",
+    "cifar10 with copies": "CIFAR-10 with copies",
+}
 
 
 def path(name: str, series: dict[str, Any]):
@@ -24,11 +29,10 @@ def path(name: str, series: dict[str, Any]):
     left.set_yscale("log")
     right.set_xscale("log")
     right.invert_xaxis()
-    ticks = [m * 10.0**k for k in range(-6, 2) for m in (1, 2, 5)]
-    ticks = [t for t in ticks if loss.min() <= t <= loss.max()]
-    right.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    ticks = _ticks(loss)
+    right.set_xticks(ticks, [f"{t:.3g}" for t in ticks])
     right.minorticks_off()
-    title = name[0].upper() + name[1:]
+    title = TITLES.get(name, name[0].upper() + name[1:])
     plots.describe(left, title=f"{title}: average variance", x="training steps",
                    y="variance per weight")  # fmt: skip
     plots.describe(middle, title="Normalised variance", x="training steps",
@@ -45,3 +49,14 @@ def path(name: str, series: dict[str, Any]):
         "the same for all. Clusters and snapshots are made anew now and then, and grow old in "
         "between, which is seen most in SVRG."
     )
+
+
+def _ticks(values: np.ndarray) -> list[float]:
+    """Round numbers in the range of the values, three at least if there are so many."""
+    found: list[float] = []
+    for steps in ((1, 2, 5), range(1, 10), np.arange(10, 100) / 10):
+        ticks = [m * 10.0**k for k in range(-6, 2) for m in steps]
+        found = [t for t in ticks if values.min() <= t <= values.max()]
+        if len(found) >= 3:
+            break
+    return found[:: max(1, len(found) // 6)]

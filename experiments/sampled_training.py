@@ -111,11 +111,11 @@ _MNIST = Config(
     steps=2_000,
     evaluate_every=25,
     batch_sizes=(8, 32, 64, 256),
-    problems=(NOISY, "mlp"),
+    problems=PROBLEMS,
     unbiased_rates=(0.01, 0.03, 0.1),
 )
 PRESETS = {
-    "sizes": Config(batch_sizes=(8, 32, 64, 256), problems=(NOISY, "mlp"), unbiased_steps=3_000),
+    "sizes": Config(batch_sizes=(8, 32, 64, 256), problems=PROBLEMS, unbiased_steps=3_000),
     "mnist": dataclasses.replace(_MNIST, batch_sizes=()),
     "cnn": dataclasses.replace(_MNIST, model="cnn", steps=1_000, batch_sizes=()),
     "noise": dataclasses.replace(

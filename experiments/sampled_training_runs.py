@@ -159,7 +159,8 @@ IMPORTANCE, SVRG, AUTOMATIC = "importance", "SVRG", "automatic"
 EQUAL, PROPORTIONAL, NEYMAN = (
     f"stratified, {name}" for name in ("equal", "proportional", "Neyman")
 )
-UNBIASED = (UNIFORM, DOUBLE, IMPORTANCE, EQUAL, PROPORTIONAL, NEYMAN, SVRG, AUTOMATIC)
+BOTH = "strata + SVRG"
+UNBIASED = (UNIFORM, DOUBLE, IMPORTANCE, EQUAL, PROPORTIONAL, NEYMAN, SVRG, BOTH, AUTOMATIC)
 
 
 @functools.cache
@@ -168,8 +169,12 @@ def _plan(method: str, loss_fn, batch_size: int, every: int):
     strata = {EQUAL: "equal", PROPORTIONAL: "proportional", NEYMAN: "neyman"}
     if method == FOUND:
         return training.remove_redundancy(loss_fn), None
+    snapshots = training.snapshots(loss_fn, every=every)
     if method == SVRG:
-        return training.snapshots(loss_fn, every=every)
+        return snapshots
+    if method == BOTH:
+        strata, _ = _plan(PROPORTIONAL, loss_fn, batch_size, every)
+        return training.combined(strata, snapshots.plan), snapshots.extras
     options: dict[str, Any] = {"first": every if method == AUTOMATIC else min(every, 50)}
     options |= {"every": every, "dim": 64}
     if method == AUTOMATIC:  # a look at some examples is cheap, so it looks more often
@@ -196,7 +201,7 @@ def _sampler(problem: Problem, method: str, batch_size: int):
 @functools.cache
 def _optimizer(method: str):
     sgd = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1, momentum=MOMENTUM)
-    return optax.chain(optim.svrg(), sgd) if method == SVRG else optax.chain(sgd)
+    return optax.chain(optim.svrg(), sgd) if method in (SVRG, BOTH) else optax.chain(sgd)
 
 
 def run_once(

@@ -1,5 +1,6 @@
 """Checks of arguments, with messages that name them."""
 
+import functools
 from typing import Any
 
 import jax
@@ -10,13 +11,22 @@ from jax.core import Tracer
 from jaxrobust import trees
 
 
-def check_points(name: str, points: Any) -> jax.Array:
-    """Points ``(N, d)`` in float32 at least; if they are not traced, finite ones."""
+def check_points(name: str, points: Any, *, distances: bool = True) -> jax.Array:
+    """Points ``(N, d)`` in float32 at least; if they are not traced, finite ones.
+
+    With ``distances`` such that squared distances, and sums of N of them, are finite as well.
+    """
     trees.check_floating(name, points)
     if jnp.ndim(points) != 2:
         raise ValueError(f"{name} must be of shape (N, d), got {jnp.shape(points)}")
-    if not isinstance(points, Tracer) and not _all_finite(points):
+    if not isinstance(points, Tracer) and not _all_finite(points, distances):
         (bad,) = np.nonzero(~np.asarray(_are_finite(points)))
+        if bad.size == 0:
+            raise ValueError(
+                f"{name} must be small enough for sums of their squared distances to be finite in "
+                f"{trees.accumulator(points.dtype)}; the largest entry is "
+                f"{float(jnp.max(jnp.abs(points))):.3g}: scale them"
+            )
         raise ValueError(
             f"{name} must be finite; {bad.size} of {len(points)} are not: {_some(bad)}"
         )
@@ -35,7 +45,7 @@ def check_rows(name: str, points: Any) -> jax.Array:
     number = check_data(name, points)
     leaves = trees.bring_together(leaves)
     promoted = trees.promote([jnp.asarray(leaf).reshape(number, -1) for leaf in leaves])
-    return check_points(name, jnp.concatenate(promoted, axis=1))
+    return check_points(name, jnp.concatenate(promoted, axis=1), distances=False)
 
 
 def check_assignments(name: str, assignments: Any, num_points: int, num_clusters: int) -> jax.Array:
@@ -74,10 +84,13 @@ def check_tolerance(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be at least 0, got {value}")
 
 
-@jax.jit
-def _all_finite(points: jax.Array) -> jax.Array:
-    # Zero times what is not finite is NaN. A sum of numbers is many times faster than an "all".
-    return jnp.isfinite(jnp.sum(points * 0))
+@functools.partial(jax.jit, static_argnums=1)
+def _all_finite(points: jax.Array, distances: bool) -> jax.Array:
+    # A sum of numbers is many times faster than an "all". Zero times what is not finite is NaN.
+    if not distances:
+        return jnp.isfinite(jnp.sum(points * 0))
+    # The objective is at most 4 N times the sum of squares.
+    return jnp.isfinite(4.0 * points.shape[0] * jnp.sum(trees.promote(points) ** 2))
 
 
 @jax.jit  # one program: no mask of the size of the points

@@ -151,7 +151,7 @@ def _exact(
     max_passes = trees.check_count("max_passes", max_passes)
     check_tolerance("tolerance", tolerance)
     squared = squared_norms(loss_fn, params, data, batch_size)
-    check_points("gradients", squared[:, None])
+    check_points("gradients", squared[:, None], distances=False)
     points = sketches() if isinstance(init, str) else squared[:, None]
     start = start_from(init, key, points, num_clusters)
     return descend(
@@ -179,7 +179,7 @@ def _rank_one(
     if assignment not in ("running", "frozen"):
         raise ValueError(f"assignment must be 'running' or 'frozen', got {assignment!r}")
     squared = rank_one.squared_norms(loss_fn, params, data, batch_size)
-    check_points("gradients", squared[:, None])
+    check_points("gradients", squared[:, None], distances=False)
     start = None if isinstance(init, str) else init
     return rank_one.iterate(
         loss_fn, params, data, squared, start, key, num_clusters, max_passes, min_size,

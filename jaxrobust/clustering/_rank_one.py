@@ -186,13 +186,15 @@ def squares(centers: Any) -> jax.Array:
 def near_zero(key: jax.Array, factors: Any, num_clusters: int) -> Any:
     """Random centers near zero, shaped as factors are."""
 
-    def of_layer(layer):
+    def of_layer(layer, key):
         (blocks, rows), columns = (layer.a.shape[1], layer.a.shape[3]), layer.d.shape[3]
         draws = jax.random.uniform(key, (num_clusters, blocks, rows + columns))
         draws = draws.astype(trees.accumulator(layer.d.dtype)) * (_START / (rows + columns))
         return RankOne(draws[..., :rows], draws[..., rows:])
 
-    return jax.tree.map(of_layer, factors, is_leaf=_is_layer)
+    layers, structure = jax.tree.flatten(factors, is_leaf=_is_layer)
+    keys = jax.random.split(key, len(layers))
+    return structure.unflatten(map(of_layer, layers, keys))
 
 
 def _factors_of_one(loss_fn: LossFn, params: Any, data: Any) -> dict[str, Any]:

@@ -201,7 +201,7 @@ def _shares(
     if allocation == "equal":
         _check_equal(sizes, batch_size)
         return each
-    wanted = jnp.sqrt(sizes * _check_spread(spread, sizes))  # N_k sigma_k
+    wanted = jnp.sqrt(sizes) * jnp.sqrt(_check_spread(spread, sizes))  # N_k sigma_k
     total = jnp.sum(wanted)
     wanted = jnp.where(total > 0, wanted / jnp.where(total > 0, total, 1), proportional)
     shares = (1 - uniform_share) * wanted + uniform_share * proportional
@@ -240,6 +240,10 @@ def _check_spread(spread: Any, sizes: jax.Array) -> jax.Array:
 
 def _running(scores: jax.Array, uniform_share: float) -> jax.Array:
     """Running sums of the probabilities, as integers."""
+    # By powers of 2, so that neither a sum of them overflows nor its reciprocal underflows.
+    largest = jnp.max(scores)
+    scale = jnp.where(largest > 2.0**64, 2.0**-64, jnp.where(largest < 2.0**-64, 2.0**64, 1.0))
+    scores = scores * scale.astype(scores.dtype)
     mixed = (1 - uniform_share) * scores / jnp.sum(scores) + uniform_share / scores.size
     # At least 1: an example that is never drawn would bias the estimate.
     return jnp.cumsum(jnp.floor(mixed * _SCORE_TOTAL).astype(jnp.int32) + 1, dtype=jnp.int32)

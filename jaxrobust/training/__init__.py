@@ -9,13 +9,13 @@
 :func:`take_steps` is the inside of it, many steps in one program; a :class:`Plan` changes how
 batches are drawn as training goes on: :func:`remove_redundancy` lets near-duplicates count once,
 :func:`resample` keeps strata or scores up to date and returns to uniform sampling where they do not
-pay; :func:`snapshots` takes those of SVRG. :func:`save` and :func:`restore` keep all that a run
-depends on.
+pay; :func:`snapshots` takes those of SVRG; :func:`combined` makes one plan of several.
+:func:`save` and :func:`restore` keep all that a run depends on.
 """
 
 from jaxrobust.training._checkpoints import restore, save
 from jaxrobust.training._loop import DivergenceError, train
-from jaxrobust.training._plans import Plan
+from jaxrobust.training._plans import Plan, combined
 from jaxrobust.training._redundancy import remove_redundancy
 from jaxrobust.training._resample import resample
 from jaxrobust.training._snapshots import Snapshots, snapshots
@@ -27,6 +27,7 @@ __all__ = [
     "Plan",
     "Snapshots",
     "TrainState",
+    "combined",
     "init",
     "remove_redundancy",
     "resample",

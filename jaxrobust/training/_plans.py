@@ -27,6 +27,54 @@ class Plan(NamedTuple):
     next_call: Callable[[TrainState], int | None]
     # (state, data) -> the state with another sampler or memory, and a report.
     call: Callable[[TrainState, Any], tuple[TrainState, Report]]
+    # Its part of the memory; "" if it has none.
+    name: str = ""
+
+
+def combined(*plans: Plan) -> Plan:
+    """Several plans in one run, such as strata and the snapshots of SVRG.
+
+    ::
+
+        strata = training.resample(loss_fn, num_clusters=32)
+        snapshots = training.snapshots(loss_fn)
+        plan = training.combined(strata, snapshots.plan)
+
+    Each is called at its own steps, in this order where two are due at once. Of plans that change
+    the sampler, the one called last decides.
+
+    Args:
+      *plans: of different kinds, at least one.
+
+    Returns:
+      :class:`Plan`. Its reports have the names ``kind/name`` of what the plans report, as far as
+      they have a kind.
+
+    Raises:
+      ValueError: without plans, or if two are of one kind, which would share their memory.
+    """
+    names = [plan.name for plan in plans]
+    if not plans:
+        raise ValueError("plans must not be empty")
+    for name in names:
+        if name and names.count(name) > 1:
+            raise ValueError(f"plans must be of different kinds, got {name!r} more than once")
+
+    def next_call(state: TrainState) -> int | None:
+        steps = [plan.next_call(state) for plan in plans]
+        return min((step for step in steps if step is not None), default=None)
+
+    def call(state: TrainState, data: Any) -> tuple[TrainState, Report]:
+        reports: Report = {}
+        for plan in plans:
+            due = plan.next_call(state)
+            if due is not None and due <= int(state.step):
+                state, report = plan.call(state, data)
+                prefix = f"{plan.name}/" if plan.name else ""
+                reports |= {prefix + key: value for key, value in report.items()}
+        return state, reports
+
+    return Plan(next_call, call)
 
 
 def with_own_memory(name: str, plan: Plan) -> Plan:
@@ -41,7 +89,7 @@ def with_own_memory(name: str, plan: Plan) -> Plan:
         own = {f"{name}/{key}": value for key, value in after.memory.items()}
         return after._replace(memory=others | own), report
 
-    return Plan(next_call, call)
+    return Plan(next_call, call, name)
 
 
 def own_memory(name: str, state: TrainState) -> dict[str, jax.Array]:
@@ -123,8 +171,9 @@ def _zero_or_nan(points: jax.Array) -> jax.Array:
 
 
 def some_rows(key: jax.Array, num_examples: int, number: int) -> jax.Array:
-    """Different random examples."""
-    return jax.random.permutation(key, num_examples)[: min(number, num_examples)]
+    """Different random examples: the first of a pass, which takes no shuffle of all."""
+    sampler = sampling.uniform(num_examples, min(number, num_examples))
+    return sampler.next(sampler.init(key))[0].indices
 
 
 def check_counts(**counts: int) -> None:

@@ -110,26 +110,28 @@ def resample(
         )
 
     def call(state: TrainState, data: Any) -> tuple[TrainState, Report]:
-        sketch_key, probe_key, fit_key = jax.random.split(call_key(state), 3)
-        sketches = sketcher(loss_fn, state, sketch_key, dim, batch_size)
         size, number = state.sampler.batch_size, state.sampler.num_examples
         price = cost * number / size / every  # of a refresh, relative to the steps it is for
         report: Report = {}
         noise = 1.0
-        rows = some_rows(probe_key, number, num_probes)
         refresh = int(state.memory.get("next_refresh", first))
-        if int(state.step) < refresh:
+        is_look = int(state.step) < refresh
+        if automatic and not is_look and plateau < 1 and is_uniform(state.sampler):
+            # The most frequent look, and the cheapest: a forward pass of some examples.
+            state, fall = _fall(loss_fn, state, data, num_probes, every)
+            report |= {} if fall is None else {"fall": fall}
+            if fall is None or fall > plateau:
+                state = _looked(state, None, int(state.step) + every)
+                return state, report | {"sampler": "uniform"}
+        sketch_key, probe_key, fit_key = jax.random.split(call_key(state), 3)
+        sketches = sketcher(loss_fn, state, sketch_key, dim, batch_size)
+        rows = some_rows(probe_key, number, num_probes)
+        if is_look:
             probes = sketches(trees.take(data, rows), rows)
             report["ratio_now"] = ratio = _ratio_of_some(probes, state.sampler, rows)
             if ratio <= stale:
                 return _looked(state, check_every, refresh), report
         if automatic:
-            if plateau < 1 and is_uniform(state.sampler):
-                state, fall = _fall(loss_fn, state, data, num_probes, every)
-                report |= {} if fall is None else {"fall": fall}
-                if fall is None or fall > plateau:
-                    state = _looked(state, None, int(state.step) + every)
-                    return state, report | {"sampler": "uniform"}
             probes = sketches(trees.take(data, rows), rows)
             report["noise_share"] = noise = float(_noise_share(probes, size))
             if noise <= price:
@@ -223,8 +225,7 @@ def _fall(
     The same examples at every look, so that it is not their choice that is seen. None at the first
     look.
     """
-    rows = some_rows(state.key, state.sampler.num_examples, num_probes)
-    loss = _mean_loss(loss_fn, state.params, trees.take(data, rows))
+    loss = _mean_loss(loss_fn, state.params, data, state.key, num_probes)
     seen = {"probe_loss": loss, "probe_step": state.step}
     fall = None
     if "probe_loss" in state.memory:
@@ -233,9 +234,14 @@ def _fall(
     return state._replace(memory=state.memory | seen), fall
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _mean_loss(loss_fn: LossFn, params: Any, examples: Any) -> jax.Array:
-    return jnp.mean(trees.promote(jax.vmap(loss_fn, (None, 0))(params, examples)))
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _mean_loss(
+    loss_fn: LossFn, params: Any, data: Any, key: jax.Array, num_probes: int
+) -> jax.Array:
+    """Of some examples; one program, for a look should cost little more than they do."""
+    rows = some_rows(key, jax.tree.leaves(data)[0].shape[0], num_probes)
+    losses = jax.vmap(loss_fn, (None, 0))(params, trees.take(data, rows))
+    return jnp.mean(trees.promote(losses))
 
 
 @jax.jit

@@ -211,6 +211,7 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     "shape": (np.zeros(5), {}, r"points must be of shape \(N, d\)"),
     "dtype": (np.zeros((5, 2), int), {}, "points.*floating"),
     "not finite": (np.array([[1.0], [np.nan], [np.inf], [2.0]]), {}, r"2 of 4 are not: 1, 2"),
+    "too large": (np.full((5, 2), 1e19, np.float32), {}, r"points.*largest entry is 1e\+19: scale"),
     "no clusters": (
         np.ones((5, 2)),
         {"num_clusters": 0},

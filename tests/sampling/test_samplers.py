@@ -406,3 +406,24 @@ def test_bad_types():
         sampling.importance(np.ones(3, bool), 2)
     with pytest.raises(ValueError, match="num_clusters must be given when assignments are traced"):
         jax.jit(lambda a: sampling.stratified(a, 2).members)(jnp.zeros(3, jnp.int32))
+
+
+@pytest.mark.parametrize("size", [1e-38, 1e37])
+def test_neither_scores_nor_spreads_overflow(size):
+    """float32 ends at 3.4e38, and a sum of eight of these would be beyond."""
+    scores, spread = (np.asarray(size * a, np.float32) for a in (SCORES * 5, SPREAD * 10))
+    for found, expected in (
+        (sampling.importance(scores, 3), sampling.importance(SCORES, 3)),
+        (
+            sampling.stratified(ASSIGNMENTS, 3, scores=scores),
+            sampling.stratified(ASSIGNMENTS, 3, scores=SCORES),
+        ),
+        (
+            sampling.stratified(ASSIGNMENTS, 4, allocation="neyman", spread=spread),
+            sampling.stratified(ASSIGNMENTS, 4, allocation="neyman", spread=SPREAD),
+        ),
+    ):
+        np.testing.assert_allclose(found.shares, expected.shares, rtol=1e-5)
+        if expected.running is not None:
+            # Sums of integers of about 2**30 / 8, rounded from float32.
+            np.testing.assert_allclose(found.running, expected.running, rtol=1e-6)

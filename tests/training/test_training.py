@@ -524,6 +524,35 @@ def test_strata_after_groups():
         assert isinstance(after.sampler, sampling.Sampler)
 
 
+def test_strata_and_snapshots_together():
+    """Each plan does what it does alone, and the run can be resumed."""
+    params, data = problem()
+    optimizer = optax.chain(optim.svrg(), OPTIMIZER)
+    plan = training.combined(PLANS["stratified"], SNAPSHOTS.plan)
+    options: dict[str, Any] = {"plan": plan, "extras": SNAPSHOTS.extras}
+    begun = start(params, optimizer=optimizer)
+    state, records = run(begun, data, 15, optimizer, **options)
+    refreshes = [(r["step"], sorted(r)) for r in records if r["event"] == "refresh"]
+    assert [step for step, _ in refreshes] == [4, 5, 13]
+    assert "resample/ratio" in refreshes[1][1]
+    assert refreshes[2][1] == sorted([*refreshes[0][1], "resample/ratio", "resample/sampler"])
+    alone, _ = run(begun, data, 4, optimizer, plan=SNAPSHOTS.plan, extras=SNAPSHOTS.extras)
+    by_hand, _ = PLANS["stratified"].call(
+        run(alone, data, 5, optimizer, plan=SNAPSHOTS.plan, extras=SNAPSHOTS.extras)[0], data
+    )
+    assert_same(run(begun, data, 5, optimizer, **options)[0].sampler, alone.sampler)
+    first, _ = run(begun, data, 6, optimizer, **options)
+    assert_same(first.sampler, by_hand.sampler)
+    assert_same(run(first, data, 15, optimizer, **options)[0], state)
+
+
+def test_plans_that_cannot_be_combined():
+    with pytest.raises(ValueError, match="plans must not be empty"):
+        training.combined()
+    with pytest.raises(ValueError, match="different kinds, got 'resample' more than once"):
+        training.combined(PLANS["stratified"], SNAPSHOTS.plan, PLANS["importance"])
+
+
 def test_a_plan_of_another_kind_begins_anew():
     params, data = problem()
     state, _ = run(start(params), data, 6, plan=PLANS["redundancy"])
