@@ -177,8 +177,9 @@ def _plan(method: str, loss_fn, batch_size: int, every: int):
         return training.combined(strata, snapshots.plan), snapshots.extras
     options: dict[str, Any] = {"first": every if method == AUTOMATIC else min(every, 50)}
     options |= {"every": every, "dim": 64}
-    if method == AUTOMATIC:  # a look at some examples is cheap, so it looks more often
-        options |= {"first": max(50, every // 5), "every": max(50, every // 5)}
+    if method == AUTOMATIC:  # a look is cheap and refreshes become rare, so it looks more often
+        options |= {"first": max(50, every // 5), "every": max(50, every // 2)}
+        options |= {"num_clusters": batch_size, "allocation": "equal"}
     options["automatic"] = method == AUTOMATIC
     if method in (IMPORTANCE, AUTOMATIC):
         return training.resample(loss_fn, **options), None

@@ -61,14 +61,15 @@ def resample(
     as much as :math:`cN/B` steps. Before one, the same examples tell :math:`\nu`, and if
     :math:`\nu\cdot\mathrm{every}\le cN/B` no ratio could pay and none is made. Sampling returns
     to uniform where the ratio is not below 1 or saves less than the refresh costs. Each time that
-    nothing was gained the plan waits twice as long as before.
+    nothing was gained the plan waits twice as long as before; so it does if the strata or scores
+    of before would have done nearly as well, and the refresh saved less than it cost.
 
     Args:
       loss_fn: ``loss_fn(params, example) -> ()``, the loss of one example.
       num_clusters: K; None for scores instead of clusters.
       allocation: of the draws to clusters, as in :func:`sampling.stratified`.
       first: step of the first call.
-      every: steps between refreshes.
+      every: steps between refreshes; with ``automatic`` the least number of them.
       check_every: steps between looks at whether the strata or scores are stale; None for none.
         Then ``num_probes`` random examples tell the ratio of the variances that the sampler has
         now, and if it is above ``stale`` there is a refresh at once.
@@ -84,8 +85,9 @@ def resample(
       batch_size: examples whose gradients are sketched at once.
 
     Returns:
-      :class:`Plan`. Reports ``fall`` of the loss and ``noise_share``, of a refresh ``ratio`` and
-      ``sampler``, and of a look ``ratio_now``.
+      :class:`Plan`. Reports ``fall`` of the loss and ``noise_share``, of a refresh ``ratio``,
+      ``ratio_before`` (that of the last strata or scores) and ``sampler``, and of a look
+      ``ratio_now``.
 
     Raises:
       ValueError: for numbers out of range.
@@ -142,9 +144,14 @@ def resample(
         if automatic and (1 - ratio) * noise <= price:
             state = state._replace(memory=state.memory | memory)
             return _uniform_for_longer(state, every), report | {"sampler": "uniform"}
+        wait = every
+        if automatic and "wait" in state.memory and not is_uniform(state.sampler):
+            report["ratio_before"] = before = _ratio(points, state.sampler)
+            last = int(state.memory["wait"])
+            wait = every if (before - ratio) * noise * last > price * every else 2 * last
         kind = "importance" if num_clusters is None else "stratified"
-        state = scheduled(state._replace(memory=state.memory | memory), every)
-        state = _looked(state, check_every, int(state.step) + every)
+        state = scheduled(state._replace(memory=state.memory | memory), wait)
+        state = _looked(state, check_every, int(state.step) + wait)
         return with_sampler(state, sampler), report | {"sampler": kind}
 
     return with_own_memory("resample", Plan(next_call_from(first), call))

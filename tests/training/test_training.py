@@ -435,6 +435,39 @@ def test_back_to_uniform_where_the_ratio_is_no_gain(monkeypatch):
     assert [record["sampler"] for record in found] == ["stratified"] * 3
 
 
+@pytest.mark.parametrize("num_clusters", [None, 8])
+def test_refreshes_become_rare_while_they_gain_nothing(num_clusters):
+    """Each twice as long after the last, until the gradients are others."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(480, 5)) * rng.gamma(0.3, size=(480, 1)), jnp.float32)
+    data = (x, jnp.asarray(rng.normal(size=480), jnp.float32))
+    params, _ = problem()
+    plan = training.resample(
+        loss, num_clusters=num_clusters, allocation="equal", first=0, every=500, plateau=1.0,
+        cost=0.2, dim=256, max_passes=20,
+    )  # fmt: skip
+    state = start(params, sampling.uniform(480, 8))
+    steps = []
+    for _ in range(4):
+        state, report = plan.call(state, data)
+        assert report["sampler"] != "uniform"
+        steps.append(plan.next_call(state))
+        last, state = state, state._replace(step=jnp.int32(steps[-1]))
+    assert steps == [500, 1500, 3500, 7500]
+    # Other weights, as if much had been learned since, and other large gradients.
+    changed = jax.tree.map(lambda leaf: jnp.roll(-3 * leaf, 2), params)
+    other = state._replace(params=changed)
+    after, report = plan.call(other, data)
+    assert plan.next_call(after) == 7500 + 500
+    gradients = per_example.gradients(loss)(changed, data)
+    old, new, plain = (
+        sampling.variance(gradients, s)
+        for s in (last.sampler, after.sampler, sampling.uniform(480, 8))
+    )
+    np.testing.assert_allclose(report["ratio_before"], old / plain, rtol=1e-3)
+    np.testing.assert_allclose(report["ratio"], new / plain, rtol=1e-3)
+
+
 @pytest.mark.parametrize("num_clusters", [None, 4])
 def test_stale_samplers_are_refreshed_at_once(num_clusters):
     """Looked at every 3 steps, and refreshed before its time if the ratio is above the limit."""
