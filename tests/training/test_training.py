@@ -464,8 +464,8 @@ def test_refreshes_become_rare_while_they_gain_nothing(num_clusters):
         sampling.variance(gradients, s)
         for s in (last.sampler, after.sampler, sampling.uniform(480, 8))
     )
-    np.testing.assert_allclose(report["ratio_before"], old / plain, rtol=1e-3)
-    np.testing.assert_allclose(report["ratio"], new / plain, rtol=1e-3)
+    np.testing.assert_allclose(float(report["ratio_before"]), old / plain, rtol=1e-3)
+    np.testing.assert_allclose(float(report["ratio"]), new / plain, rtol=1e-3)
 
 
 @pytest.mark.parametrize("num_clusters", [None, 4])
