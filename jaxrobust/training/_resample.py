@@ -38,7 +38,7 @@ def resample(
     stale: float = 1.0,
     automatic: bool = True,
     plateau: float = 0.1,
-    cost: float = 1.5,
+    cost: float | None = None,
     num_probes: int = 512,
     max_passes: int = 3,
     dim: int = 256,
@@ -78,7 +78,9 @@ def resample(
       plateau: with ``automatic``, the largest fall of the loss in ``every`` steps, relative to the
         loss, at which training counts as limited by noise; 1 for always. For losses that are 0 or
         more.
-      cost: c, what a refresh costs relative to a pass of training steps over the data.
+      cost: c, what a refresh costs relative to a pass of training steps over the data. None to
+        count operations: 1.25 for the sketches, and what :func:`clustering.fit` takes over the 6
+        per example and parameter of a gradient: little for all but the smallest models.
       num_probes: examples that tell the noise share.
       max_passes: of :func:`clustering.fit`.
       dim: length of a sketch.
@@ -100,7 +102,7 @@ def resample(
     check_schedule(first, every)
     check_schedule(first, check_every)
     for name, value in (("cost", cost), ("stale", stale), ("plateau", plateau)):
-        if not value >= 0:
+        if value is not None and not value >= 0:
             raise ValueError(f"{name} must not be negative, got {value}")
     check_counts(
         num_probes=num_probes, dim=dim, batch_size=batch_size, max_passes=max_passes,
@@ -113,7 +115,10 @@ def resample(
 
     def call(state: TrainState, data: Any) -> tuple[TrainState, Report]:
         size, number = state.sampler.batch_size, state.sampler.num_examples
-        price = cost * number / size / every  # of a refresh, relative to the steps it is for
+        of_pass = cost
+        if of_pass is None:
+            of_pass = _counted_cost(trees.size(state.params), num_clusters, dim, max_passes)
+        price = of_pass * number / size / every  # of a refresh, relative to the steps it is for
         report: Report = {}
         noise = 1.0
         refresh = int(state.memory.get("next_refresh", first))
@@ -155,6 +160,13 @@ def resample(
         return with_sampler(state, sampler), report | {"sampler": kind}
 
     return with_own_memory("resample", Plan(next_call_from(first), call))
+
+
+def _counted_cost(num_params: int, num_clusters: int | None, dim: int, max_passes: int) -> float:
+    """Operations of a refresh over those of a pass of gradients."""
+    # Seeding and the last assignment are as much as a pass each.
+    fitting = 0 if num_clusters is None else 2 * num_clusters * dim * (max_passes + 2)
+    return 1.25 + fitting / (6 * num_params)
 
 
 def _refreshed(

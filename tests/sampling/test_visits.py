@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jaxrobust.sampling._visits import visit
+from jaxrobust.sampling._visits import _to_range, visit
 
 
 def orders(num_keys, size, stream=0, epoch=0):
@@ -22,6 +22,15 @@ def orders(num_keys, size, stream=0, epoch=0):
 def test_permutations(size):
     found = np.sort(orders(5, size), axis=1)
     np.testing.assert_array_equal(found, np.tile(np.arange(size), (5, 1)))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1400, 65_535, 65_536, 65_537, 2**30 - 1, 2**30])
+def test_words_are_spread_over_a_range(size):
+    """As by products of 64 bits, which JAX has only under x64."""
+    words = np.random.default_rng(0).integers(0, 2**32, 10_000, dtype=np.uint64)
+    words = np.concatenate([words, np.array([0, 2**32 - 1], np.uint64)])
+    found = _to_range(jnp.asarray(words.astype(np.uint32)), jnp.int32(size))
+    np.testing.assert_array_equal(found, words * np.uint64(size) >> np.uint64(32))
 
 
 def test_places_of_large_sets_do_not_collide():

@@ -435,6 +435,19 @@ def test_back_to_uniform_where_the_ratio_is_no_gain(monkeypatch):
     assert [record["sampler"] for record in found] == ["stratified"] * 3
 
 
+def test_counted_cost_knows_what_clusters_take():
+    """A small model's gradients are cheap, and clusters of them are not."""
+    params, data = problem()  # 36 params
+    options: dict[str, Any] = {"first": 2, "every": 100, "plateau": 1.0, "dim": 16}
+    # Of a step's time, a refresh for scores takes 1.25 * 48 / 8 / 100 = 0.075, and clusters
+    # (1.25 + 2 * 48 * 16 * 5 / (6 * 36)) * 0.06 = 2.2: no ratio could save as much.
+    _, found = reports(training.resample(loss, **options), data, params, 4)
+    assert "ratio" in found[0]
+    _, found = reports(training.resample(loss, num_clusters=48, **options), data, params, 4)
+    assert "ratio" not in found[0]
+    assert found[0]["sampler"] == "uniform"
+
+
 @pytest.mark.parametrize("num_clusters", [None, 8])
 def test_refreshes_become_rare_while_they_gain_nothing(num_clusters):
     """Each twice as long after the last, until the gradients are others."""
