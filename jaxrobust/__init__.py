@@ -9,6 +9,7 @@ imports neither JAX nor any other library, starts no JAX backend and changes no 
 
 Rooms:
     clustering: groups of points, by k-means or by the variance of a stratified estimator.
+    contrastive: losses of pairs with mined negatives, memories, retrieval metrics.
     data: arrays in, arrays out; embedded sets, files, TFDS, index-returning batches.
     linear: closed forms for linear models: margins, robust radius, certificates, implicit bias.
     norms: one `Norm` object: value, dual, steepest direction, projection and proximal operator.
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # Lets type checkers and editors see the rooms that `__getattr__` loads.
     from jaxrobust import clustering as clustering
+    from jaxrobust import contrastive as contrastive
     from jaxrobust import data as data
     from jaxrobust import linear as linear
     from jaxrobust import norms as norms
@@ -40,6 +42,7 @@ __version__ = "0.1.0"
 # The rooms, by hand: a folder becomes public when it is named here.
 __all__ = (
     "clustering",
+    "contrastive",
     "data",
     "linear",
     "norms",

@@ -1,0 +1,194 @@
+"""A batch of pairs as all losses see it: on one device or on many, with a memory or without."""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrobust.contrastive import _pairs as pairs
+from jaxrobust.contrastive import _passes as passes
+from jaxrobust.contrastive._checks import check_choice
+from jaxrobust.contrastive._passes import Embedded, Known, Plan, Statistics
+from jaxrobust.contrastive._queue import Memory
+from jaxrobust.contrastive._similarity import Similarity, similarity_of
+from jaxrobust.contrastive._tiles import Items
+
+Directions = Literal["both", "x_to_y", "y_to_x"]
+DIRECTIONS = ("both", "x_to_y", "y_to_x")
+
+
+class Side(NamedTuple):
+    """The anchors of one direction, and the candidates that they are compared with."""
+
+    anchors: jax.Array  # (n, D)
+    candidates: jax.Array  # (m, D)
+    partners: jax.Array  # (n,): scores of the anchors with their partners
+    items: Items  # (n,): the anchors
+    others: Items  # (m,): the candidates
+    margins: jax.Array  # () or (n, m)
+    mask: jax.Array | None  # (n, m) bool: further positives
+    similarity: Similarity  # of anchors and candidates, in this order
+
+
+class Batch(NamedTuple):
+    """Checked arguments of a loss of pairs."""
+
+    sides: tuple[Side, ...]  # x with candidates y, and y with candidates x, as far as wanted
+    square: tuple[Embedded, Known] | None  # both sides at once, where they have the same scores
+    plan: Plan
+    scale: jax.Array  # (): scores are scale * similarity + bias
+    bias: jax.Array  # ()
+    valid: jax.Array  # (n,) bool: those of this device
+    weights: jax.Array | None  # (n,)
+    axis_name: Any
+
+    def statistics(self, wanted: Statistics) -> list[tuple[Any, ...]]:
+        """Values of statistics for the anchors of each side."""
+        if self.square is not None:
+            found = passes.values(self.plan, *self.square, wanted, wanted)
+            return list(found)
+        return [self._one_way(side, wanted) for side in self.sides]
+
+    def _one_way(self, side: Side, wanted: Statistics) -> tuple[Any, ...]:
+        plan = self.plan._replace(similarity=side.similarity)
+        nothing = jnp.zeros_like(side.partners, shape=side.candidates.shape[0])
+        embedded = Embedded(
+            side.anchors, side.candidates, side.partners, nothing, self.scale, self.bias
+        )
+        known = Known(side.items, side.others, side.margins, side.mask)
+        return passes.values(plan, embedded, known, wanted, ())[0]
+
+    def again(self, side: Side, columns: jax.Array) -> jax.Array:
+        """Scores ``(n, k)`` of anchors with picked candidates, with their gradient."""
+        return passes.repeated(
+            side.similarity, side.anchors, side.candidates, columns, self.scale, self.bias
+        )
+
+    def sum(self, of_anchors: jax.Array) -> jax.Array:
+        """Over all anchors, on all devices."""
+        total = jnp.sum(of_anchors)
+        return total if self.axis_name is None else jax.lax.psum(total, self.axis_name)
+
+    def num_pairs(self) -> jax.Array:
+        """Valid pairs, at least 1."""
+        return jnp.maximum(self.sum(self.valid), 1)
+
+
+def batch_of(
+    x: Any,
+    y: Any,
+    *,
+    similarity: Any,
+    positives: Any,
+    valid: Any,
+    weights: Any = None,
+    margin: Any = 0.0,
+    scale: Any = 1.0,
+    bias: Any = 0.0,
+    directions: Directions = "both",
+    memory_x: Memory | None = None,
+    memory_y: Memory | None = None,
+    block_size: Any = None,
+    axis_name: Any = None,
+) -> Batch:
+    """Checks the arguments of a loss of pairs."""
+    x, y = pairs.check_embeddings("x", x), pairs.check_embeddings("y", y)
+    pairs.check_alike(x, y)
+    check_choice("directions", directions, DIRECTIONS)
+    similarity = similarity_of(similarity)
+    number = len(x)
+    num_all = number if axis_name is None else number * jax.lax.axis_size(axis_name)
+    known = pairs.check_positives(positives, x, num_all)
+    valid = pairs.check_valid("valid", valid, number)
+    margins = pairs.check_margin(margin, number)
+    x, y = (pairs.prepared(similarity, z) for z in (x, y))
+    raw = similarity.pairs(x, y)
+    scale, bias = (jnp.asarray(value, raw.dtype) for value in (scale, bias))
+    partners, margins = scale * raw + bias, margins.astype(raw.dtype)
+    items = Items(jnp.arange(number, dtype=jnp.int32), known.ids, valid)
+    mask = known.mask
+    plain = memory_x is None and memory_y is None and axis_name is None
+    if not plain and jnp.ndim(margins):
+        raise ValueError("margin must be a number with a memory or axis_name")
+    if axis_name is not None:
+        if mask is not None:
+            raise ValueError("positives must be ids with axis_name: a mask is not on one device")
+        start = number * jax.lax.axis_index(axis_name)
+        ids = items.ids if positives is not None else items.index + start
+        items = Items(items.index + start, ids, valid)
+    if mask is not None:
+        mask = mask | (items.index[:, None] == items.index[None, :])
+    flipped = similarity._replace(
+        scores=_flipped(similarity.scores), pairs=_flipped_pairs(similarity.pairs)
+    )
+    sides = []
+    for name, anchors, candidates, memory, of, transpose in (
+        ("x_to_y", x, y, memory_y, similarity, False),
+        ("y_to_x", y, x, memory_x, flipped, True),
+    ):
+        if directions not in ("both", name):
+            continue
+        others, among = candidates, items
+        if axis_name is not None:
+            gather = lambda leaf: jax.lax.all_gather(leaf, axis_name, tiled=True)
+            others, among = jax.tree.map(gather, (candidates, items))
+        if memory is not None:
+            others, among = _with_memory(others, among, memory, positives is not None, of)
+        own = mask.T if transpose and mask is not None else mask
+        if own is not None and memory is not None:
+            own = jnp.pad(own, ((0, 0), (0, len(others) - own.shape[1])))
+        sides.append(
+            Side(
+                anchors, others, partners, items, among,
+                margins.T if transpose else margins, own, of,
+            )
+        )  # fmt: skip
+    square = None
+    if plain and directions == "both":
+        embedded = Embedded(x, y, partners, partners, scale, bias)
+        square = embedded, Known(items, items, margins, mask)
+    return Batch(
+        tuple(sides), square, Plan(similarity, pairs.check_block_size(block_size)), scale, bias,
+        valid, pairs.check_weights(weights, number), axis_name,
+    )  # fmt: skip
+
+
+def _with_memory(candidates, items: Items, memory: Memory, has_ids: bool, similarity: Similarity):
+    """The candidates, and behind them what is remembered, which has no gradient."""
+    if memory.embeddings.shape[1] != candidates.shape[1]:
+        raise ValueError(
+            f"memory must have embeddings of {candidates.shape[1]} numbers as the batch has, got "
+            f"{memory.embeddings.shape[1]}"
+        )
+    size = len(memory.embeddings)
+    numbers = jnp.arange(size, dtype=jnp.int32)
+    old = pairs.prepared(similarity, jax.lax.stop_gradient(memory.embeddings))
+    # Without ids nothing that is remembered belongs to an item of the batch.
+    ids = memory.ids.astype(items.ids.dtype) if has_ids else -1 - numbers.astype(items.ids.dtype)
+    more = Items(len(candidates) + numbers, ids, memory.valid)
+    join = lambda a, b: jnp.concatenate([a, b.astype(a.dtype)])
+    return join(candidates, old), jax.tree.map(join, items, more)
+
+
+def _flipped(scores):
+    return _Flipped(scores)
+
+
+class _Flipped(NamedTuple):
+    """Scores with the sides exchanged; equal to another of the same scores, for it is static."""
+
+    scores: Any
+
+    def __call__(self, a: jax.Array, b: jax.Array) -> jax.Array:
+        return self.scores(b, a).T
+
+
+class _FlippedPairs(NamedTuple):
+    pairs: Any
+
+    def __call__(self, a: jax.Array, b: jax.Array) -> jax.Array:
+        return self.pairs(b, a)
+
+
+def _flipped_pairs(of):
+    return _FlippedPairs(of)

@@ -1,0 +1,26 @@
+"""Checks of numbers, with messages that name the argument."""
+
+from typing import Any
+
+from jax.core import Tracer
+
+
+def check_range(
+    name: str, value: Any, low: float, high: float | None, *, above=False, below=False
+) -> None:
+    """Raises for a number out of range, the ends left out on demand, unless it is traced."""
+    if isinstance(value, Tracer):
+        return
+    number = float(value)
+    fits = number > low if above else number >= low
+    fits &= high is None or (number < high if below else number <= high)
+    if not fits:
+        words = f"above {low}" if above else f"at least {low}"
+        words += "" if high is None else f" and {'below' if below else 'at most'} {high}"
+        raise ValueError(f"{name} must be {words}, got {value}")
+
+
+def check_choice(name: str, value: Any, known: tuple[str, ...]) -> None:
+    """Raises for a name that is not among those known."""
+    if value not in known:
+        raise ValueError(f"{name} must be one of {known}, got {value!r}")

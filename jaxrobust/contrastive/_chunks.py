@@ -1,0 +1,63 @@
+"""Encoders of large batches in little memory."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrobust import trees
+
+
+def in_chunks(encode: Callable[[Any, Any], Any], *, chunk_size: int) -> Callable[[Any, Any], Any]:
+    """The encoder, of some inputs at a time; for the gradient it runs once more (GradCache).
+
+    ::
+
+        embed = contrastive.in_chunks(encode, chunk_size=64)
+
+        def loss(params, images, captions):
+            x, y = embed(params["image"], images), embed(params["text"], captions)
+            return contrastive.hinge_loss(x, y)
+
+    The loss sees the whole batch, and memory is that of one chunk and of the embeddings. Values and
+    gradients are those of the whole, if no example depends on another in the encoder: batch
+    normalisation in training mode would see a chunk. What is random must come with the inputs, as a
+    key for each, so that both runs draw the same.
+
+    Args:
+      encode: ``encode(params, inputs) -> embeddings``; both pytrees of arrays ``(n, ...)``.
+      chunk_size: examples at a time; the last chunk may be smaller.
+
+    Returns:
+      A function like ``encode``, of any number of examples.
+
+    Raises:
+      ValueError: for a ``chunk_size`` below 1, or inputs of different lengths.
+
+    Source:
+      Gao et al., arXiv:2101.06983; here by rematerialisation.
+    """
+    size = trees.check_count("chunk_size", chunk_size)
+    again = jax.checkpoint(encode)
+
+    def embed(params: Any, inputs: Any) -> Any:
+        lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(inputs)}
+        if len(lengths) != 1 or lengths == {()}:
+            raise ValueError(
+                f"inputs must be arrays (n, ...) of one length, got leading axes {sorted(lengths)}"
+            )
+        (number,) = lengths.pop()
+        whole = number // size
+        parts = []
+        if whole:
+            stacked = jax.tree.map(
+                lambda leaf: leaf[: whole * size].reshape(whole, size, *leaf.shape[1:]), inputs
+            )
+            found = jax.lax.map(lambda chunk: again(params, chunk), stacked)
+            parts.append(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), found))
+        if number % size:
+            parts.append(again(params, jax.tree.map(lambda leaf: leaf[whole * size :], inputs)))
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+    return embed

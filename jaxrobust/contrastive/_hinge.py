@@ -1,0 +1,184 @@
+"""The hinge loss of pairs, with any mining."""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrobust.contrastive._batch import Batch, Directions, Side, batch_of
+from jaxrobust.contrastive._checks import check_choice
+from jaxrobust.contrastive._mining import Anchors, Mining, mining_of
+from jaxrobust.contrastive._queue import Memory
+from jaxrobust.contrastive._statistics import Hardest, HardestPositive, Picked
+
+Reduction = Literal["mean", "sum", "active"]
+REDUCTIONS = ("mean", "sum", "active")
+# What is looked at for `Info`, besides what the mining asks for.
+_LOOKS = (Hardest(with_margin=False), HardestPositive())
+
+
+class Info(NamedTuple):
+    """What mining found; anchors are the valid items of the directions that were asked for."""
+
+    active_fraction: jax.Array  # (): anchors with a loss above 0, of those with negatives
+    accuracy: jax.Array  # (): anchors whose positive is more similar than every negative
+    hardest_gap: jax.Array  # (): mean of the hardest negative's score minus the positive's
+    duplicate_fraction: jax.Array  # (): anchors whose hardest other item is a positive
+    collapse_ratio: jax.Array  # (): mean hinge of the hardest negative over the margin; 1: collapse
+    num_anchors: jax.Array  # (): anchors with at least one negative
+
+
+class Mined(NamedTuple):
+    """Losses of the anchors of one direction, and what was seen."""
+
+    losses: jax.Array  # (n,); 0 for those that are not valid
+    counted: jax.Array  # (n,) bool: valid, with a negative
+    hardest: jax.Array  # (n,): score of the hardest negative; minus infinity for none
+    other_positive: jax.Array  # (n,): score of the most similar other positive; likewise
+    positive: jax.Array  # (n,): score of the partner
+
+
+def hinge_loss(
+    x: jax.Array,
+    y: jax.Array,
+    *,
+    margin: Any = 0.2,
+    mining: str | Mining = "hardest",
+    positives: Any = None,
+    valid: Any = None,
+    weights: Any = None,
+    similarity: Any = "cosine",
+    directions: Directions = "both",
+    reduction: Reduction = "mean",
+    memory_x: Memory | None = None,
+    memory_y: Memory | None = None,
+    block_size: int | None = None,
+    axis_name: Any = None,
+) -> tuple[jax.Array, Info]:
+    r"""Hinges of negatives that come closer to a positive than a margin, mined in the batch.
+
+    With scores :math:`s_{ij}=s(x_i,y_j)`, those of partners :math:`d_i=s_{ii}`, and hinges
+    :math:`[\alpha_{ij}+s_{ij}-d_i]_+` of the negatives of anchor :math:`x_i` (and in the same way
+    of :math:`y_j`), the loss of an anchor is
+
+    ==========================  ==================================================================
+    ``"all"``                   the sum of hinges (SH)
+    ``"hardest"``               the largest (MH; VSE++)
+    :func:`top_k`               the sum of the k largest
+    :func:`semi_hard`           that of the hardest negative below the positive; also
+                                ``"semi_hard"``
+    :func:`soft`                that of the soft maximum
+    :func:`selective`           the mean where positive and hardest are not told apart, else the
+                                largest
+    :func:`mixed`               between mean and largest, for a schedule
+    :func:`distance_weighted`   that of a random negative
+    ==========================  ==================================================================
+
+    The hardest negative is the best teacher where pairs are identifiable, that is, where no other
+    item fits as well, and once embeddings have spread. Where many negatives are unlabelled
+    positives it is worse than soft or all negatives, and deep towers may collapse under it at the
+    start: begin with :func:`mixed` or another schedule, or take :func:`soft`.
+
+    Args:
+      x: ``(B, D)`` floating, embeddings.
+      y: ``(B, D)``, those of their partners: row i belongs to row i.
+      margin: :math:`\alpha`, a number or ``(B, B)`` for x by y. It has no gradient.
+      mining: see the table.
+      positives: who else belongs together and is no negative: None, ids ``(B,)`` of pairs, of which
+        equal ones do, or a mask ``(B, B)``, True where :math:`y_j` fits :math:`x_i`.
+      valid: ``(B,)`` bool, False for padding.
+      weights: ``(B,)``, what the two anchors of a pair count; None for 1.
+      similarity: ``"cosine"``, ``"dot"``, ``"order"``, a :class:`Similarity` such as
+        :func:`order`, or a function ``(x (n, D), y (m, D)) -> (n, m)`` of each pair alone.
+      directions: which anchors: ``"both"``, x with negatives among y ``"x_to_y"``, or the other way
+        round.
+      reduction: ``"sum"`` over anchors, as the published code does; ``"mean"``, that sum over
+        the number of valid pairs; ``"active"``, over the number of anchors with a loss above 0.
+      memory_x: past x, as further negatives of the y (see :func:`memory_init`); with ``positives``
+        they need the same kind of ids, and the margin must be a number.
+      memory_y: past y, as further negatives of the x.
+      block_size: how many y are compared with all x at once; None for all. Memory ``(B,
+        block_size)``; it need not divide B. Values and gradients are the same.
+      axis_name: inside of ``shard_map``, the mesh axes over which pairs are spread: negatives are
+        then those of all devices, and so is the loss. Ids must be of the whole batch.
+
+    Returns:
+      The loss ``()``, in float32 at least, and :class:`Info`. An anchor without negatives has loss
+      0. Of negatives that are equally hard the one with the lowest number is mined; at a hinge of 0
+      exactly the gradient is 0. Zero embeddings have cosine similarity 0 and gradient 0.
+
+    Raises:
+      ValueError: for shapes that do not fit, embeddings or margins that are not finite (unless
+        traced), or an unknown name.
+      TypeError: for embeddings that are not floating, or positives that are neither ids nor a mask.
+
+    Source:
+      Faghri et al., arXiv:1707.05612, Eqs. 5 and 6, whose code takes the sum over anchors.
+    """
+    check_choice("reduction", reduction, REDUCTIONS)
+    mining = mining_of(mining)
+    batch = batch_of(
+        x, y, similarity=similarity, positives=positives, valid=valid, weights=weights,
+        margin=margin, directions=directions, memory_x=memory_x, memory_y=memory_y,
+        block_size=block_size, axis_name=axis_name,
+    )  # fmt: skip
+    found = mined(batch, mining)
+    count = lambda losses: losses if batch.weights is None else batch.weights * losses
+    total = batch.sum(sum(count(part.losses) for part in found))  # type: ignore[arg-type]
+    if reduction == "mean":
+        total = total / batch.num_pairs()
+    elif reduction == "active":
+        active = batch.sum(sum((part.losses > 0).astype(int) for part in found))  # type: ignore[arg-type]
+        total = total / jnp.maximum(active, 1)
+    return total, info_of(batch, found)
+
+
+def mined(batch: Batch, mining: Mining) -> list[Mined]:
+    """Losses of the anchors of the directions that are wanted."""
+    dim = batch.sides[0].anchors.shape[1]
+    wanted = (*mining.sums(), *mining.picks(dim), *_LOOKS)
+    found = batch.statistics(wanted)
+    return [
+        _mined(batch, side, mining, values) for side, values in zip(batch.sides, found, strict=True)
+    ]
+
+
+def _mined(batch: Batch, side: Side, mining: Mining, values: tuple[Any, ...]) -> Mined:
+    num_sums = len(mining.sums())
+    sums, picks, looks = values[:num_sums], values[num_sums:-2], values[-2:]
+    scores, slacks, there = [], [], []
+    for pick in picks:
+        columns = jnp.clip(pick.columns, 0, len(side.candidates) - 1)
+        margins = side.margins
+        if jnp.ndim(margins):
+            margins = jnp.take_along_axis(margins, columns, axis=1)
+        scores.append(batch.again(side, columns))
+        slacks.append(margins + scores[-1] - side.partners[:, None])
+        # NaN is a candidate as well: it must not be lost.
+        there.append(~(pick.priorities == -jnp.inf))
+    hardest, other = (_scores(look) for look in looks)
+    losses = mining.losses(Anchors(side.partners, sums, tuple(scores), tuple(slacks), tuple(there)))
+    counted = side.items.valid & (hardest != -jnp.inf)
+    return Mined(jnp.where(counted, losses, 0), counted, hardest, other, side.partners)
+
+
+def _scores(look: Picked) -> jax.Array:
+    return jax.lax.stop_gradient(look.priorities[:, 0])
+
+
+def info_of(batch: Batch, found: list[Mined]) -> Info:
+    """Shares and means over all anchors."""
+    parts = zip(*found, strict=True)
+    joined = jax.lax.stop_gradient(Mined(*(jnp.concatenate(part) for part in parts)))
+    number = batch.sum(joined.counted)
+    share = lambda of: batch.sum(jnp.where(joined.counted, of, 0)) / jnp.maximum(number, 1)
+    gap = joined.hardest - joined.positive
+    margin = jnp.mean(batch.sides[0].margins)
+    return Info(
+        active_fraction=share(joined.losses > 0),
+        accuracy=share(gap < 0),
+        hardest_gap=share(gap),
+        duplicate_fraction=share(joined.other_positive > joined.hardest),
+        collapse_ratio=share(jax.nn.relu(margin + gap)) / jnp.where(margin > 0, margin, 1),
+        num_anchors=number,
+    )

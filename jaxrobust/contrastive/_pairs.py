@@ -1,0 +1,155 @@
+"""A batch of pairs: checked arguments, and what losses know of it."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from jaxrobust import trees
+from jaxrobust.contrastive._passes import Embedded, Known
+from jaxrobust.contrastive._similarity import Similarity
+from jaxrobust.contrastive._tiles import Items
+
+
+class Positives(NamedTuple):
+    """Who belongs together, besides a pair."""
+
+    ids: jax.Array  # (B,) int
+    mask: jax.Array | None  # (B, B) bool
+
+
+def check_embeddings(name: str, z: Any) -> jax.Array:
+    """Embeddings ``(B, D)`` of a floating dtype; if they are not traced, finite ones."""
+    trees.check_floating(name, z)
+    if jnp.ndim(z) != 2:
+        raise ValueError(f"{name} must be of shape (B, D), got {jnp.shape(z)}")
+    if not isinstance(z, Tracer):
+        (bad,) = np.nonzero(~np.isfinite(np.asarray(z, np.float32)).all(axis=1))
+        if bad.size:
+            shown = ", ".join(map(str, bad[:10])) + (", ..." if bad.size > 10 else "")
+            raise ValueError(f"{name} must be finite; {bad.size} of {len(z)} rows are not: {shown}")
+    return jnp.asarray(z)
+
+
+def check_alike(x: jax.Array, y: jax.Array) -> None:
+    """Row i of one belongs to row i of the other."""
+    if x.shape != y.shape:
+        raise ValueError(f"x and y must be of one shape (B, D), got {x.shape} and {y.shape}")
+
+
+def check_positives(positives: Any, x: jax.Array, num_candidates: int) -> Positives:
+    """None, ids ``(B,)`` or a mask ``(B, number of candidates)``."""
+    number = x.shape[0]
+    own = jnp.arange(number, dtype=jnp.int32)
+    if positives is None:
+        return Positives(own, None)
+    positives = jnp.asarray(positives)
+    if positives.ndim == 1 and jnp.issubdtype(positives.dtype, jnp.integer):
+        if positives.shape != (number,):
+            raise ValueError(
+                f"positives must be ids of shape ({number},), got shape {positives.shape}"
+            )
+        return Positives(positives, None)
+    if positives.ndim == 2 and positives.dtype == jnp.bool_:
+        if positives.shape != (number, num_candidates):
+            raise ValueError(
+                f"positives must be a mask of shape ({number}, {num_candidates}), got shape "
+                f"{positives.shape}"
+            )
+        return Positives(own, positives)
+    raise TypeError(
+        f"positives must be None, integer ids ({number},) or a boolean mask ({number}, "
+        f"{num_candidates}); got {positives.dtype}{positives.shape}"
+    )
+
+
+def check_valid(name: str, valid: Any, number: int) -> jax.Array:
+    """None, or booleans ``(B,)``."""
+    if valid is None:
+        return jnp.ones(number, bool)
+    valid = jnp.asarray(valid)
+    if valid.shape != (number,) or valid.dtype != jnp.bool_:
+        raise ValueError(f"{name} must be booleans ({number},), got {valid.dtype}{valid.shape}")
+    return valid
+
+
+def check_weights(weights: Any, number: int) -> jax.Array | None:
+    """None, or numbers ``(B,)``."""
+    if weights is None:
+        return None
+    weights = trees.promote(jnp.asarray(weights))
+    if weights.shape != (number,):
+        raise ValueError(f"weights must be of shape ({number},), got {weights.shape}")
+    return weights
+
+
+def check_margin(margin: Any, number: int) -> jax.Array:
+    """``()`` or ``(B, B)``, finite unless traced; without a gradient."""
+    margins = jnp.asarray(margin, jnp.result_type(float))
+    if margins.shape not in ((), (number, number)):
+        raise ValueError(f"margin must be a number or ({number}, {number}), got {margins.shape}")
+    if not isinstance(margins, Tracer) and not np.isfinite(np.asarray(margins)).all():
+        raise ValueError("margin must be finite")
+    return jax.lax.stop_gradient(margins)
+
+
+def check_labels(name: str, labels: Any, number: int) -> jax.Array:
+    """Integers ``(B,)``."""
+    labels = jnp.asarray(labels)
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(f"{name} must be integers, got {labels.dtype}")
+    if labels.shape != (number,):
+        raise ValueError(f"{name} must be of shape ({number},), got {labels.shape}")
+    return labels
+
+
+def check_range(
+    name: str, value: Any, low: float, high: float | None, *, above=False, below=False
+) -> None:
+    """Raises for a number out of range, the ends left out on demand, unless it is traced."""
+    if isinstance(value, Tracer):
+        return
+    number = float(value)
+    fits = number > low if above else number >= low
+    fits &= high is None or (number < high if below else number <= high)
+    if not fits:
+        words = f"above {low}" if above else f"at least {low}"
+        words += "" if high is None else f" and {'below' if below else 'at most'} {high}"
+        raise ValueError(f"{name} must be {words}, got {value}")
+
+
+def check_block_size(block_size: Any) -> int | None:
+    """None, or a positive integer."""
+    return None if block_size is None else trees.check_count("block_size", block_size)
+
+
+def prepared(similarity: Similarity, z: jax.Array) -> jax.Array:
+    """Embeddings as the similarity wants them, computed in float32 at least, in their dtype."""
+    return similarity.prepare(trees.promote(z)).astype(z.dtype)
+
+
+def square(
+    similarity: Similarity,
+    x: jax.Array,
+    y: jax.Array,
+    positives: Positives,
+    valid: jax.Array,
+    margins: Any = 0.0,
+    scale: Any = 1.0,
+    bias: Any = 0.0,
+) -> tuple[Embedded, Known]:
+    """Pairs against pairs: x and y are prepared, row i of both belongs together."""
+    items = Items(jnp.arange(x.shape[0], dtype=jnp.int32), positives.ids, valid)
+    raw = similarity.pairs(x, y)
+    scale, bias = (jnp.asarray(number, raw.dtype) for number in (scale, bias))
+    partner = scale * raw + bias
+    mask = positives.mask
+    if mask is not None:
+        mask = mask | (items.index[:, None] == items.index[None, :])
+    margins = jnp.asarray(margins, raw.dtype)
+    return (
+        Embedded(x, y, partner, partner, scale, bias),
+        Known(items, items, margins, mask),
+    )

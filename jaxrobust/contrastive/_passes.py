@@ -1,0 +1,289 @@
+"""Passes over the matrix of scores: all at once, or block by block of its columns.
+
+Both directions are served by one pass. A block has all anchors ``x`` and some candidates ``y``: for
+``x`` it is one tile of several, whose states are merged; for the candidates as anchors it is all
+there is. Memory is that of one block, and of the states; for the gradient the blocks are formed
+once more.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrobust.contrastive._similarity import Similarity
+from jaxrobust.contrastive._statistics import Statistic
+from jaxrobust.contrastive._tiles import Items, Tile, tile_of, transposed
+
+Statistics = tuple[Statistic, ...]
+
+
+class Embedded(NamedTuple):
+    """What the scores are functions of: all that has a gradient."""
+
+    x: jax.Array  # (n, D)
+    y: jax.Array  # (m, D)
+    positive_x: jax.Array  # (n,): scores of the x with their own partners
+    positive_y: jax.Array  # (m,)
+    scale: jax.Array  # (): scores are scale * similarity + bias
+    bias: jax.Array  # ()
+
+
+class Known(NamedTuple):
+    """What is known besides."""
+
+    items_x: Items
+    items_y: Items
+    margins: jax.Array  # () or (n, m)
+    mask: jax.Array | None  # (n, m) bool: further positives
+
+
+class Plan(NamedTuple):
+    """How it is done; static."""
+
+    similarity: Similarity
+    block_size: int | None  # columns of a block; None for all
+    without_self: bool = False
+
+
+def states(
+    plan: Plan, embedded: Embedded, known: Known, rows: Statistics, columns: Statistics
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """The states of statistics for every x over the y, and for every y over the x.
+
+    No gradient: for that of sums see :func:`reduced`, and of picked candidates :func:`repeated`.
+    """
+    embedded = jax.lax.stop_gradient(embedded)
+
+    def of_block(start):
+        block = _block_at(plan, embedded, known, start)
+        raw = plan.similarity.scores(embedded.x, block.y)
+        tile, other = _tiles_of_block(plan, embedded, block, raw)
+        return (
+            tuple(statistic.of_tile(tile) for statistic in rows),
+            tuple(statistic.of_tile(other) for statistic in columns),
+        )
+
+    def merge(merged, found):
+        return tuple(r.merge(a, b) for r, a, b in zip(rows, merged, found, strict=True))
+
+    merged, kept = _over_blocks(plan, embedded, of_block, merge)
+    return merged, kept
+
+
+def values(
+    plan: Plan, embedded: Embedded, known: Known, rows: Statistics, columns: Statistics
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """The values of statistics for every x over the y, and for every y over the x.
+
+    Those of sums have their gradient; what is picked has none, see :func:`repeated`.
+    """
+    if all(not statistic.is_sum for statistic in (*rows, *columns)):
+        found = states(plan, embedded, known, rows, columns)
+        return _values(rows, found[0]), _values(columns, found[1])
+    return reduced(plan, embedded, known, rows, columns)
+
+
+def reduced(
+    plan: Plan, embedded: Embedded, known: Known, rows: Statistics, columns: Statistics
+) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+    """Values of statistics that are sums of functions of single scores, with their gradient."""
+    if plan.block_size is None or plan.block_size >= embedded.y.shape[0]:
+        raw = plan.similarity.scores(embedded.x, embedded.y)
+        scores = embedded.scale * raw + embedded.bias
+        partners = (embedded.positive_x, embedded.positive_y)
+        return _reduced_scores(plan.without_self, scores, partners, known, rows, columns)
+    return _reduced_blocks(plan, embedded, known, rows, columns)
+
+
+# All at once: the scores are kept for the gradient ------------------------------------------------
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _reduced_scores(without_self, scores, partners, known, rows, columns):
+    return _scores_forward(without_self, scores, partners, known, rows, columns)[0]
+
+
+def _scores_forward(without_self, scores, partners, known, rows, columns):
+    tiles = _tiles(without_self, scores, partners, known)
+    found = [
+        tuple(statistic.of_tile(tile) for statistic in statistics)
+        for statistics, tile in zip((rows, columns), tiles, strict=True)
+    ]
+    values = _values(rows, found[0]), _values(columns, found[1])
+    return values, (scores, partners, known, rows, columns, found)
+
+
+def _scores_backward(without_self, kept, cotangents):
+    scores, partners, known, rows, columns, found = kept
+    tiles = _tiles(without_self, scores, partners, known)
+    pulled = _pull_tile(tiles, (rows, columns), found, cotangents)
+    positives = tuple(
+        _pull_positive(statistics, state, cotangent, partner)
+        for statistics, state, cotangent, partner in zip(
+            (rows, columns), found, cotangents, partners, strict=True
+        )
+    )
+    return pulled.astype(scores.dtype), positives, None, None, None
+
+
+_reduced_scores.defvjp(_scores_forward, _scores_backward)
+
+
+# Block by block -----------------------------------------------------------------------------------
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _reduced_blocks(plan, embedded, known, rows, columns):
+    return _blocks_forward(plan, embedded, known, rows, columns)[0]
+
+
+def _blocks_forward(plan, embedded, known, rows, columns):
+    found = states(plan, embedded, known, rows, columns)
+    values = _values(rows, found[0]), _values(columns, found[1])
+    return values, (embedded, known, rows, columns, found)
+
+
+def _blocks_backward(plan, kept, cotangents):
+    embedded, known, rows, columns, found = kept
+    num_columns, size = embedded.y.shape[0], plan.block_size
+
+    def of_block(start):
+        block = _block_at(plan, embedded, known, start)
+        raw, pull_scores = jax.vjp(plan.similarity.scores, embedded.x, block.y)
+        tiles = _tiles_of_block(plan, embedded, block, raw)
+        at = functools.partial(_slice, start=start, size=size)
+        of_block = [(part[0], jax.tree.map(at, part[1])) for part in (found, cotangents)]
+        pulled = _pull_tile(tiles, (rows, columns), *of_block)
+        dx, dy = pull_scores((pulled * embedded.scale).astype(raw.dtype))
+        return (dx, jnp.sum(pulled * raw), jnp.sum(pulled)), dy
+
+    add = lambda a, b: jax.tree.map(jnp.add, a, b)
+    (dx, dscale, dbias), dy = _over_blocks(plan, embedded, of_block, add)
+    gradient = Embedded(
+        dx,
+        dy[:num_columns],
+        _pull_positive(rows, found[0], cotangents[0], embedded.positive_x),
+        _pull_positive(columns, found[1], cotangents[1], embedded.positive_y),
+        dscale,
+        dbias,
+    )
+    return jax.tree.map(lambda g, e: g.astype(e.dtype), gradient, embedded), None, None, None
+
+
+_reduced_blocks.defvjp(_blocks_forward, _blocks_backward)
+
+
+def _over_blocks(
+    plan: Plan,
+    embedded: Embedded,
+    of_block: Callable[[Any], tuple[Any, Any]],
+    merge: Callable[[Any, Any], Any],
+) -> tuple[Any, Any]:
+    """``of_block(start)`` of all blocks: the first results merged, the second one after the other.
+
+    The last block begins where the others end, and is filled up with what is not valid.
+    """
+    num_columns = embedded.y.shape[0]
+    size = plan.block_size or num_columns
+    merged, first = of_block(0)
+    number = -(-num_columns // size)
+    if number == 1:
+        return merged, jax.tree.map(lambda leaf: leaf[:num_columns], first)
+
+    def step(merged, start):
+        found, kept = of_block(start)
+        return merge(merged, found), kept
+
+    starts = jnp.arange(1, number, dtype=jnp.int32) * size
+    merged, others = jax.lax.scan(step, merged, starts)
+    join = lambda a, b: jnp.concatenate([a, b.reshape(-1, *b.shape[2:])])[:num_columns]
+    return merged, jax.tree.map(join, first, others)
+
+
+class _Block(NamedTuple):
+    """Some of the columns, and what is known about them."""
+
+    y: jax.Array
+    positive_y: jax.Array
+    known: Known
+
+
+def _block_at(plan: Plan, embedded: Embedded, known: Known, start: Any) -> _Block:
+    size = plan.block_size or embedded.y.shape[0]
+    at = functools.partial(_slice, start=start, size=size)
+    y, items_y, positive_y = jax.tree.map(at, (embedded.y, known.items_y, embedded.positive_y))
+    across = lambda array: at(array.T).T if jnp.ndim(array) else array
+    mask = None if known.mask is None else across(known.mask)
+    return _Block(y, positive_y, Known(known.items_x, items_y, across(known.margins), mask))
+
+
+def _tiles_of_block(plan: Plan, embedded: Embedded, block: _Block, raw: jax.Array):
+    """The tile of a block of columns, in both directions."""
+    scores = embedded.scale * raw + embedded.bias
+    partners = (embedded.positive_x, block.positive_y)
+    return _tiles(plan.without_self, scores, partners, block.known)
+
+
+def _slice(array: jax.Array, start: Any, size: int) -> jax.Array:
+    """Rows of a block; beyond the end zeros, which for ``valid`` is False."""
+    missing = -array.shape[0] % size
+    if missing:
+        array = jnp.pad(array, ((0, missing),) + ((0, 0),) * (array.ndim - 1))
+    return jax.lax.dynamic_slice_in_dim(array, start, size)
+
+
+# Tiles and their gradients ------------------------------------------------------------------------
+
+
+def _tiles(without_self, scores, partners, known: Known) -> tuple[Tile, Tile]:
+    tile = tile_of(
+        scores, known.items_x, known.items_y, partners[0], known.margins, known.mask, without_self
+    )
+    return tile, transposed(tile, partners[1])
+
+
+def _values(statistics: Statistics, found: tuple[Any, ...]) -> tuple[jax.Array, ...]:
+    return tuple(r.value(state) for r, state in zip(statistics, found, strict=True))
+
+
+def _pull_tile(tiles, statistics, found, cotangents) -> jax.Array:
+    """The gradient of a tile of scores, from both directions."""
+    total = jnp.zeros_like(tiles[0].scores)
+    for direction in (0, 1):
+        for statistic, state, cotangent in zip(
+            statistics[direction], found[direction], cotangents[direction], strict=True
+        ):
+            pulled = statistic.pull(tiles[direction], state, cotangent)
+            if pulled is not None:
+                total = total + (pulled.T if direction else pulled)
+    return total
+
+
+def _pull_positive(statistics, found, cotangents, partner) -> jax.Array:
+    total = jnp.zeros_like(partner)
+    for statistic, state, cotangent in zip(statistics, found, cotangents, strict=True):
+        pulled = statistic.pull_positive(state, cotangent)
+        total = total if pulled is None else total + pulled
+    return total
+
+
+# Picked candidates --------------------------------------------------------------------------------
+
+
+def repeated(
+    similarity: Similarity,
+    anchors: jax.Array,
+    candidates: jax.Array,
+    columns: jax.Array,
+    scale: Any = 1.0,
+    bias: Any = 0.0,
+) -> jax.Array:
+    """Scores ``(n, k)`` of anchors with picked candidates, once more and with their gradient.
+
+    It takes ``n k D`` operations, where that through the matrix of scores would take ``n m D``.
+    """
+    raw = similarity.pairs(anchors[:, None, :], candidates[columns])
+    return scale * raw + bias

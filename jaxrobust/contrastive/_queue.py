@@ -1,0 +1,127 @@
+"""What was embedded before: a queue of past embeddings, and slowly moving encoders."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxrobust import trees
+from jaxrobust.contrastive import _pairs as pairs
+
+
+class Memory(NamedTuple):
+    """Embeddings that serve as further candidates, without a gradient; a queue."""
+
+    embeddings: jax.Array  # (M, D)
+    ids: jax.Array  # (M,) int32: of the pairs that they came from
+    valid: jax.Array  # (M,) bool: False for places that are not filled yet
+    age: jax.Array  # (M,) int32: pushes since they came
+    next: jax.Array  # () int32: the place that is filled next
+
+
+def memory_init(size: int, dim: int, *, dtype: Any = jnp.float32) -> Memory:
+    """An empty queue of so many embeddings.
+
+    Args:
+      size: M, at least the batch size.
+      dim: D.
+      dtype: of the embeddings.
+
+    Raises:
+      ValueError: for numbers below 1.
+    """
+    size, dim = trees.check_count("size", size), trees.check_count("dim", dim)
+    zeros = jnp.zeros(size, jnp.int32)
+    return Memory(jnp.zeros((size, dim), dtype), zeros, zeros.astype(bool), zeros, jnp.int32(0))
+
+
+def memory_push(
+    memory: Memory, embeddings: jax.Array, ids: Any = None, valid: Any = None
+) -> Memory:
+    """The queue with a batch in the places of the oldest.
+
+    Args:
+      memory: of :func:`memory_init`.
+      embeddings: ``(B, D)``, B at most M.
+      ids: ``(B,)`` int, those that are given to the loss as ``positives``; None where none are.
+      valid: ``(B,)`` bool, False for padding, which takes a place but is never a negative.
+
+    Returns:
+      :class:`Memory`; everything that was there is older by one push.
+
+    Raises:
+      ValueError: if B exceeds M, or shapes do not fit.
+    """
+    size, dim = memory.embeddings.shape
+    if embeddings.ndim != 2 or embeddings.shape[1] != dim or not 1 <= len(embeddings) <= size:
+        raise ValueError(
+            f"embeddings must be of shape (B, {dim}) with B in 1..{size}, the size of the memory; "
+            f"got {embeddings.shape}"
+        )
+    number = len(embeddings)
+    ids = jnp.zeros(number, jnp.int32) if ids is None else pairs.check_labels("ids", ids, number)
+    places = (memory.next + jnp.arange(number, dtype=jnp.int32)) % size
+    put = lambda old, new: old.at[places].set(new.astype(old.dtype))
+    return Memory(
+        embeddings=put(memory.embeddings, jax.lax.stop_gradient(embeddings)),
+        ids=put(memory.ids, ids),
+        valid=put(memory.valid, pairs.check_valid("valid", valid, number)),
+        age=put(memory.age + 1, jnp.zeros(number, jnp.int32)),
+        next=(memory.next + number) % size,
+    )
+
+
+def memory_younger(memory: Memory, age: Any) -> Memory:
+    """The queue without what came more than so many pushes ago; 0: the last batch alone."""
+    return memory._replace(valid=memory.valid & (memory.age <= age))
+
+
+class Momentum(NamedTuple):
+    """An encoder that follows another slowly, and what it embedded (MoCo)."""
+
+    params: Any  # of the slow encoder
+    memory_x: Memory  # its embeddings of past x
+    memory_y: Memory  # and of past y
+
+
+def momentum_init(params: Any, size: int, dim: int, *, dtype: Any = jnp.float32) -> Momentum:
+    """A slow encoder that begins as the fast one, and empty queues.
+
+    Args:
+      params: of the fast encoder.
+      size: M, of each queue.
+      dim: D.
+      dtype: of the embeddings.
+    """
+    empty = memory_init(size, dim, dtype=dtype)
+    return Momentum(params, empty, empty)
+
+
+def momentum_update(
+    momentum: Momentum,
+    params: Any,
+    keys_x: jax.Array,
+    keys_y: jax.Array,
+    ids: Any = None,
+    *,
+    decay: Any = 0.999,
+) -> Momentum:
+    r"""After a step: :math:`\theta_{slow}\leftarrow m\,\theta_{slow} + (1-m)\,\theta`; keys queued.
+
+    Args:
+      momentum: of :func:`momentum_init`.
+      params: of the fast encoder, after its update.
+      keys_x: ``(B, D)``, the x of the batch as the slow encoder embedded them.
+      keys_y: ``(B, D)``, the y.
+      ids: as in :func:`memory_push`.
+      decay: m in [0, 1].
+
+    Source:
+      He et al., arXiv:1911.05722, Eq. 2 and Algorithm 1.
+    """
+    return Momentum(
+        optax.incremental_update(params, momentum.params, 1 - decay),
+        memory_push(momentum.memory_x, keys_x, ids),
+        memory_push(momentum.memory_y, keys_y, ids),
+    )

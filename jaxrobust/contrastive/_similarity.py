@@ -1,0 +1,175 @@
+"""How alike two embeddings are: cosine, inner product, distance, order, or the user's own."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrobust import trees
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+_CHUNK = 32  # features of which differences of all pairs are formed at once
+
+
+class Similarity(NamedTuple):
+    """A similarity of embeddings ``x`` and ``y``, in the two ways that losses need it.
+
+    The score of a pair may depend on these two embeddings alone.
+    """
+
+    # (x (n, D), y (m, D)) -> (n, m): scores of all pairs
+    scores: Callable[[jax.Array, jax.Array], jax.Array]
+    # (x (..., D), y (..., D)) -> (...): scores of given pairs
+    pairs: Callable[[jax.Array, jax.Array], jax.Array]
+    # (z (n, D)) -> (n, D): what is done to every embedding first, once
+    prepare: Callable[[jax.Array], jax.Array]
+
+
+def normalized(z: jax.Array) -> jax.Array:
+    r"""Rows of length 1, :math:`z/\|z\|`; zero rows stay zero, and their gradient is zero.
+
+    Scaled by the largest entry first, so that squares neither overflow nor underflow.
+    """
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(z), axis=-1, keepdims=True))
+    there = largest != 0  # NaN is
+    scaled = z / jnp.where(there, largest, 1)
+    squares = jnp.sum(scaled**2, axis=-1, keepdims=True)
+    # The root of zero has no derivative: there 1 is taken instead, for both branches.
+    return jnp.where(there, scaled / jnp.sqrt(jnp.where(there, squares, 1)), 0)
+
+
+def inner_products(x: jax.Array, y: jax.Array) -> jax.Array:
+    """``x @ y.T``, in float32 at least."""
+    dtype = trees.accumulator(jnp.result_type(x, y))
+    return jnp.matmul(x, y.T, precision=_HIGHEST, preferred_element_type=dtype)
+
+
+def _inner_product(x: jax.Array, y: jax.Array) -> jax.Array:
+    dtype = trees.accumulator(jnp.result_type(x, y))
+    return jnp.sum(x.astype(dtype) * y.astype(dtype), axis=-1)
+
+
+def _unchanged(z: jax.Array) -> jax.Array:
+    return z
+
+
+DOT = Similarity(inner_products, _inner_product, _unchanged)
+COSINE = DOT._replace(prepare=normalized)
+
+
+def _euclidean_scores(x: jax.Array, y: jax.Array) -> jax.Array:
+    dtype = trees.accumulator(jnp.result_type(x, y))
+    squares = [jnp.sum(z.astype(dtype) ** 2, axis=-1) for z in (x, y)]
+    # Of large embeddings that are close the difference has few digits left; :func:`pairs`, by which
+    # mined negatives are measured, has them all.
+    between = squares[0][:, None] + squares[1][None, :] - 2 * inner_products(x, y)
+    return _score_of(jax.nn.relu(between), False)
+
+
+def _euclidean_pairs(x: jax.Array, y: jax.Array) -> jax.Array:
+    dtype = trees.accumulator(jnp.result_type(x, y))
+    return _score_of(jnp.sum((x.astype(dtype) - y.astype(dtype)) ** 2, axis=-1), False)
+
+
+EUCLIDEAN = Similarity(_euclidean_scores, _euclidean_pairs, _unchanged)
+
+
+def order(*, squared: bool = False) -> Similarity:
+    r"""Order embeddings: how far a caption y is from being below an image x, coordinate-wise.
+
+    .. math:: s(x,y) = -\|\max(0, y-x)\|_2 \qquad\text{or, squared,}\qquad
+              s(x,y) = -\sum_d\max(0, y_d-x_d)^2
+
+    Not symmetric. At pairs without a violation the score is 0 and its gradient zero. The two forms
+    need other margins: 0.05 goes with the square, 0.2 with the root.
+
+    Args:
+      squared: the square, as Vendrov et al. compute it; by default its root, as VSE++ does.
+
+    Returns:
+      :class:`Similarity`. Differences of all pairs are formed for some coordinates at a time.
+
+    Source:
+      Vendrov et al., arXiv:1511.06361; the root: code of Faghri et al., arXiv:1707.05612.
+    """
+    return _ORDER_SQUARED if squared else _ORDER
+
+
+def _order_pairs(squared: bool, x: jax.Array, y: jax.Array) -> jax.Array:
+    dtype = trees.accumulator(jnp.result_type(x, y))
+    violations = jax.nn.relu(y.astype(dtype) - x.astype(dtype))
+    return _score_of(jnp.sum(violations**2, axis=-1), squared)
+
+
+def _order_scores(squared: bool, x: jax.Array, y: jax.Array) -> jax.Array:
+    dtype = trees.accumulator(jnp.result_type(x, y))
+    dim = x.shape[-1]
+    missing = -dim % _CHUNK  # zeros in both: no violation
+    parts = [
+        jnp.moveaxis(jnp.pad(z.astype(dtype), ((0, 0), (0, missing))).reshape(
+            z.shape[0], -1, _CHUNK), 1, 0)
+        for z in (x, y)
+    ]  # fmt: skip
+
+    @jax.checkpoint  # for the gradient differences are formed again, not kept
+    def add(total, part):
+        a, b = part
+        return total + jnp.sum(jax.nn.relu(b[None, :, :] - a[:, None, :]) ** 2, axis=-1), None
+
+    # Zeros that vary over the devices that the embeddings vary over.
+    start = 0 * (parts[0][0, :, :1] + parts[1][0, :, 0][None, :])
+    return _score_of(jax.lax.scan(add, start, tuple(parts))[0], squared)
+
+
+def _score_of(square: jax.Array, squared: bool) -> jax.Array:
+    if squared:
+        return -square
+    there = square > 0  # the root of zero has no derivative
+    return jnp.where(there, -jnp.sqrt(jnp.where(there, square, 1)), 0)
+
+
+def _order(squared: bool) -> Similarity:
+    return Similarity(
+        functools.partial(_order_scores, squared),
+        functools.partial(_order_pairs, squared),
+        _unchanged,
+    )
+
+
+_ORDER, _ORDER_SQUARED = _order(False), _order(True)
+NAMED = {"cosine": COSINE, "dot": DOT, "euclidean": EUCLIDEAN, "order": _ORDER}
+
+
+def similarity_of(given: Any) -> Similarity:
+    """What the user means: a name, a :class:`Similarity`, or a function of two matrices."""
+    if isinstance(given, Similarity):
+        return given
+    if isinstance(given, str) and given in NAMED:
+        return NAMED[given]
+    if callable(given):
+        return _own(given)
+    raise ValueError(
+        f"similarity must be one of {sorted(NAMED)}, a function (x (n, D), y (m, D)) -> (n, m), or "
+        f"a Similarity; got {given!r}"
+    )
+
+
+@functools.lru_cache(maxsize=64)  # the same object for the same function: it is a static argument
+def _own(function: Callable[[jax.Array, jax.Array], jax.Array]) -> Similarity:
+    def pairs(x, y):
+        x, y = jnp.broadcast_arrays(x, y)
+        rows = [z.reshape(-1, 1, z.shape[-1]) for z in (x, y)]
+        return jax.vmap(function)(*rows).reshape(x.shape[:-1])
+
+    def scores(x, y):
+        found = function(x, y)
+        if jnp.shape(found) != (x.shape[0], y.shape[0]):
+            raise ValueError(
+                f"similarity must return scores of shape ({x.shape[0]}, {y.shape[0]}) for "
+                f"embeddings {x.shape} and {y.shape}, got {jnp.shape(found)}"
+            )
+        return trees.promote(found)
+
+    return Similarity(scores, pairs, _unchanged)

@@ -1,0 +1,277 @@
+"""Losses by the softmax over candidates: InfoNCE, several positives, hard negatives."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrobust.contrastive import _pairs as pairs
+from jaxrobust.contrastive import _passes as passes
+from jaxrobust.contrastive._batch import Batch, Directions, batch_of
+from jaxrobust.contrastive._checks import check_range
+from jaxrobust.contrastive._passes import Plan, Statistics
+from jaxrobust.contrastive._queue import Memory
+from jaxrobust.contrastive._similarity import similarity_of
+from jaxrobust.contrastive._statistics import LogSumExp, ScoreSum
+
+
+def info_nce(
+    x: jax.Array,
+    y: jax.Array,
+    *,
+    temperature: Any = 0.07,
+    positives: Any = None,
+    valid: Any = None,
+    weights: Any = None,
+    similarity: Any = "cosine",
+    directions: Directions = "both",
+    memory_x: Memory | None = None,
+    memory_y: Memory | None = None,
+    block_size: int | None = None,
+    axis_name: Any = None,
+) -> jax.Array:
+    r"""The cross-entropy of finding the partner among the batch (InfoNCE, NT-Xent, CLIP).
+
+    .. math:: \ell_i = -\log\frac{e^{d_i/\tau}}{e^{d_i/\tau}+\sum_{j\in N_i}e^{s_{ij}/\tau}}
+
+    with the negatives :math:`N_i`, other positives left out: see :func:`multi_positive` for the
+    loss that pulls these as well. The mean over anchors; for both directions, the mean of the two.
+
+    Args:
+      x: ``(B, D)`` floating, embeddings.
+      y: ``(B, D)``, those of their partners.
+      temperature: :math:`\tau` above 0, a number or ``()``. It has a gradient: learn its logarithm.
+      positives: who else belongs together and is no negative, as in :func:`hinge_loss`.
+      valid: ``(B,)`` bool, False for padding.
+      weights: ``(B,)``, what the two anchors of a pair count; None for 1.
+      similarity: as in :func:`hinge_loss`.
+      directions: which anchors, as in :func:`hinge_loss`.
+      memory_x: past x, as further negatives of the y, as in :func:`hinge_loss`.
+      memory_y: past y, as further negatives of the x.
+      block_size: how many y are compared with all x at once, as in :func:`hinge_loss`.
+      axis_name: mesh axes over which pairs are spread, as in :func:`hinge_loss`.
+
+    Returns:
+      The loss ``()``, in float32 at least. An anchor without negatives has loss 0.
+
+    Raises:
+      ValueError, TypeError: as :func:`hinge_loss`; and for a temperature that is not above 0,
+        unless traced.
+
+    Source:
+      van den Oord et al., arXiv:1807.03748, Eq. 4; both directions, with a learned temperature:
+      Radford et al., arXiv:2103.00020.
+    """
+    batch = batch_of(
+        x, y, scale=_inverse(temperature), similarity=similarity, positives=positives, valid=valid,
+        weights=weights, directions=directions, memory_x=memory_x, memory_y=memory_y,
+        block_size=block_size, axis_name=axis_name,
+    )  # fmt: skip
+
+    def losses(values, positive_scores):
+        return jax.nn.softplus(values[0] - positive_scores)
+
+    return _mean(batch, (LogSumExp(1.0),), losses)
+
+
+def multi_positive(
+    x: jax.Array,
+    y: jax.Array,
+    positives: Any,
+    *,
+    temperature: Any = 0.07,
+    valid: Any = None,
+    weights: Any = None,
+    similarity: Any = "cosine",
+    directions: Directions = "both",
+    memory_x: Memory | None = None,
+    memory_y: Memory | None = None,
+    block_size: int | None = None,
+    axis_name: Any = None,
+) -> jax.Array:
+    r"""The cross-entropy of finding all positives among the batch, each as likely.
+
+    .. math:: \ell_i = -\frac1{|P_i|}\sum_{p\in P_i}
+              \log\frac{e^{s_{ip}/\tau}}{\sum_{a}e^{s_{ia}/\tau}}
+
+    with a over all valid candidates, :math:`P_i` the partner and whatever else belongs to it. With
+    one positive each it is :func:`info_nce`.
+
+    Args:
+      x: ``(B, D)`` floating, embeddings.
+      y: ``(B, D)``, those of their partners.
+      positives: ids ``(B,)`` of pairs, or a mask ``(B, B)``; the partner always belongs.
+      temperature: as in :func:`info_nce`.
+      valid: ``(B,)`` bool, False for padding.
+      weights: ``(B,)``, what the two anchors of a pair count; None for 1.
+      similarity: as in :func:`hinge_loss`.
+      directions: which anchors, as in :func:`hinge_loss`.
+      memory_x: past x, as further negatives of the y, as in :func:`hinge_loss`.
+      memory_y: past y, as further negatives of the x.
+      block_size: how many y are compared with all x at once, as in :func:`hinge_loss`.
+      axis_name: mesh axes over which pairs are spread, as in :func:`hinge_loss`.
+
+    Returns:
+      The loss ``()``, a mean over anchors.
+
+    Source:
+      Khosla et al., arXiv:2004.11362, Eq. 2 (the sum outside of the logarithm), across two sets.
+    """
+    batch = batch_of(
+        x, y, scale=_inverse(temperature), similarity=similarity, positives=positives, valid=valid,
+        weights=weights, directions=directions, memory_x=memory_x, memory_y=memory_y,
+        block_size=block_size, axis_name=axis_name,
+    )  # fmt: skip
+    return _mean(batch, (LogSumExp(1.0, "all"), ScoreSum("positives")), _cross_entropy)
+
+
+def sup_con(
+    z: jax.Array,
+    labels: Any,
+    *,
+    temperature: Any = 0.1,
+    valid: Any = None,
+    similarity: Any = "cosine",
+    block_size: int | None = None,
+) -> jax.Array:
+    r"""Supervised contrastive loss within one set: items of one label are positives of each other.
+
+    .. math:: \ell_i = -\frac1{|P_i|}\sum_{p\in P_i}
+              \log\frac{e^{s_{ip}/\tau}}{\sum_{a\ne i}e^{s_{ia}/\tau}}
+
+    Args:
+      z: ``(B, D)`` floating, embeddings; views of one image are items of their own.
+      labels: ``(B,)`` int.
+      temperature: as in :func:`info_nce`.
+      valid: ``(B,)`` bool, False for padding.
+      similarity: as in :func:`hinge_loss`.
+      block_size: likewise.
+
+    Returns:
+      The mean over the items that have a positive, ``()``; 0 if none has.
+
+    Raises:
+      ValueError, TypeError: as :func:`info_nce`.
+
+    Source:
+      Khosla et al., arXiv:2004.11362, Eq. 2, without the factor of temperatures of its code.
+    """
+    z = pairs.check_embeddings("z", z)
+    labels = pairs.check_labels("labels", labels, len(z))
+    scale = _inverse(temperature)
+    similarity = similarity_of(similarity)
+    unit = pairs.prepared(similarity, z)
+    valid = pairs.check_valid("valid", valid, len(z))
+    embedded, known = pairs.square(
+        similarity, unit, unit, pairs.Positives(labels, None), valid, scale=scale
+    )
+    plan = Plan(similarity, pairs.check_block_size(block_size), without_self=True)
+    wanted = (LogSumExp(1.0, "all"), ScoreSum("positives"))
+    values, _ = passes.values(plan, embedded, known, wanted, ())
+    losses = _cross_entropy(values, embedded.positive_x)
+    counted = valid & (values[1][:, 1] > 0)
+    return jnp.sum(jnp.where(counted, losses, 0)) / jnp.maximum(jnp.sum(counted), 1)
+
+
+def _cross_entropy(values, positive_scores):
+    normalizer, positives = values
+    number = jnp.maximum(jax.lax.stop_gradient(positives[:, 1]), 1)
+    # Without a candidate the normalizer is minus infinity, and the loss does not count.
+    there = normalizer > -jnp.inf
+    return jnp.where(there, jnp.where(there, normalizer, 0) - positives[:, 0] / number, 0)
+
+
+def hard_negative_nce(
+    x: jax.Array,
+    y: jax.Array,
+    *,
+    temperature: Any = 0.07,
+    beta: Any = 0.0,
+    positive_rate: Any = 0.0,
+    positives: Any = None,
+    valid: Any = None,
+    weights: Any = None,
+    similarity: Any = "cosine",
+    directions: Directions = "both",
+    memory_x: Memory | None = None,
+    memory_y: Memory | None = None,
+    block_size: int | None = None,
+    axis_name: Any = None,
+) -> jax.Array:
+    r"""InfoNCE with negatives weighted by their hardness, and corrected for hidden positives.
+
+    .. math:: \ell_i = -\log\frac{e^{d_i/\tau}}{e^{d_i/\tau}+G_i},\qquad
+              G_i = \max\Big(\frac{\sum_j w_{ij}e^{s_{ij}/\tau}-\tau^+ n_i e^{d_i/\tau}}{1-\tau^+},
+              \; n_i e^{-1/\tau}\Big)
+
+    with :math:`w_{ij}=e^{\beta s_{ij}/\tau}/\overline{e^{\beta s_i/\tau}}` of mean 1 over the
+    :math:`n_i` negatives. With :math:`\beta=0` it is the debiased loss (DCL), with
+    :math:`\tau^+=0` the hard one (HCL without debiasing), with both the :func:`info_nce`.
+
+    Args:
+      x: ``(B, D)`` floating, embeddings.
+      y: ``(B, D)``, those of their partners.
+      temperature: as in :func:`info_nce`. The floor :math:`e^{-1/\tau}` is that of cosines.
+      beta: hardness, 0 or more; 1 is usual.
+      positive_rate: :math:`\tau^+` in [0, 1), the probability that an unlabelled negative is a
+        positive, such as 1 over the number of classes.
+      positives: who else belongs together and is no negative, as in :func:`hinge_loss`.
+      valid: ``(B,)`` bool, False for padding.
+      weights: ``(B,)``, what the two anchors of a pair count; None for 1.
+      similarity: as in :func:`hinge_loss`.
+      directions: which anchors, as in :func:`hinge_loss`.
+      memory_x: past x, as further negatives of the y, as in :func:`hinge_loss`.
+      memory_y: past y, as further negatives of the x.
+      block_size: how many y are compared with all x at once, as in :func:`hinge_loss`.
+      axis_name: mesh axes over which pairs are spread, as in :func:`hinge_loss`.
+
+    Returns:
+      The loss ``()``, a mean over anchors. An anchor without negatives has loss 0.
+
+    Raises:
+      ValueError: for ``beta`` or ``positive_rate`` out of range, unless traced; and as
+        :func:`info_nce`.
+
+    Source:
+      Robinson et al., arXiv:2010.04592, Eqs. 3 and 4, and their code (mean of weights 1); Chuang
+      et al., arXiv:2007.00224, Eq. 8.
+    """
+    check_range("beta", beta, 0, None)
+    check_range("positive_rate", positive_rate, 0, 1, below=True)
+    batch = batch_of(
+        x, y, scale=_inverse(temperature), similarity=similarity, positives=positives, valid=valid,
+        weights=weights, directions=directions, memory_x=memory_x, memory_y=memory_y,
+        block_size=block_size, axis_name=axis_name,
+    )  # fmt: skip
+
+    def losses(values, positive_scores):
+        harder, weighing, counted = values
+        number = jax.lax.stop_gradient(counted[:, 1])
+        there = number > 0
+        number = jnp.where(there, number, 1)
+        finite = lambda log: jnp.where(there, log, 0)
+        # Relative to exp(d), so that cosines overflow at no temperature above 0.03.
+        log_sum = finite(harder) - finite(weighing) + jnp.log(number) - positive_scores
+        log_sum = jnp.where(there, log_sum, 0)
+        debiased = (jnp.exp(log_sum) - positive_rate * number) / (1 - positive_rate)
+        floor = number * jnp.exp(-batch.scale - positive_scores)
+        return jnp.where(there, jnp.log1p(jnp.maximum(debiased, floor)), 0)
+
+    wanted = (LogSumExp(1 + beta), LogSumExp(beta), ScoreSum("negatives"))
+    return _mean(batch, wanted, losses)
+
+
+def _mean(batch: Batch, wanted: Statistics, losses: Callable[..., jax.Array]) -> jax.Array:
+    """The mean over valid anchors of the directions that are wanted."""
+    total = jnp.zeros_like(batch.sides[0].partners)
+    for side, values in zip(batch.sides, batch.statistics(wanted), strict=True):
+        total += jnp.where(batch.valid, losses(values, side.partners), 0)
+    if batch.weights is not None:
+        total = total * batch.weights
+    return batch.sum(total) / batch.num_pairs() / len(batch.sides)
+
+
+def _inverse(temperature: Any) -> jax.Array:
+    check_range("temperature", temperature, 0, None, above=True)
+    return 1 / jnp.asarray(temperature, jnp.result_type(float))

@@ -1,0 +1,125 @@
+"""Triplet losses within one set, of items with labels."""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxrobust.contrastive import _pairs as pairs
+from jaxrobust.contrastive import _passes as passes
+from jaxrobust.contrastive._checks import check_choice
+from jaxrobust.contrastive._hinge import REDUCTIONS, Reduction
+from jaxrobust.contrastive._passes import Embedded, Known, Plan
+from jaxrobust.contrastive._similarity import similarity_of
+from jaxrobust.contrastive._statistics import Easiest, Hardest
+from jaxrobust.contrastive._tiles import tile_of
+
+TripletMining = Literal["hardest", "semi_hard"]
+
+
+def triplet_loss(
+    z: jax.Array,
+    labels: Any,
+    *,
+    margin: Any = 0.2,
+    mining: TripletMining = "hardest",
+    smooth: bool = False,
+    valid: Any = None,
+    similarity: Any = "cosine",
+    reduction: Reduction = "mean",
+    block_size: int | None = None,
+) -> jax.Array:
+    r"""Hinges of triplets, mined within a batch in which items of one label are positives.
+
+    A triplet of anchor a, positive p and negative n has the loss
+    :math:`[\alpha + s_{an} - s_{ap}]_+`.
+
+    ===============  ===============================================================================
+    ``"hardest"``    one triplet for each anchor: its least similar positive and its most similar
+                     negative (batch-hard)
+    ``"semi_hard"``  one for each anchor and positive: the most similar negative that is less
+                     similar than the positive; without one, the least similar negative
+    ===============  ===============================================================================
+
+    Args:
+      z: ``(B, D)`` floating, embeddings.
+      labels: ``(B,)`` int.
+      margin: :math:`\alpha`, a number. It has no gradient.
+      mining: see the table.
+      smooth: ``log(1 + exp(.))`` of the slack in place of the hinge.
+      valid: ``(B,)`` bool, False for padding.
+      similarity: as in :func:`hinge_loss`; ``"euclidean"`` is the negative distance.
+      reduction: ``"mean"`` over the triplets there are, ``"sum"``, or ``"active"``: over those
+        with a slack above 0.
+      block_size: how many items are compared with all at once; None for all.
+
+    Returns:
+      The loss ``()``, in float32 at least; 0 if there is no triplet.
+
+    Raises:
+      ValueError, TypeError: as :func:`hinge_loss`.
+
+    Source:
+      Batch-hard, with the soft margin: Hermans et al., arXiv:1703.07737, Eq. 5 and section 3;
+      semi-hard: Schroff et al., arXiv:1503.03832, with the rule of TensorFlow Addons where there is
+      no such negative.
+    """
+    z = pairs.check_embeddings("z", z)
+    labels = pairs.check_labels("labels", labels, len(z))
+    check_choice("mining", mining, ("hardest", "semi_hard"))
+    check_choice("reduction", reduction, REDUCTIONS)
+    if jnp.ndim(margin):
+        raise ValueError(f"margin must be a number, got shape {jnp.shape(margin)}")
+    similarity = similarity_of(similarity)
+    unit = pairs.prepared(similarity, z)
+    embedded, known = pairs.square(
+        similarity, unit, unit, pairs.Positives(labels, None),
+        pairs.check_valid("valid", valid, len(z)), pairs.check_margin(margin, len(z)),
+    )  # fmt: skip
+    plan = Plan(similarity, pairs.check_block_size(block_size), without_self=True)
+    of = _hardest if mining == "hardest" else _semi_hard
+    slacks, there = of(plan, embedded, known)
+    losses = jnp.where(there, jax.nn.softplus(slacks) if smooth else jax.nn.relu(slacks), 0)
+    total = jnp.sum(losses)
+    if reduction == "sum":
+        return total
+    counted = there & (slacks > 0) if reduction == "active" else there
+    return total / jnp.maximum(jnp.sum(counted), 1)
+
+
+def _hardest(plan: Plan, embedded: Embedded, known: Known) -> tuple[jax.Array, jax.Array]:
+    """Slacks ``(B,)`` of one triplet for each anchor, and whether there is one."""
+    wanted = (Hardest(), Easiest(over="positives"))
+    (negative, positive), _ = passes.states(plan, embedded, known, wanted, ())
+    there = (negative.priorities[:, 0] != -jnp.inf) & (positive.priorities[:, 0] != -jnp.inf)
+    scores = [
+        passes.repeated(plan.similarity, embedded.x, embedded.y, pick.columns)[:, 0]
+        for pick in (negative, positive)
+    ]
+    return known.margins + scores[0] - scores[1], there & known.items_x.valid
+
+
+def _semi_hard(plan: Plan, embedded: Embedded, known: Known) -> tuple[jax.Array, jax.Array]:
+    """Slacks ``(B, B)`` of one triplet for each anchor and positive, and whether it is one."""
+
+    @jax.checkpoint  # for the gradient the scores of a block are formed again
+    def of_anchor(anchor):
+        x, items, margin = anchor
+        one = lambda leaf: leaf[None]
+        tile = tile_of(
+            plan.similarity.scores(one(x), embedded.y), jax.tree.map(one, items), known.items_y,
+            embedded.positive_x[:1], margin, None, plan.without_self,
+        )  # fmt: skip
+        scores, negative, positive = tile.scores[0], tile.negative[0], tile.positive[0]
+        # Negatives in ascending order, of equal ones the lowest number last; then the others.
+        keys = (jnp.where(negative, scores, jnp.inf), -tile.columns)
+        ordered, numbers = jax.lax.stop_gradient(jax.lax.sort(keys, num_keys=2))
+        below = jnp.searchsorted(ordered, jax.lax.stop_gradient(scores), side="left") - 1
+        chosen = scores[-numbers[jnp.maximum(below, 0)]]
+        return margin + chosen - scores, positive & jnp.any(negative)
+
+    number = embedded.x.shape[0]
+    margins = jnp.broadcast_to(known.margins, (number,))
+    return jax.lax.map(
+        of_anchor, (embedded.x, known.items_x, margins), batch_size=plan.block_size or number
+    )

@@ -1,0 +1,142 @@
+"""Retrieval metrics against sorted lists, ties in all orders, and chance."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from contrastive import oracles
+
+from jaxrobust import contrastive
+
+TIES: Any = ("expected", "pessimistic", "optimistic")
+KS = (1, 3, 10)
+
+
+def problem(seed=0, num_x=9, captions=(1, 2, 3), dim=4, grid=None):
+    """Images with some captions each; on a grid there are ties."""
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(num_x), rng.choice(captions, num_x))
+    rng.shuffle(groups)
+    x = rng.normal(size=(num_x, dim))
+    y = x[groups] + rng.normal(size=(len(groups), dim))
+    if grid:
+        x, y = (np.round(z * grid) / grid for z in (x, y))
+    return jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32), groups
+
+
+def check(found, scores, match, ties, rng, draws_error):
+    recall, mean_rank, precision, ranks = oracles.ranking(scores, match, KS, ties, rng)
+    np.testing.assert_allclose(found.recall, recall, atol=100 * draws_error + 1e-4)
+    np.testing.assert_allclose(found.mean_rank, mean_rank, atol=len(scores[0]) * draws_error + 1e-5)
+    np.testing.assert_allclose(found.mean_average_precision, precision, atol=draws_error + 1e-6)
+    if not draws_error:
+        assert found.median_rank == np.floor(np.median(ranks)) + 1
+    assert found.num_queries == match.any(axis=1).sum()
+
+
+@pytest.mark.parametrize("block_size", [2, 512])
+@pytest.mark.parametrize("grid", [None, 1])
+@pytest.mark.parametrize("ties", TIES)
+def test_against_sorted_lists(ties, grid, block_size):
+    x, y, groups = problem(grid=grid)
+    found = contrastive.retrieval_metrics(
+        x, y, groups, ks=KS, ties=ties, similarity="dot", average_precision=True,
+        block_size=block_size,
+    )  # fmt: skip
+    scores = np.asarray(x, np.float64) @ np.asarray(y, np.float64).T
+    match = np.arange(len(x))[:, None] == groups[None, :]
+    # 400 random orders for each of 9 queries or more: five standard errors of at most 1/2 each.
+    error = 5 * 0.5 / np.sqrt(400 * 9) if grid and ties == "expected" else 0.0
+    rng = np.random.default_rng(1)
+    check(found.x_to_y, scores, match, ties, rng, error)
+    check(found.y_to_x, scores.T, match.T, ties, rng, error)
+    np.testing.assert_allclose(
+        found.rsum, found.x_to_y.recall.sum() + found.y_to_x.recall.sum(), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("ties", TIES)
+def test_class_labels(ties):
+    """Many matches for each query; a class that the other side does not have is left out."""
+    rng = np.random.default_rng(0)
+    x, y = (jnp.asarray(rng.normal(size=(n, 4)), jnp.float32) for n in (20, 30))
+    labels_x, labels_y = rng.integers(0, 4, 20), rng.integers(0, 3, 30)
+    found = contrastive.retrieval_metrics(
+        x, y, (labels_x, labels_y), ks=KS, ties=ties, average_precision=True
+    )
+    scores = oracles.normalized(x) @ oracles.normalized(y).T
+    match = labels_x[:, None] == labels_y[None, :]
+    assert not match.any(axis=1).all()
+    check(found.x_to_y, scores, match, ties, rng, 0.0)
+    check(found.y_to_x, scores.T, match.T, ties, rng, 0.0)
+
+
+@pytest.mark.parametrize("shape", [(40, 7), (100, 33), (257, 64)])
+def test_a_collapsed_model_scores_chance(shape):
+    """Five captions for each image: chance of the sampling without replacement."""
+    number, dim = shape
+    one = np.random.default_rng(0).normal(size=dim)
+    x = jnp.asarray(np.tile(one, (number, 1)), jnp.float32)
+    y = jnp.repeat(x, 5, axis=0)
+    groups = np.repeat(np.arange(number), 5)
+    found = contrastive.retrieval_metrics(x, y, groups)
+    ks = np.array([1, 5, 10])
+    miss = [np.prod([(5 * number - 5 - i) / (5 * number - i) for i in range(k)]) for k in ks]
+    np.testing.assert_allclose(found.x_to_y.recall, 100 * (1 - np.array(miss)), rtol=1e-4)
+    np.testing.assert_allclose(found.y_to_x.recall, 100 * ks / number, rtol=1e-4)
+    worst = contrastive.retrieval_metrics(x, y, groups, ties="pessimistic")
+    assert float(worst.rsum) == 0
+    best = contrastive.retrieval_metrics(x, y, groups, ties="optimistic")
+    assert float(best.rsum) == 600  # the trap
+
+
+def test_folds_are_the_mean_of_their_parts():
+    x, y, groups = problem(num_x=12)
+    found = contrastive.retrieval_metrics(x, y, groups, folds=3)
+    parts = []
+    for rows in np.arange(12).reshape(3, 4):
+        mine = np.isin(groups, rows)
+        parts.append(contrastive.retrieval_metrics(x[rows], y[mine], groups[mine] - rows[0]))
+    for name in ("x_to_y", "y_to_x"):
+        np.testing.assert_allclose(
+            getattr(found, name).recall, np.mean([getattr(p, name).recall for p in parts], axis=0)
+        )
+    np.testing.assert_allclose(found.rsum, np.mean([p.rsum for p in parts]), rtol=1e-6)
+
+
+def test_under_jit():
+    x, y, groups = problem()
+    function = lambda x, y: contrastive.retrieval_metrics(x, y, groups).rsum
+    np.testing.assert_allclose(jax.jit(function)(x, y), function(x, y))
+
+
+def test_nan_is_not_found():
+    """Under jit, where it cannot be refused."""
+    x, y, groups = problem()
+    y = y.at[:].set(jnp.nan)
+    found = jax.jit(lambda x, y: contrastive.retrieval_metrics(x, y, groups).rsum)(x, y)
+    # Pessimistic: every match is the last; of so few that may still be among the first ten.
+    assert (
+        float(found)
+        <= contrastive.retrieval_metrics(x, jnp.ones_like(y), groups, ties="pessimistic").rsum
+        + 1e-6
+    )
+
+
+def test_bad_input():
+    x, y, groups = problem()
+    cases: Any = (
+        ((x, y), {}, "x and y must have as many rows"),
+        ((x, y[:, :3], groups), {}, "same number of columns"),
+        ((x, y, groups + 1), {}, r"groups must be rows of x, in 0\.\.8"),
+        ((x, y, groups), {"ties": "random"}, "ties must be one of"),
+        ((x, y, groups), {"folds": 2}, "folds must divide the 9 rows"),
+        ((x, y, groups), {"ks": (0,)}, "ks must be an integer of at least 1"),
+        ((x, y, (np.zeros(9, int), np.ones(len(y), int))), {}, "groups must let at least one"),
+        ((x.at[2].set(np.nan), y, groups), {}, "x must be finite; 1 of 9 rows are not: 2"),
+    )
+    for arguments, options, message in cases:
+        with pytest.raises(ValueError, match=message):
+            contrastive.retrieval_metrics(*arguments, **options)
