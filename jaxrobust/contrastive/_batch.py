@@ -5,12 +5,14 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxrobust import trees
 from jaxrobust.contrastive import _pairs as pairs
 from jaxrobust.contrastive import _passes as passes
 from jaxrobust.contrastive._checks import check_choice
 from jaxrobust.contrastive._passes import Embedded, Known, Plan, Statistics
+from jaxrobust.contrastive._picked import picked_both_ways, picked_scores
 from jaxrobust.contrastive._queue import Memory
-from jaxrobust.contrastive._similarity import Similarity, similarity_of
+from jaxrobust.contrastive._similarity import Similarity, prepared, similarity_of
 from jaxrobust.contrastive._tiles import Items
 
 Directions = Literal["both", "x_to_y", "y_to_x"]
@@ -20,9 +22,10 @@ DIRECTIONS = ("both", "x_to_y", "y_to_x")
 class Side(NamedTuple):
     """The anchors of one direction, and the candidates that they are compared with."""
 
-    anchors: jax.Array  # (n, D)
-    candidates: jax.Array  # (m, D)
-    partners: jax.Array  # (n,): scores of the anchors with their partners
+    anchors: jax.Array  # (n, D), not prepared
+    candidates: jax.Array  # (m, D), not prepared
+    own: jax.Array  # (n,) int32: which candidates are their partners
+    partners: jax.Array  # (n,): scores of the anchors with these
     items: Items  # (n,): the anchors
     others: Items  # (m,): the candidates
     margins: jax.Array  # () or (n, m)
@@ -51,18 +54,25 @@ class Batch(NamedTuple):
 
     def _one_way(self, side: Side, wanted: Statistics) -> tuple[Any, ...]:
         plan = self.plan._replace(similarity=side.similarity)
-        nothing = jnp.zeros_like(side.partners, shape=side.candidates.shape[0])
-        embedded = Embedded(
-            side.anchors, side.candidates, side.partners, nothing, self.scale, self.bias
+        anchors, candidates = (
+            prepared(side.similarity, z) for z in (side.anchors, side.candidates)
         )
+        nothing = jnp.zeros_like(side.partners, shape=side.candidates.shape[0])
+        embedded = Embedded(anchors, candidates, side.partners, nothing, self.scale, self.bias)
         known = Known(side.items, side.others, side.margins, side.mask)
         return passes.values(plan, embedded, known, wanted, ())[0]
 
-    def again(self, side: Side, columns: jax.Array) -> jax.Array:
-        """Scores ``(n, k)`` of anchors with picked candidates, with their gradient."""
-        return passes.repeated(
-            side.similarity, side.anchors, side.candidates, columns, self.scale, self.bias
-        )
+    def again(self, columns: list[jax.Array]) -> list[jax.Array]:
+        """Scores ``(n, k)`` of the anchors of each side with candidates, with their gradient."""
+        if self.square is not None:
+            side = self.sides[0]
+            found = picked_both_ways(side.similarity, side.anchors, side.candidates, *columns)
+        else:
+            found = [
+                picked_scores(side.similarity, side.anchors, side.candidates, of)
+                for side, of in zip(self.sides, columns, strict=True)
+            ]
+        return [self.scale * part + self.bias for part in found]
 
     def sum(self, of_anchors: jax.Array) -> jax.Array:
         """Over all anchors, on all devices."""
@@ -101,11 +111,11 @@ def batch_of(
     known = pairs.check_positives(positives, x, num_all)
     valid = pairs.check_valid("valid", valid, number)
     margins = pairs.check_margin(margin, number)
-    x, y = (pairs.prepared(similarity, z) for z in (x, y))
-    raw = similarity.pairs(x, y)
+    own = jnp.arange(number, dtype=jnp.int32)
+    raw = picked_scores(similarity, x, y, own[:, None])[:, 0]
     scale, bias = (jnp.asarray(value, raw.dtype) for value in (scale, bias))
     partners, margins = scale * raw + bias, margins.astype(raw.dtype)
-    items = Items(jnp.arange(number, dtype=jnp.int32), known.ids, valid)
+    items = Items(own, known.ids, valid)
     mask = known.mask
     plain = memory_x is None and memory_y is None and axis_name is None
     if not plain and jnp.ndim(margins):
@@ -133,19 +143,20 @@ def batch_of(
             gather = lambda leaf: jax.lax.all_gather(leaf, axis_name, tiled=True)
             others, among = jax.tree.map(gather, (candidates, items))
         if memory is not None:
-            others, among = _with_memory(others, among, memory, positives is not None, of)
-        own = mask.T if transpose and mask is not None else mask
-        if own is not None and memory is not None:
-            own = jnp.pad(own, ((0, 0), (0, len(others) - own.shape[1])))
+            others, among = _with_memory(others, among, memory, positives is not None)
+        among_them = mask.T if transpose and mask is not None else mask
+        if among_them is not None and memory is not None:
+            among_them = jnp.pad(among_them, ((0, 0), (0, len(others) - number)))
         sides.append(
             Side(
-                anchors, others, partners, items, among,
-                margins.T if transpose else margins, own, of,
+                anchors, others, items.index, partners, items, among,
+                margins.T if transpose else margins, among_them, of,
             )
         )  # fmt: skip
     square = None
     if plain and directions == "both":
-        embedded = Embedded(x, y, partners, partners, scale, bias)
+        whole = (prepared(similarity, z) for z in (x, y))
+        embedded = Embedded(*whole, partners, partners, scale, bias)
         square = embedded, Known(items, items, margins, mask)
     return Batch(
         tuple(sides), square, Plan(similarity, pairs.check_block_size(block_size)), scale, bias,
@@ -153,7 +164,25 @@ def batch_of(
     )  # fmt: skip
 
 
-def _with_memory(candidates, items: Items, memory: Memory, has_ids: bool, similarity: Similarity):
+def set_of(
+    z: Any, labels: Any, *, similarity: Similarity, valid: Any, margin: Any = 0.0, scale: Any = 1.0
+) -> tuple[jax.Array, Embedded, Known]:
+    """Checked embeddings of one set, not prepared; and their scores with each other."""
+    z = pairs.check_embeddings("z", z)
+    labels = pairs.check_labels("labels", labels, len(z))
+    items = Items(
+        jnp.arange(len(z), dtype=jnp.int32), labels, pairs.check_valid("valid", valid, len(z))
+    )
+    unit = prepared(similarity, z)
+    dtype = trees.accumulator(unit.dtype)
+    nobody = jnp.zeros(len(z), dtype)  # a set has no partners
+    scale, bias = (jnp.asarray(value, dtype) for value in (scale, 0.0))
+    margins = pairs.check_margin(margin, len(z)).astype(dtype)
+    embedded = Embedded(unit, unit, nobody, nobody, scale, bias)
+    return z, embedded, Known(items, items, margins, None)
+
+
+def _with_memory(candidates, items: Items, memory: Memory, has_ids: bool):
     """The candidates, and behind them what is remembered, which has no gradient."""
     if memory.embeddings.shape[1] != candidates.shape[1]:
         raise ValueError(
@@ -162,7 +191,7 @@ def _with_memory(candidates, items: Items, memory: Memory, has_ids: bool, simila
         )
     size = len(memory.embeddings)
     numbers = jnp.arange(size, dtype=jnp.int32)
-    old = pairs.prepared(similarity, jax.lax.stop_gradient(memory.embeddings))
+    old = jax.lax.stop_gradient(memory.embeddings)
     # Without ids nothing that is remembered belongs to an item of the batch.
     ids = memory.ids.astype(items.ids.dtype) if has_ids else -1 - numbers.astype(items.ids.dtype)
     more = Items(len(candidates) + numbers, ids, memory.valid)

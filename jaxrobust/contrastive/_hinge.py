@@ -1,9 +1,11 @@
 """The hinge loss of pairs, with any mining."""
 
+import itertools
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrobust.contrastive._batch import Batch, Directions, Side, batch_of
 from jaxrobust.contrastive._checks import check_choice
@@ -136,28 +138,53 @@ def hinge_loss(
 def mined(batch: Batch, mining: Mining) -> list[Mined]:
     """Losses of the anchors of the directions that are wanted."""
     dim = batch.sides[0].anchors.shape[1]
+    num_sums = len(mining.sums())
     wanted = (*mining.sums(), *mining.picks(dim), *_LOOKS)
     found = batch.statistics(wanted)
+    # Partners once more as well: the gradients of all these scores are then summed in one place.
+    columns = [
+        jnp.concatenate(
+            [side.own[:, None], *(_columns(side, pick) for pick in values[num_sums:-2])], axis=1
+        )
+        for side, values in zip(batch.sides, found, strict=True)
+    ]
+    scores = batch.again(columns)
     return [
-        _mined(batch, side, mining, values) for side, values in zip(batch.sides, found, strict=True)
+        _mined(side, mining, *parts)
+        for side, *parts in zip(batch.sides, found, columns, scores, strict=True)
     ]
 
 
-def _mined(batch: Batch, side: Side, mining: Mining, values: tuple[Any, ...]) -> Mined:
+def _columns(side: Side, pick: Picked) -> jax.Array:
+    """Where nothing was picked, any."""
+    return jnp.clip(pick.columns, 0, len(side.candidates) - 1)
+
+
+def _mined(
+    side: Side, mining: Mining, values: tuple[Any, ...], columns: jax.Array, scores: jax.Array
+) -> Mined:
     num_sums = len(mining.sums())
     sums, picks, looks = values[:num_sums], values[num_sums:-2], values[-2:]
-    scores, slacks, there = [], [], []
-    for pick in picks:
-        columns = jnp.clip(pick.columns, 0, len(side.candidates) - 1)
-        margins = side.margins
-        if jnp.ndim(margins):
-            margins = jnp.take_along_axis(margins, columns, axis=1)
-        scores.append(batch.again(side, columns))
-        slacks.append(margins + scores[-1] - side.partners[:, None])
-        # NaN is a candidate as well: it must not be lost.
-        there.append(~(pick.priorities == -jnp.inf))
+    # Sums have the partners' gradient already.
+    partners = side.partners if num_sums else scores[:, 0]
+    slacks = scores - partners[:, None]
+    if jnp.ndim(side.margins):
+        slacks += jnp.take_along_axis(side.margins, columns, axis=1)
+    else:
+        slacks += side.margins
+    ends = np.cumsum([1] + [pick.columns.shape[1] for pick in picks])
+    parts = [slice(a, b) for a, b in itertools.pairwise(ends)]
     hardest, other = (_scores(look) for look in looks)
-    losses = mining.losses(Anchors(side.partners, sums, tuple(scores), tuple(slacks), tuple(there)))
+    losses = mining.losses(
+        Anchors(
+            positive_scores=partners,
+            sums=sums,
+            scores=tuple(scores[:, part] for part in parts),
+            slacks=tuple(slacks[:, part] for part in parts),
+            # NaN is a candidate as well: it must not be lost.
+            there=tuple(~(pick.priorities == -jnp.inf) for pick in picks),
+        )
+    )
     counted = side.items.valid & (hardest != -jnp.inf)
     return Mined(jnp.where(counted, losses, 0), counted, hardest, other, side.partners)
 

@@ -8,9 +8,6 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxrobust import trees
-from jaxrobust.contrastive._passes import Embedded, Known
-from jaxrobust.contrastive._similarity import Similarity
-from jaxrobust.contrastive._tiles import Items
 
 
 class Positives(NamedTuple):
@@ -123,33 +120,3 @@ def check_range(
 def check_block_size(block_size: Any) -> int | None:
     """None, or a positive integer."""
     return None if block_size is None else trees.check_count("block_size", block_size)
-
-
-def prepared(similarity: Similarity, z: jax.Array) -> jax.Array:
-    """Embeddings as the similarity wants them, computed in float32 at least, in their dtype."""
-    return similarity.prepare(trees.promote(z)).astype(z.dtype)
-
-
-def square(
-    similarity: Similarity,
-    x: jax.Array,
-    y: jax.Array,
-    positives: Positives,
-    valid: jax.Array,
-    margins: Any = 0.0,
-    scale: Any = 1.0,
-    bias: Any = 0.0,
-) -> tuple[Embedded, Known]:
-    """Pairs against pairs: x and y are prepared, row i of both belongs together."""
-    items = Items(jnp.arange(x.shape[0], dtype=jnp.int32), positives.ids, valid)
-    raw = similarity.pairs(x, y)
-    scale, bias = (jnp.asarray(number, raw.dtype) for number in (scale, bias))
-    partner = scale * raw + bias
-    mask = positives.mask
-    if mask is not None:
-        mask = mask | (items.index[:, None] == items.index[None, :])
-    margins = jnp.asarray(margins, raw.dtype)
-    return (
-        Embedded(x, y, partner, partner, scale, bias),
-        Known(items, items, margins, mask),
-    )

@@ -268,22 +268,3 @@ def _pull_positive(statistics, found, cotangents, partner) -> jax.Array:
         pulled = statistic.pull_positive(state, cotangent)
         total = total if pulled is None else total + pulled
     return total
-
-
-# Picked candidates --------------------------------------------------------------------------------
-
-
-def repeated(
-    similarity: Similarity,
-    anchors: jax.Array,
-    candidates: jax.Array,
-    columns: jax.Array,
-    scale: Any = 1.0,
-    bias: Any = 0.0,
-) -> jax.Array:
-    """Scores ``(n, k)`` of anchors with picked candidates, once more and with their gradient.
-
-    It takes ``n k D`` operations, where that through the matrix of scores would take ``n m D``.
-    """
-    raw = similarity.pairs(anchors[:, None, :], candidates[columns])
-    return scale * raw + bias

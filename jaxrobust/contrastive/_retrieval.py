@@ -11,7 +11,7 @@ from jax.core import Tracer
 from jaxrobust import trees
 from jaxrobust.contrastive import _pairs as pairs
 from jaxrobust.contrastive._checks import check_choice, check_range
-from jaxrobust.contrastive._similarity import Similarity, similarity_of
+from jaxrobust.contrastive._similarity import Similarity, prepared, similarity_of
 
 Ties = Literal["expected", "pessimistic", "optimistic"]
 TIES = ("expected", "pessimistic", "optimistic")
@@ -165,7 +165,7 @@ def _metrics(options: _Options, x, y, ids_x, ids_y) -> Retrieval:
 @functools.partial(jax.jit, static_argnums=0)
 def _both(options: _Options, x, y, ids_x, ids_y) -> Retrieval:
     similarity = options.similarity
-    x, y = (pairs.prepared(similarity, z) for z in (x, y))
+    x, y = (prepared(similarity, z) for z in (x, y))
     flipped = lambda a, b: similarity.scores(b, a).T
     one = _ranking(options, similarity.scores, x, y, ids_x, ids_y)
     other = _ranking(options, flipped, y, x, ids_y, ids_x)

@@ -23,7 +23,7 @@ class Similarity(NamedTuple):
     scores: Callable[[jax.Array, jax.Array], jax.Array]
     # (x (..., D), y (..., D)) -> (...): scores of given pairs
     pairs: Callable[[jax.Array, jax.Array], jax.Array]
-    # (z (n, D)) -> (n, D): what is done to every embedding first, once
+    # (z (..., D)) -> (..., D): what is done to every embedding first, once
     prepare: Callable[[jax.Array], jax.Array]
 
 
@@ -173,3 +173,8 @@ def _own(function: Callable[[jax.Array, jax.Array], jax.Array]) -> Similarity:
         return trees.promote(found)
 
     return Similarity(scores, pairs, _unchanged)
+
+
+def prepared(similarity: Similarity, z: jax.Array) -> jax.Array:
+    """Embeddings as the similarity wants them, computed in float32 at least, in their dtype."""
+    return similarity.prepare(trees.promote(z)).astype(z.dtype)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxrobust.contrastive import _pairs as pairs
 from jaxrobust.contrastive import _passes as passes
-from jaxrobust.contrastive._batch import Batch, Directions, batch_of
+from jaxrobust.contrastive._batch import Batch, Directions, batch_of, set_of
 from jaxrobust.contrastive._checks import check_range
 from jaxrobust.contrastive._passes import Plan, Statistics
 from jaxrobust.contrastive._queue import Memory
@@ -157,20 +157,15 @@ def sup_con(
     Source:
       Khosla et al., arXiv:2004.11362, Eq. 2, without the factor of temperatures of its code.
     """
-    z = pairs.check_embeddings("z", z)
-    labels = pairs.check_labels("labels", labels, len(z))
-    scale = _inverse(temperature)
     similarity = similarity_of(similarity)
-    unit = pairs.prepared(similarity, z)
-    valid = pairs.check_valid("valid", valid, len(z))
-    embedded, known = pairs.square(
-        similarity, unit, unit, pairs.Positives(labels, None), valid, scale=scale
+    _, embedded, known = set_of(
+        z, labels, similarity=similarity, valid=valid, scale=_inverse(temperature)
     )
     plan = Plan(similarity, pairs.check_block_size(block_size), without_self=True)
     wanted = (LogSumExp(1.0, "all"), ScoreSum("positives"))
     values, _ = passes.values(plan, embedded, known, wanted, ())
     losses = _cross_entropy(values, embedded.positive_x)
-    counted = valid & (values[1][:, 1] > 0)
+    counted = known.items_x.valid & (values[1][:, 1] > 0)
     return jnp.sum(jnp.where(counted, losses, 0)) / jnp.maximum(jnp.sum(counted), 1)
 
 

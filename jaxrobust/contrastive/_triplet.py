@@ -7,9 +7,11 @@ import jax.numpy as jnp
 
 from jaxrobust.contrastive import _pairs as pairs
 from jaxrobust.contrastive import _passes as passes
+from jaxrobust.contrastive._batch import set_of
 from jaxrobust.contrastive._checks import check_choice
 from jaxrobust.contrastive._hinge import REDUCTIONS, Reduction
 from jaxrobust.contrastive._passes import Embedded, Known, Plan
+from jaxrobust.contrastive._picked import picked_scores
 from jaxrobust.contrastive._similarity import similarity_of
 from jaxrobust.contrastive._statistics import Easiest, Hardest
 from jaxrobust.contrastive._tiles import tile_of
@@ -64,21 +66,17 @@ def triplet_loss(
       semi-hard: Schroff et al., arXiv:1503.03832, with the rule of TensorFlow Addons where there is
       no such negative.
     """
-    z = pairs.check_embeddings("z", z)
-    labels = pairs.check_labels("labels", labels, len(z))
     check_choice("mining", mining, ("hardest", "semi_hard"))
     check_choice("reduction", reduction, REDUCTIONS)
     if jnp.ndim(margin):
         raise ValueError(f"margin must be a number, got shape {jnp.shape(margin)}")
     similarity = similarity_of(similarity)
-    unit = pairs.prepared(similarity, z)
-    embedded, known = pairs.square(
-        similarity, unit, unit, pairs.Positives(labels, None),
-        pairs.check_valid("valid", valid, len(z)), pairs.check_margin(margin, len(z)),
-    )  # fmt: skip
+    z, embedded, known = set_of(z, labels, similarity=similarity, valid=valid, margin=margin)
     plan = Plan(similarity, pairs.check_block_size(block_size), without_self=True)
-    of = _hardest if mining == "hardest" else _semi_hard
-    slacks, there = of(plan, embedded, known)
+    if mining == "hardest":
+        slacks, there = _hardest(plan, z, embedded, known)
+    else:
+        slacks, there = _semi_hard(plan, embedded, known)
     losses = jnp.where(there, jax.nn.softplus(slacks) if smooth else jax.nn.relu(slacks), 0)
     total = jnp.sum(losses)
     if reduction == "sum":
@@ -87,16 +85,16 @@ def triplet_loss(
     return total / jnp.maximum(jnp.sum(counted), 1)
 
 
-def _hardest(plan: Plan, embedded: Embedded, known: Known) -> tuple[jax.Array, jax.Array]:
+def _hardest(
+    plan: Plan, z: jax.Array, embedded: Embedded, known: Known
+) -> tuple[jax.Array, jax.Array]:
     """Slacks ``(B,)`` of one triplet for each anchor, and whether there is one."""
     wanted = (Hardest(), Easiest(over="positives"))
     (negative, positive), _ = passes.states(plan, embedded, known, wanted, ())
     there = (negative.priorities[:, 0] != -jnp.inf) & (positive.priorities[:, 0] != -jnp.inf)
-    scores = [
-        passes.repeated(plan.similarity, embedded.x, embedded.y, pick.columns)[:, 0]
-        for pick in (negative, positive)
-    ]
-    return known.margins + scores[0] - scores[1], there & known.items_x.valid
+    columns = jnp.concatenate([negative.columns, positive.columns], axis=1)
+    scores = picked_scores(plan.similarity, z, z, jnp.clip(columns, 0, len(z) - 1))
+    return known.margins + scores[:, 0] - scores[:, 1], there & known.items_x.valid
 
 
 def _semi_hard(plan: Plan, embedded: Embedded, known: Known) -> tuple[jax.Array, jax.Array]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxrobust import trees
 from jaxrobust.per_example._batching import map_in_chunks
-from jaxrobust.per_example._devices import check_mesh, vary_like
+from jaxrobust.per_example._devices import check_mesh
 from jaxrobust.per_example._interpret import Arrays, evaluate
 from jaxrobust.per_example._plan import EXPAND_BYTES
 from jaxrobust.per_example._trace import Traced, explained
@@ -48,7 +48,7 @@ def run(traced: Traced, differentiate: Collection[int] = ()) -> Pass:
         return copies, probes
 
     # Mapped over the batch, they are sharded as the batch is.
-    copies, probes = vary_like(jax.vmap(start)(traced.batch), traced.batch)
+    copies, probes = trees.vary_like(jax.vmap(start)(traced.batch), traced.batch)
 
     def total(direct, copies, probes):
         def one(example, copies, probes):
@@ -118,4 +118,4 @@ def map_chunks(
         lambda s: jnp.zeros(s.shape, s.dtype),
         jax.eval_shape(one, [leaf[0] for leaf in traced.batch]),
     )
-    return jax.lax.scan(add, vary_like(start, traced.batch), traced.batch)[0]
+    return jax.lax.scan(add, trees.vary_like(start, traced.batch), traced.batch)[0]

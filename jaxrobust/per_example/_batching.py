@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust import trees
-from jaxrobust.per_example._devices import vary_like
 
 
 def reduce_examples(
@@ -50,7 +49,7 @@ def _reduce_one_by_one(one: Callable[..., tuple[Any, Any]], batched: Any) -> tup
 
     first = jax.tree.map(lambda leaf: leaf[0], batched)
     start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(one, *first)[0])
-    return jax.lax.scan(step, vary_like(start, batched), batched)
+    return jax.lax.scan(step, trees.vary_like(start, batched), batched)
 
 
 def _one_by_one() -> bool:

@@ -25,31 +25,3 @@ def type_of_example(leaf: Any) -> Any:
     found = []
     jax.eval_shape(jax.vmap(lambda example: found.append(jax.typeof(example))), leaf)
     return found[0]
-
-
-def vary_alike(tree: Any) -> Any:
-    """The arrays, as such that vary over all mesh axes over which any of them varies.
-
-    Inside of `shard_map` arrays are known to be equal on all devices or not. The cotangent of one
-    that is equal is summed over the devices, which would add up gradients of different examples.
-    """
-    axes = frozenset().union(*map(_varying, jax.tree.leaves(tree)))
-    return jax.tree.map(lambda array: _vary(array, axes), tree)
-
-
-def vary_like(tree: Any, like: Any) -> Any:
-    """The arrays, as such that vary over the mesh axes over which any of ``like`` varies."""
-    return vary_alike((tree, like))[0]
-
-
-def _vary(array: Any, axes: frozenset[str]) -> Any:
-    missing = tuple(sorted(axes - _varying(array)))
-    return jax.lax.pcast(array, missing, to="varying") if missing else array
-
-
-def _varying(array: Any) -> frozenset[str]:
-    if isinstance(array, jax.ShapeDtypeStruct):
-        return frozenset()
-    kind = jax.typeof(array)
-    manual = getattr(kind, "manual_axis_type", None)  # up to JAX 0.9 the type itself has `vma`
-    return getattr(kind, "vma", frozenset()) if manual is None else manual.varying

@@ -12,7 +12,6 @@ from jaxrobust import trees
 from jaxrobust.per_example import _algebra
 from jaxrobust.per_example._backward import Pass, factors_of, map_chunks, recorded, run
 from jaxrobust.per_example._batching import map_examples
-from jaxrobust.per_example._devices import vary_alike
 from jaxrobust.per_example._norms import aux_of
 from jaxrobust.per_example._sites import bodies
 from jaxrobust.per_example._trace import LossFn, Traced, check_loss, explained, trace
@@ -45,7 +44,7 @@ def dots(loss_fn: LossFn, *, has_aux: bool = False) -> Callable[[Any, Any, Any],
         _, closed = check_loss(loss_fn, params, batch, has_aux=has_aux)
         stacked = _is_stacked(params, direction)
         direction = trees.cast_like(direction, params)
-        params, batch, direction = vary_alike((params, batch, direction))
+        params, batch, direction = trees.vary_alike((params, batch, direction))
         derive = _by_factors if _has_custom_vjp(closed.jaxpr) else _by_linearisation
         along, aux = derive(loss_fn, params, batch, has_aux)
         found = jax.vmap(along, out_axes=1)(direction) if stacked else along(direction)

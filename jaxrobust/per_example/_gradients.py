@@ -7,7 +7,6 @@ import jax
 
 from jaxrobust import trees
 from jaxrobust.per_example._batching import map_in_chunks
-from jaxrobust.per_example._devices import vary_alike
 from jaxrobust.per_example._trace import LossFn, check_loss, explained
 
 
@@ -44,7 +43,7 @@ def gradients(
 
     def per_example_gradients(params: Any, batch: Any) -> Any:
         batch_size, _ = check_loss(loss_fn, params, batch, has_aux=has_aux)
-        params, batch = vary_alike((params, batch))
+        params, batch = trees.vary_alike((params, batch))
 
         def one(example):
             return jax.grad(loss_fn, has_aux=has_aux)(params, example)

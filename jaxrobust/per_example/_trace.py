@@ -11,7 +11,7 @@ import numpy as np
 from jax.extend import core
 
 from jaxrobust import trees
-from jaxrobust.per_example._devices import type_of_example, vary_alike
+from jaxrobust.per_example._devices import type_of_example
 from jaxrobust.per_example._plan import Plan, plan
 from jaxrobust.per_example._sites import bodies
 
@@ -51,7 +51,7 @@ def trace(loss_fn: LossFn, params: Any, batch: Any, *, has_aux: bool) -> Traced:
     leaves = [_as_array(leaf) for _, leaf in with_paths]
     paths = [leaf_name(path) for path, _ in with_paths]
     batch_leaves, batch_structure, batch_size = check_batch(batch)
-    leaves, batch_leaves = vary_alike((leaves, batch_leaves))
+    leaves, batch_leaves = trees.vary_alike((leaves, batch_leaves))
     aux_structures = []
 
     def program(leaves, example):
@@ -120,7 +120,7 @@ def check_loss(
     """Checks all arguments without computing anything: the size of the batch, and the program."""
     trees.check_floating("params", params)
     batch_leaves, structure, batch_size = check_batch(batch)
-    params, batch_leaves = vary_alike((jax.tree.map(_as_array, params), batch_leaves))
+    params, batch_leaves = trees.vary_alike((jax.tree.map(_as_array, params), batch_leaves))
     example = structure.unflatten([type_of_example(leaf) for leaf in batch_leaves])
     abstract = jax.tree.map(_type_of, params)
     with explained():

@@ -21,7 +21,6 @@ import jax.numpy as jnp
 from jaxrobust import trees
 from jaxrobust.per_example._arrange import arrange
 from jaxrobust.per_example._convolution import Convolution
-from jaxrobust.per_example._devices import vary_like
 from jaxrobust.per_example._interpret import narrow_axis
 from jaxrobust.per_example._projection import RowMatrices
 from jaxrobust.per_example._sites import Site
@@ -138,7 +137,7 @@ def from_leaf(array: jax.Array, layout: Layout, sizes: Sizes) -> jax.Array:
     zeros = jnp.zeros((sizes.blocks, sizes.rows, sizes.columns), array.dtype)
     place = lambda gradient: to_leaf(gradient, layout, array.shape)
     # Not by linear_transpose, which is particular about where in a mesh the array is.
-    (found,) = jax.vjp(place, vary_like(zeros, array))[1](array)
+    (found,) = jax.vjp(place, trees.vary_like(zeros, array))[1](array)
     return found
 
 

@@ -9,7 +9,15 @@ with its own, where these are sharded over explicit mesh axes.
 
 from jaxrobust.trees._algebra import add, dot, l2_norm, scale, size, stack, unstack
 from jaxrobust.trees._checks import check_count
-from jaxrobust.trees._devices import bring_together, first_axis, is_sharded, on_each_device, take
+from jaxrobust.trees._devices import (
+    bring_together,
+    first_axis,
+    is_sharded,
+    on_each_device,
+    take,
+    vary_alike,
+    vary_like,
+)
 from jaxrobust.trees._dtypes import accumulator, cast_like, check_floating, promote
 
 __all__ = [
@@ -30,4 +38,6 @@ __all__ = [
     "stack",
     "take",
     "unstack",
+    "vary_alike",
+    "vary_like",
 ]
