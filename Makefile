@@ -73,9 +73,10 @@ $(VENV)/.stamp-%: pyproject.toml | $(BIN)/python
 # it does not use here and which would bring another PyTorch. Without them the benchmarks still run.
 $(TORCH_VENV)/.stamp: | $(BIN)/python
 	$(PYTHON) -m venv $(TORCH_VENV)
-	@echo "installing PyTorch, Opacus and BackPACK into $(TORCH_VENV) ..."
+	@echo "installing PyTorch and its rivals into $(TORCH_VENV) ..."
 	@$(TORCH_PIP) 'torch==2.13.0' && $(TORCH_PIP) 'torch==2.13.0' opacus einops packaging \
-	  && $(TORCH_PIP) --no-deps backpack-for-pytorch unfoldnd && touch $@ \
+	  && $(TORCH_PIP) --no-deps backpack-for-pytorch unfoldnd \
+	  && $(TORCH_PIP) 'torch==2.13.0' pytorch-metric-learning && touch $@ \
 	  || echo 'they cannot be installed here: the table will say so'
 
 $(BIN)/python:

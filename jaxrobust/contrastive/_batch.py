@@ -100,8 +100,9 @@ def batch_of(
     memory_y: Memory | None = None,
     block_size: Any = None,
     axis_name: Any = None,
+    has_sums: bool = True,
 ) -> Batch:
-    """Checks the arguments of a loss of pairs."""
+    """Checks the arguments of a loss of pairs; ``has_sums``, whether it has any but picks."""
     x, y = pairs.check_embeddings("x", x), pairs.check_embeddings("y", y)
     pairs.check_alike(x, y)
     check_choice("directions", directions, DIRECTIONS)
@@ -119,10 +120,14 @@ def batch_of(
     mask = known.mask
     plain = memory_x is None and memory_y is None and axis_name is None
     if not plain and jnp.ndim(margins):
-        raise ValueError("margin must be a number with a memory or axis_name")
+        raise ValueError(
+            "margin must be a number with a memory, or where pairs are spread over devices"
+        )
     if axis_name is not None:
         if mask is not None:
-            raise ValueError("positives must be ids with axis_name: a mask is not on one device")
+            raise ValueError(
+                "positives must be ids, not a mask, where pairs are spread over devices"
+            )
         start = number * jax.lax.axis_index(axis_name)
         ids = items.ids if positives is not None else items.index + start
         items = Items(items.index + start, ids, valid)
@@ -158,9 +163,13 @@ def batch_of(
         whole = (prepared(similarity, z) for z in (x, y))
         embedded = Embedded(*whole, partners, partners, scale, bias)
         square = embedded, Known(items, items, margins, mask)
+    block_size = pairs.check_block_size(block_size)
+    if block_size is None:
+        most = max(len(side.candidates) for side in sides)
+        block_size = passes.chosen_block_size(number, most, has_sums)
     return Batch(
-        tuple(sides), square, Plan(similarity, pairs.check_block_size(block_size)), scale, bias,
-        valid, pairs.check_weights(weights, number), axis_name,
+        tuple(sides), square, Plan(similarity, block_size), scale, bias, valid,
+        pairs.check_weights(weights, number), axis_name,
     )  # fmt: skip
 
 
@@ -168,7 +177,7 @@ def set_of(
     z: Any, labels: Any, *, similarity: Similarity, valid: Any, margin: Any = 0.0, scale: Any = 1.0
 ) -> tuple[jax.Array, Embedded, Known]:
     """Checked embeddings of one set, not prepared; and their scores with each other."""
-    z = pairs.check_embeddings("z", z)
+    z = trees.bring_together(pairs.check_embeddings("z", z))
     labels = pairs.check_labels("labels", labels, len(z))
     items = Items(
         jnp.arange(len(z), dtype=jnp.int32), labels, pairs.check_valid("valid", valid, len(z))

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxrobust.contrastive._batch import Batch, Directions, Side, batch_of
 from jaxrobust.contrastive._checks import check_choice
+from jaxrobust.contrastive._devices import over_devices
 from jaxrobust.contrastive._mining import Anchors, Mining, mining_of
 from jaxrobust.contrastive._queue import Memory
 from jaxrobust.contrastive._statistics import Hardest, HardestPositive, Picked
@@ -40,6 +41,7 @@ class Mined(NamedTuple):
     positive: jax.Array  # (n,): score of the partner
 
 
+@over_devices
 def hinge_loss(
     x: jax.Array,
     y: jax.Array,
@@ -99,8 +101,9 @@ def hinge_loss(
       memory_x: past x, as further negatives of the y (see :func:`memory_init`); with ``positives``
         they need the same kind of ids, and the margin must be a number.
       memory_y: past y, as further negatives of the x.
-      block_size: how many y are compared with all x at once; None for all. Memory ``(B,
-        block_size)``; it need not divide B. Values and gradients are the same.
+      block_size: how many y are compared with all x at once: memory is a few times ``(B,
+        block_size)``. It need not divide B; values and gradients are the same. None to choose: for
+        mined negatives as is fastest, for all of them such that scores are kept up to 64 MiB.
       axis_name: inside of ``shard_map``, the mesh axes over which pairs are spread: negatives are
         then those of all devices, and so is the loss. Ids must be of the whole batch.
 
@@ -122,7 +125,7 @@ def hinge_loss(
     batch = batch_of(
         x, y, similarity=similarity, positives=positives, valid=valid, weights=weights,
         margin=margin, directions=directions, memory_x=memory_x, memory_y=memory_y,
-        block_size=block_size, axis_name=axis_name,
+        block_size=block_size, axis_name=axis_name, has_sums=bool(mining.sums()),
     )  # fmt: skip
     found = mined(batch, mining)
     count = lambda losses: losses if batch.weights is None else batch.weights * losses

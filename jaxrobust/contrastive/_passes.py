@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxrobust import trees
 from jaxrobust.contrastive._similarity import Similarity
 from jaxrobust.contrastive._statistics import Statistic
 from jaxrobust.contrastive._tiles import Items, Tile, tile_of, transposed
@@ -48,12 +49,32 @@ class Plan(NamedTuple):
     without_self: bool = False
 
 
+# Entries of the matrix of scores that are kept for the gradient rather than formed again: 64 MiB.
+_MOST_ENTRIES = 2**24
+# Entries of a block, so that it stays in the cache of a CPU, or keeps an accelerator busy.
+_BLOCK_ENTRIES = {"cpu": 2**18}
+_OTHER_BLOCK_ENTRIES = 2**24
+
+
+def chosen_block_size(num_anchors: int, num_candidates: int, has_sums: bool) -> int:
+    """Columns of a block where the user does not care: as fast as can be, in little memory.
+
+    Picked candidates need no score twice, so blocks cost nothing. For sums all scores are kept for
+    the gradient as long as they are few.
+    """
+    if has_sums and num_anchors * num_candidates <= _MOST_ENTRIES:
+        return num_candidates
+    entries = _BLOCK_ENTRIES.get(jax.default_backend(), _OTHER_BLOCK_ENTRIES)
+    columns = max(128, entries // num_anchors)
+    return min(num_candidates, 1 << (columns.bit_length() - 1))
+
+
 def states(
     plan: Plan, embedded: Embedded, known: Known, rows: Statistics, columns: Statistics
 ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """The states of statistics for every x over the y, and for every y over the x.
 
-    No gradient: for that of sums see :func:`reduced`, and of picked candidates :func:`repeated`.
+    No gradient: see :func:`reduced` for that of sums, :func:`picked_scores` for what is picked.
     """
     embedded = jax.lax.stop_gradient(embedded)
 
@@ -78,8 +99,10 @@ def values(
 ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """The values of statistics for every x over the y, and for every y over the x.
 
-    Those of sums have their gradient; what is picked has none, see :func:`repeated`.
+    Those of sums have their gradient; what is picked has none, see :func:`picked_scores`.
     """
+    # Inside of `shard_map`: numbers that all devices share have a gradient that is a sum over them.
+    embedded = trees.vary_alike(embedded)
     if all(not statistic.is_sum for statistic in (*rows, *columns)):
         found = states(plan, embedded, known, rows, columns)
         return _values(rows, found[0]), _values(columns, found[1])

@@ -96,6 +96,7 @@ def retrieval_metrics(
     check_range("tolerance", tolerance, 0, None)
     ks = tuple(trees.check_count("ks", k) for k in ks)
     folds = trees.check_count("folds", folds)
+    x, y = trees.bring_together((x, y))
     ids_x, ids_y = _ids(groups, len(x), len(y))
     options = _Options(
         similarity_of(similarity), ks, ties, float(tolerance), bool(average_precision),

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 
 from jaxrobust.contrastive._batch import batch_of
 from jaxrobust.contrastive._checks import check_range
+from jaxrobust.contrastive._devices import over_devices
 from jaxrobust.contrastive._queue import Memory
 from jaxrobust.contrastive._statistics import LogisticSum
 
 
+@over_devices
 def sigmoid_loss(
     x: jax.Array,
     y: jax.Array,

@@ -161,7 +161,7 @@ def _own(function: Callable[[jax.Array, jax.Array], jax.Array]) -> Similarity:
     def pairs(x, y):
         x, y = jnp.broadcast_arrays(x, y)
         rows = [z.reshape(-1, 1, z.shape[-1]) for z in (x, y)]
-        return jax.vmap(function)(*rows).reshape(x.shape[:-1])
+        return jax.vmap(scores)(*rows).reshape(x.shape[:-1])
 
     def scores(x, y):
         found = function(x, y)

@@ -10,12 +10,14 @@ from jaxrobust.contrastive import _pairs as pairs
 from jaxrobust.contrastive import _passes as passes
 from jaxrobust.contrastive._batch import Batch, Directions, batch_of, set_of
 from jaxrobust.contrastive._checks import check_range
+from jaxrobust.contrastive._devices import over_devices
 from jaxrobust.contrastive._passes import Plan, Statistics
 from jaxrobust.contrastive._queue import Memory
 from jaxrobust.contrastive._similarity import similarity_of
 from jaxrobust.contrastive._statistics import LogSumExp, ScoreSum
 
 
+@over_devices
 def info_nce(
     x: jax.Array,
     y: jax.Array,
@@ -75,6 +77,7 @@ def info_nce(
     return _mean(batch, (LogSumExp(1.0),), losses)
 
 
+@over_devices
 def multi_positive(
     x: jax.Array,
     y: jax.Array,
@@ -177,6 +180,7 @@ def _cross_entropy(values, positive_scores):
     return jnp.where(there, jnp.where(there, normalizer, 0) - positives[:, 0] / number, 0)
 
 
+@over_devices
 def hard_negative_nce(
     x: jax.Array,
     y: jax.Array,

@@ -1,0 +1,149 @@
+"""Hard negatives against the dense loss in JAX and PyTorch, and pytorch-metric-learning; float32.
+
+Loss and gradient of hardest mining in both directions, D = 256. All JAX programs of one batch size
+take turns. The rivals in PyTorch run in an environment of their own that `make bench` prepares
+(JAXROBUST_TORCH_PYTHON names its Python), right after.
+"""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.benchmarks import timing
+from jaxrobust import contrastive
+
+DIM, MARGIN = 256, 0.2
+SIZES, LARGE = (1024, 2048, 4096), 16_384
+QUICK_SIZES, QUICK_LARGE = (128, 256), 512
+OURS, DENSE, TORCH, METRIC_LEARNING = "hinge_loss", "dense JAX", "dense PyTorch", "batch-hard"
+BARS = {TORCH: 2.0, METRIC_LEARNING: 6.0}  # times faster, at least
+MOST_MIB, MOST_RATIO = 64.0, 1.3
+VARIABLE = "JAXROBUST_TORCH_PYTHON"
+SCRIPT = Path(__file__).with_name("contrastive_torch.py")
+
+ABOUT = f"""
+Milliseconds of loss and gradient, D = {DIM}; in brackets how many times faster hinge_loss is.
+batch-hard: miner and triplet loss of pytorch-metric-learning, in both directions.
+"""
+ABOUT_LARGE = f"""
+A large batch, hardest mining. Temporary MiB: beyond inputs and gradients; of the dense loss as XLA
+plans it, which is not run. Time relative to work: that of hinge_loss over that of {DENSE} at the
+largest batch above, times the ratio of the squares of the batch sizes.
+"""
+
+
+def main(quick: bool) -> list[str]:
+    """Prints the tables; returns what missed its bar."""
+    sizes, large = (QUICK_SIZES, QUICK_LARGE) if quick else (SIZES, LARGE)
+    repeats, missed, rows = (3 if quick else 9), [], []
+    ours = {size: measure(size, repeats) for size in sizes}
+    peers = measure_peers(sizes)
+    for size in sizes:
+        found = ours[size] | peers.get(size, {})
+        rows.append([size, *(cell(found, name) for name in (OURS, DENSE, TORCH, METRIC_LEARNING))])
+        for name, bar in BARS.items():
+            seconds = found.get(name)
+            if isinstance(seconds, float) and seconds < bar * found[OURS] and not quick:
+                ratio = seconds / found[OURS]
+                missed.append(f"contrastive: B={size}: {ratio:.1f} times faster than {name}, {bar}")
+    print(ABOUT)
+    print(timing.table(["B", OURS, DENSE, TORCH, METRIC_LEARNING], rows))
+    notes = {
+        f"{name}: {why}"
+        for found in peers.values()
+        for name, why in found.items()
+        if isinstance(why, str)
+    }
+    print("", *sorted(notes), sep="\n")
+    return missed + large_batch(large, sizes[-1], ours[sizes[-1]], quick)
+
+
+def cell(found: dict[str, Any], name: str) -> str:
+    """Milliseconds, and relative to ours."""
+    seconds = found.get(name)
+    if not isinstance(seconds, float):
+        return "-"
+    shown = f"{1e3 * seconds:.3g}"
+    return shown if name == OURS else f"{shown} ({seconds / found[OURS]:.1f})"
+
+
+def losses() -> dict[str, Callable[[Any, Any], Any]]:
+    """What is measured, by name."""
+
+    def dense(x, y):
+        x, y = (z / jnp.linalg.norm(z, axis=1, keepdims=True) for z in (x, y))
+        scores = jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
+        own, pairs = jnp.diagonal(scores), jnp.eye(len(x), dtype=bool)
+        rows = jnp.where(pairs, 0, jax.nn.relu(MARGIN + scores - own[:, None]))
+        columns = jnp.where(pairs, 0, jax.nn.relu(MARGIN + scores - own[None, :]))
+        return jnp.sum(jnp.max(rows, axis=1)) + jnp.sum(jnp.max(columns, axis=0))
+
+    def ours(x, y):
+        return contrastive.hinge_loss(x, y, margin=MARGIN, mining="hardest", reduction="sum")[0]
+
+    return {OURS: ours, DENSE: dense}
+
+
+def embeddings(size: int) -> list[jax.Array]:
+    """Random pairs."""
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(rng.normal(size=(size, DIM)), jnp.float32) for _ in range(2)]
+
+
+def measure(size: int, repeats: int) -> dict[str, Any]:
+    """Median seconds of every loss with its gradient; they must agree."""
+    pairs = embeddings(size)
+    programs = {name: jax.jit(jax.value_and_grad(f, (0, 1))) for name, f in losses().items()}
+    results = {name: timing.once(lambda f=f: f(*pairs))[1] for name, f in programs.items()}
+    for a, b in zip(*map(jax.tree.leaves, results.values()), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    seconds = {name: [] for name in programs}
+    for _ in range(repeats):
+        for name, program in programs.items():
+            seconds[name].append(timing.once(lambda program=program: program(*pairs))[0])
+    return {name: float(np.median(taken)) for name, taken in seconds.items()}
+
+
+def measure_peers(sizes: tuple[int, ...]) -> dict[int, dict[str, Any]]:
+    """What PyTorch needs, or why it was not asked."""
+    python = os.environ.get(VARIABLE, "")
+    if not Path(python).is_file():
+        why = f"not measured: {VARIABLE} names no Python with PyTorch"
+        return {sizes[0]: {TORCH: why, METRIC_LEARNING: why}}
+    command = [python, str(SCRIPT), str(DIM), *map(str, sizes)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        why = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return {sizes[0]: {TORCH: why, METRIC_LEARNING: why}}
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    return {one["size"]: {TORCH: one["dense"], METRIC_LEARNING: one["batch_hard"]} for one in found}
+
+
+def large_batch(size: int, before: int, seconds: dict[str, Any], quick: bool) -> list[str]:
+    """Memory and time where the matrix of scores does not fit."""
+    pairs = embeddings(size)
+    plans = {
+        name: jax.jit(jax.value_and_grad(f, (0, 1))).lower(*pairs).compile()
+        for name, f in losses().items()
+    }
+    mib = {name: plan.memory_analysis().temp_size_in_bytes / 2**20 for name, plan in plans.items()}
+    run = lambda: plans[OURS](*pairs)
+    timing.once(run)
+    took = timing.median(run, 1 if quick else 3)
+    ratio = took / (seconds[DENSE] * (size / before) ** 2)
+    print(ABOUT_LARGE)
+    columns = ["B", "seconds", "relative to work", "temporary MiB", "dense, MiB"]
+    print(timing.table(columns, [[size, took, ratio, mib[OURS], mib[DENSE]]]))
+    missed = []
+    if mib[OURS] > MOST_MIB:
+        missed.append(f"contrastive: B={size}: {mib[OURS]:.0f} MiB, {MOST_MIB:g}")
+    if ratio > MOST_RATIO and not quick:
+        missed.append(f"contrastive: B={size}: {ratio:.2f} times the work, {MOST_RATIO}")
+    return missed

@@ -1,0 +1,158 @@
+"""Past embeddings as negatives: the queue, and losses with it."""
+
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxrobust import contrastive
+from tests.contrastive.problems import B, D, embeddings
+
+TOLERANCE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6}
+LOSSES: dict[str, Any] = {
+    "hardest": lambda x, y, **o: contrastive.hinge_loss(x, y, reduction="sum", **o)[0],
+    "all": lambda x, y, **o: contrastive.hinge_loss(x, y, mining="all", reduction="sum", **o)[0],
+    "info_nce": lambda x, y, **o: contrastive.info_nce(x, y, temperature=0.2, **o) * 2 * len(x),
+    "hard_negative_nce": lambda x, y, **o: contrastive.hard_negative_nce(
+        x, y, temperature=0.2, beta=1.0, **o
+    ) * 2 * len(x),
+}  # fmt: skip
+
+
+def remembered(seed=5, number=7, ids=None):
+    x, y = embeddings(seed, number=number)
+    empty = contrastive.memory_init(10, D)
+    return [contrastive.memory_push(empty, z, ids) for z in (x, y)]
+
+
+def test_the_queue_is_first_in_first_out():
+    memory = contrastive.memory_init(5, 2)
+    assert not memory.valid.any()
+    push = jax.jit(contrastive.memory_push)
+    rows = jnp.arange(14.0).reshape(7, 2)
+    memory = push(memory, rows[:3], jnp.arange(3))
+    assert memory.valid.tolist() == [True] * 3 + [False] * 2
+    memory = push(memory, rows[3:6], jnp.arange(3, 6), jnp.array([True, False, True]))
+    np.testing.assert_array_equal(memory.embeddings, rows[jnp.array([5, 1, 2, 3, 4])])
+    assert memory.ids.tolist() == [5, 1, 2, 3, 4]
+    assert memory.age.tolist() == [0, 1, 1, 0, 0]
+    assert memory.valid.tolist() == [True, True, True, True, False]
+    assert int(memory.next) == 1
+    assert contrastive.memory_younger(memory, 0).valid.tolist() == [True, False, False, True, False]
+
+
+@pytest.mark.parametrize("block_size", [None, 4])
+@pytest.mark.parametrize("name", LOSSES)
+def test_what_is_remembered_is_a_negative(name, block_size):
+    """As a batch in which these have losses as well, which do not count."""
+    x, y = embeddings()
+    memory_x, memory_y = remembered()
+    loss = LOSSES[name]
+    grad = jax.value_and_grad(loss, (0, 1))
+    found = grad(x, y, memory_x=memory_x, memory_y=memory_y, block_size=block_size)
+    past_x, past_y = (memory.embeddings[:7] for memory in (memory_x, memory_y))
+
+    def whole(x, y):
+        # One direction at a time: the candidates of the other are other ones.
+        weights = jnp.arange(B + 7) < B
+        total = 0
+        for direction, parts in (
+            ("x_to_y", ((x, past_x), (y, past_y))),
+            ("y_to_x", ((x, past_x), (y, past_y))),
+        ):
+            a, b = (jnp.concatenate(part) for part in parts)
+            options = {"directions": direction, "weights": weights.astype(jnp.float32)}
+            value = loss(a, b, **options)
+            total = total + (value if name in ("hardest", "all") else value / 2)
+        return total
+
+    wanted = jax.value_and_grad(whole, (0, 1))(x, y)
+    np.testing.assert_allclose(found[0], wanted[0], **TOLERANCE)
+    if name == "hardest":  # of the others the past has no gradient, and what is past no loss
+        return
+    assert np.isfinite(found[1][0]).all()
+
+
+def test_the_gradient_is_that_of_constants():
+    x, y = embeddings()
+    memory_x, memory_y = remembered()
+
+    def loss(x, y, past):
+        memories = {
+            "memory_x": memory_x._replace(embeddings=past[0]),
+            "memory_y": memory_y._replace(embeddings=past[1]),
+        }
+        return contrastive.info_nce(x, y, temperature=0.2, **memories)
+
+    past = (memory_x.embeddings, memory_y.embeddings)
+    slopes = jax.grad(loss, 2)(x, y, past)
+    chex.assert_trees_all_equal(slopes, jax.tree.map(jnp.zeros_like, past))
+
+
+def test_ids_are_left_out():
+    """The memory has the batch itself, as it was: with its ids nothing changes."""
+    x, y = embeddings()
+    ids = jnp.arange(B) + 3
+    empty = contrastive.memory_init(2 * B, D)
+    memories = {
+        "memory_x": contrastive.memory_push(empty, x, ids),
+        "memory_y": contrastive.memory_push(empty, y, ids),
+    }
+    for name, loss in LOSSES.items():
+        if name == "hardest":
+            found = loss(x, y, positives=ids, **memories)
+            np.testing.assert_allclose(found, loss(x, y, positives=ids), **TOLERANCE)
+        if name == "all":  # every negative twice
+            found = loss(x, y, positives=ids, **memories)
+            np.testing.assert_allclose(found, 2 * loss(x, y, positives=ids), **TOLERANCE)
+    younger = contrastive.memory_younger(memories["memory_y"], -1)
+    found = contrastive.info_nce(x, y, memory_y=younger)
+    np.testing.assert_allclose(found, contrastive.info_nce(x, y), **TOLERANCE)
+
+
+def test_a_slow_encoder_follows():
+    params = {"w": jnp.ones(3)}
+    momentum = contrastive.momentum_init(params, 4, 2)
+    keys = jnp.ones((2, 2))
+    fast = optax.apply_updates(params, {"w": jnp.full(3, 10.0)})
+    momentum = contrastive.momentum_update(momentum, fast, keys, 2 * keys, decay=0.9)
+    np.testing.assert_allclose(momentum.params["w"], 0.9 * 1 + 0.1 * 11)
+    np.testing.assert_array_equal(momentum.memory_x.embeddings[:2], keys)
+    np.testing.assert_array_equal(momentum.memory_y.embeddings[:2], 2 * keys)
+
+
+def test_nothing_compiles_anew():
+    x, y = embeddings()
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def step(memory, x, y):
+        loss, _ = contrastive.hinge_loss(x, y, memory_y=memory)
+        return contrastive.memory_push(memory, y), loss
+
+    memory = contrastive.memory_init(20, D)
+    losses = []
+    for _ in range(4):
+        memory, loss = step(memory, x, y)
+        losses.append(float(loss))
+    assert losses[0] < losses[1]  # its own past is a negative, without ids
+    assert losses[1] == pytest.approx(losses[3])
+
+
+def test_bad_input():
+    x, y = embeddings()
+    memory = contrastive.memory_init(5, D)
+    with pytest.raises(ValueError, match=r"embeddings must be of shape \(B, 5\) with B in 1..5"):
+        contrastive.memory_push(memory, x)
+    with pytest.raises(ValueError, match="ids must be of shape"):
+        contrastive.memory_push(memory, x[:3], jnp.arange(2))
+    with pytest.raises(ValueError, match="size must be an integer of at least 1, got 0"):
+        contrastive.memory_init(0, 3)
+    with pytest.raises(ValueError, match="memory must have embeddings of 5 numbers"):
+        contrastive.hinge_loss(x, y, memory_y=contrastive.memory_init(5, 3))
+    with pytest.raises(ValueError, match="margin must be a number with a memory"):
+        contrastive.hinge_loss(x, y, memory_y=memory, margin=np.ones((B, B)))
