@@ -10,6 +10,9 @@ from jax.core import Tracer
 
 from jaxrobust.sampling._visits import visit
 
+# The strata lie on a line of about so many units: sums of two places are int32.
+_LINE = 2**30
+
 
 class Draw(NamedTuple):
     """The examples of one batch, and what each counts."""
@@ -59,7 +62,7 @@ class Sampler:
     def next(self, state: State) -> tuple[Draw, State]:
         """The next batch, and the state after it."""
         counts_key, member_key = jax.random.split(jax.random.fold_in(state.key, state.step))
-        strata, counts = self.allocate(jax.random.uniform(counts_key, (), jnp.float32))
+        strata, counts = self.allocate(jax.random.randint(counts_key, (), 0, self.unit))
         numbers = jnp.arange(self.batch_size) - jnp.searchsorted(strata, strata)
         weights = self.weights_of_strata(counts)[strata]
         sizes, starts = self.sizes[strata], self.starts[strata]
@@ -88,26 +91,39 @@ class Sampler:
         return draw, State(state.key, state.step + 1, epochs, places)
 
     @property
+    def unit(self) -> int:
+        """One expected draw, of the integers that :attr:`edges` are: as fine as int32 allows."""
+        return max(1, _LINE // self.batch_size)
+
+    @property
     def edges(self) -> jax.Array:
-        """``(K,)``: expected number of draws in the strata up to each."""
+        """``(K,)`` int32: expected number of draws in the strata up to each, in units.
+
+        Integers, so that the probabilities with which strata are drawn are exactly those that the
+        weights are made of; and every stratum that has a share has one unit, at least.
+        """
         edges = jnp.cumsum(self.shares) * self.batch_size
         # Whole numbers up to rounding are meant: then a stratum gets as many draws at every step.
         whole = jnp.round(edges)
         rounding = 16 * jnp.finfo(edges.dtype).eps * self.batch_size
-        return jnp.where(jnp.abs(edges - whole) <= rounding, whole, edges)
+        found = whole.astype(jnp.int32) * self.unit
+        parts = jnp.round((edges - whole) * self.unit).astype(jnp.int32)
+        found = jnp.where(jnp.abs(edges - whole) <= rounding, found, found + parts)
+        # Up to each as many units as strata with a share, and so many less than the end.
+        number = jnp.cumsum(self.shares > 0)
+        found = jax.lax.cummax(found - number) + number
+        return jnp.minimum(found, self.batch_size * self.unit - (number[-1] - number))
 
     def allocate(self, offset: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The stratum of every draw, ``(B,)`` ascending, and the number of draws in each, ``(K,)``.
 
         Systematic sampling: the strata lie one after the other on a line, as long as they are
-        expected to be drawn, and draw j is of the one at ``j + offset``. So each is drawn as often
-        as expected, rounded up or down.
+        expected to be drawn, and draw j is of the one at ``j + offset``, the offset an integer
+        below :attr:`unit`. So each is drawn as often as expected, rounded up or down.
         """
         edges = self.edges
-        # The last that is drawn at all: j + offset may round up to the end of the line.
-        last = jnp.max(jnp.where(self.shares > 0, jnp.arange(edges.size), 0))
-        places = jnp.arange(self.batch_size, dtype=edges.dtype) + offset
-        strata = jnp.minimum(jnp.searchsorted(edges, places, side="right"), last)
+        places = jnp.arange(self.batch_size, dtype=jnp.int32) * self.unit + offset
+        strata = jnp.searchsorted(edges, places, side="right")
         counts = jnp.zeros(edges.shape, jnp.int32).at[strata].add(1)
         return strata.astype(jnp.int32), counts
 
@@ -118,19 +134,22 @@ class Sampler:
         there are: its mean is estimated with no error from how many these are. One that is not
         counts by the expected number of draws. Either is unbiased.
         """
-        expected = self.shares * self.batch_size
-        number = jnp.where(self.is_covered, jnp.maximum(counts, 1), expected)
+        widths = self._widths
+        expected = widths.astype(self.shares.dtype) / self.unit
+        number = jnp.where(widths >= self.unit, jnp.maximum(counts, 1), expected)
         # One division, and by no constant: the same bits under jit and not.
-        divisor = jnp.where(self.shares > 0, number, 1) * self.num_examples
+        divisor = jnp.where(widths > 0, number, 1) * self.num_examples
         sizes = self.sizes.astype(divisor.dtype)
-        return jnp.where(self.shares > 0, sizes * self.batch_size / divisor, 0)
+        return jnp.where(widths > 0, sizes * self.batch_size / divisor, 0)
 
     @property
     def is_covered(self) -> jax.Array:
         """``(K,)`` bool: which strata are drawn from at every step."""
-        edges = self.edges
-        begins = jnp.concatenate([jnp.zeros(1, edges.dtype), edges[:-1]])
-        return edges - begins >= 1
+        return self._widths >= self.unit
+
+    @property
+    def _widths(self) -> jax.Array:
+        return jnp.diff(self.edges, prepend=0)
 
 
 def restrict(sampler: Sampler, examples: jax.Array) -> Sampler:

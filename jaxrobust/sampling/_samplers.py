@@ -19,6 +19,8 @@ Allocation = Literal["equal", "proportional", "neyman"]
 ALLOCATIONS = ("equal", "proportional", "neyman")
 # Scores become integers that add up to about this, so that sums are exact.
 _SCORE_TOTAL = 2.0**30
+# A share that is rounded up to the least that can be drawn.
+_LEAST_SHARE = 1e-30
 
 
 def uniform(num_examples: int, batch_size: int, *, replacement: bool = False) -> Sampler:
@@ -131,7 +133,8 @@ def stratified(
       num_clusters: K; None for the largest assignment + 1, which must be known while tracing.
       scores: ``(N,)``, to draw by score within the clusters as :func:`importance` does.
       uniform_share: of the draws, this share ignores ``scores`` and ``spread``: for the scores as
-        in :func:`importance`; for ``"neyman"`` it is proportional.
+        in :func:`importance`; for ``"neyman"`` it is proportional. With 0 a stratum without spread
+        is still drawn, with the least probability there is, so that the estimate stays unbiased.
       cover: for ``"neyman"``: whether every cluster is drawn from at every step, if the batch is
         large enough.
       replacement: whether draws within a cluster are independent. If not, its members are visited
@@ -205,6 +208,8 @@ def _shares(
     total = jnp.sum(wanted)
     wanted = jnp.where(total > 0, wanted / jnp.where(total > 0, total, 1), proportional)
     shares = (1 - uniform_share) * wanted + uniform_share * proportional
+    # Above 0 where there are members: a stratum that is never drawn would bias the estimate.
+    shares = jnp.where(sizes > 0, jnp.maximum(shares, _LEAST_SHARE), 0)
     if cover:
         needed = jnp.sum(sizes > 0) / batch_size
         shares = jnp.where(needed <= 1, needed * each + (1 - needed) * shares, shares)

@@ -111,9 +111,11 @@ def _of_strata(sampler: Sampler, points: jax.Array | None, products: jax.Array |
     strata = _summarize(points, products, stratum, chances, sampler.sizes)
 
     # The number of draws from each stratum is a step function of the random offset.
-    steps = jnp.sort(jnp.concatenate([jnp.zeros(1), sampler.edges % 1, jnp.ones(1)]))
-    lengths = jnp.diff(steps)
-    counts = jax.vmap(lambda u: sampler.allocate(u)[1])(steps[:-1] + lengths / 2)
+    unit = sampler.unit
+    ends = jnp.array([0, unit], jnp.int32)
+    steps = jnp.sort(jnp.concatenate([ends[:1], sampler.edges % unit, ends[1:]]))
+    lengths = jnp.diff(steps) / unit
+    counts = jax.vmap(lambda u: sampler.allocate(u)[1])(steps[:-1])
     factors = jax.vmap(lambda c: c * sampler.weights_of_strata(c))(counts) / sampler.batch_size
     spreads = _of_mean(counts, sampler.sizes[None, :], sampler.replacement)
     within = jnp.sum(factors**2 * spreads * strata.within[None, :], axis=1)

@@ -36,9 +36,7 @@ def save(folder: str | Path, state: TrainState, *, keep: int = 3) -> None:
     """
     import orbax.checkpoint as ocp  # not in the core
 
-    kind = type(state.sampler).__name__
-    if kind not in _SAMPLERS:
-        raise TypeError(f"state.sampler must be one of {sorted(_SAMPLERS)}, got {kind}")
+    check_sampler_kind(state.sampler)
     parts = _parts(state)
     arrays = {
         name: [_plain(leaf) for leaf in jax.tree.leaves(part)] for name, part in parts.items()
@@ -61,9 +59,17 @@ def save(folder: str | Path, state: TrainState, *, keep: int = 3) -> None:
         manager.wait_until_finished()
 
 
+def check_sampler_kind(sampler: Any) -> None:
+    """Raises a TypeError for a sampler that cannot be saved."""
+    kind = type(sampler).__name__
+    if kind not in _SAMPLERS:
+        raise TypeError(f"state.sampler must be one of {sorted(_SAMPLERS)} to be saved, got {kind}")
+
+
 def check_folder(folder: str | Path, step: int) -> None:
     """Raises if there are checkpoints of later steps, which the newest would be taken for."""
     folder = Path(folder)
+    _recover(folder)
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     later = sorted(int(name) for name in names if name.isdigit() and int(name) > step)
     if later:
@@ -71,6 +77,16 @@ def check_folder(folder: str | Path, step: int) -> None:
             f"folder: {folder} has checkpoints of later steps than {step}, {later}; they are of "
             "another run, so give another folder, or remove them"
         )
+
+
+def _recover(folder: Path) -> None:
+    """Brings back a checkpoint that was moved away by a process that was ended before it wrote."""
+    for aside in folder.glob(".replaced-*") if folder.is_dir() else ():
+        old = folder / aside.name.removeprefix(".replaced-")
+        if old.exists():
+            shutil.rmtree(aside)
+        else:
+            aside.rename(old)
 
 
 @contextlib.contextmanager
@@ -113,6 +129,7 @@ def restore(folder: str | Path, template: TrainState, *, step: int | None = None
     folder = Path(folder).absolute()
     if not folder.is_dir():
         raise FileNotFoundError(f"folder: there are no checkpoints, {folder} does not exist")
+    _recover(folder)
     with ocp.CheckpointManager(folder) as manager:
         steps = sorted(manager.all_steps())
         if not steps or (step is not None and step not in steps):

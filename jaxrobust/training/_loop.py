@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from jaxrobust import trees
-from jaxrobust.training._checkpoints import check_folder, save
+from jaxrobust.training._checkpoints import check_folder, check_sampler_kind, save
 from jaxrobust.training._log import Log, Record
 from jaxrobust.training._plans import Plan
 from jaxrobust.training._state import TrainState
@@ -19,12 +20,11 @@ from jaxrobust.training._steps import Extras, LossFn, take_steps
 
 
 class DivergenceError(FloatingPointError):
-    """A training loss that is not finite.
+    """A training loss, or params, that are not finite.
 
     Attributes:
       records: of the run until then, as :func:`train` returns them.
-      state: the last one at which it stopped before, some steps earlier at most; its losses were
-        finite.
+      state: the last one at which it stopped before; its params are finite, as its losses were.
     """
 
     def __init__(self, message: str, records: list[Record], state: TrainState):
@@ -83,8 +83,10 @@ def train(
     Raises:
       ValueError: for numbers out of range, data that are not the sampler's, or a folder that has
         checkpoints of later steps than the state's.
-      DivergenceError: if a training loss is not finite. It has the records, and the last state
-        before; both are in the files as well, if these are wanted.
+      DivergenceError: if a training loss or params are not finite. It has the records, and the
+        last state before; both are in the files as well, if these are wanted, but for a state that
+        was given to this call.
+      TypeError: for checkpoints of a sampler that is not one of :mod:`sampling`.
 
     Whatever else stops the run, an interrupt or an error in ``evaluate``: with ``checkpoints``,
     what was reached is saved first.
@@ -96,8 +98,9 @@ def train(
     ):
         if steps is not None:
             trees.check_count(name, steps)
-    num_steps = trees.check_count("num_steps", num_steps, least=0)
+    num_steps = trees.check_count("num_steps", num_steps, least=0, most=2**31 - 1)
     if checkpoints is not None:
+        check_sampler_kind(state.sampler)
         check_folder(checkpoints, int(state.step))
     actions = _actions(evaluate, evaluate_every, checkpoints, checkpoint_every)
     with Log(log) as records, _bar(progress, int(state.step), num_steps) as bar:
@@ -155,7 +158,7 @@ def _refresh(state: TrainState, data: Any, plan: Plan | None, records: Log) -> T
         return state
     start = time.perf_counter()
     state, report = plan.call(state, data)
-    jax.block_until_ready(state.sampler)
+    jax.block_until_ready(state)  # or what the refresh began is waited for off its clock
     records.add("refresh", int(state.step), report, time.perf_counter() - start)
     after = plan.next_call(state)
     if after is not None and after <= int(state.step):
@@ -184,7 +187,16 @@ def _advance(
         bad = step + int(np.argmin(np.isfinite(found)))
         message = f"the training loss of step {bad} is {found[bad - step]}"
         raise DivergenceError(message, records.records, state)
+    if not _all_finite(after.params):  # finite losses may have gradients that are not
+        message = f"params are not finite after a step from {step} to {stop - 1}"
+        raise DivergenceError(message, records.records, state)
     return after
+
+
+@jax.jit
+def _all_finite(tree: Any) -> jax.Array:
+    # Zero times what is not finite is NaN; a sum is faster than an "all".
+    return jnp.isfinite(sum(jnp.sum(leaf * 0) for leaf in jax.tree.leaves(tree)))
 
 
 def _numbers(found: dict[str, Any]) -> Record:

@@ -11,6 +11,7 @@ from jaxrobust import clustering, sampling, trees
 from jaxrobust.training._state import TrainState
 from jaxrobust.training._steps import LossFn
 
+NEVER = 2**31 - 1  # a step that no run comes to, for steps are int32
 # What a call of a plan reports, for the log.
 Report = dict[str, float | int | str]
 
@@ -27,8 +28,8 @@ class Plan(NamedTuple):
     next_call: Callable[[TrainState], int | None]
     # (state, data) -> the state with another sampler or memory, and a report.
     call: Callable[[TrainState, Any], tuple[TrainState, Report]]
-    # Its part of the memory; "" if it has none.
-    name: str = ""
+    # The kinds of it and of those it is made of, which are the names of their parts of the memory.
+    kinds: tuple[str, ...] = ()
 
 
 def combined(*plans: Plan) -> Plan:
@@ -53,12 +54,12 @@ def combined(*plans: Plan) -> Plan:
     Raises:
       ValueError: without plans, or if two are of one kind, which would share their memory.
     """
-    names = [plan.name for plan in plans]
+    kinds = [kind for plan in plans for kind in plan.kinds]
     if not plans:
         raise ValueError("plans must not be empty")
-    for name in names:
-        if name and names.count(name) > 1:
-            raise ValueError(f"plans must be of different kinds, got {name!r} more than once")
+    for kind in kinds:
+        if kinds.count(kind) > 1:
+            raise ValueError(f"plans must be of different kinds, got {kind!r} more than once")
 
     def next_call(state: TrainState) -> int | None:
         steps = [plan.next_call(state) for plan in plans]
@@ -70,11 +71,11 @@ def combined(*plans: Plan) -> Plan:
             due = plan.next_call(state)
             if due is not None and due <= int(state.step):
                 state, report = plan.call(state, data)
-                prefix = f"{plan.name}/" if plan.name else ""
+                prefix = f"{plan.kinds[0]}/" if len(plan.kinds) == 1 else ""
                 reports |= {prefix + key: value for key, value in report.items()}
         return state, reports
 
-    return Plan(next_call, call)
+    return Plan(next_call, call, tuple(kinds))
 
 
 def with_own_memory(name: str, plan: Plan) -> Plan:
@@ -89,7 +90,7 @@ def with_own_memory(name: str, plan: Plan) -> Plan:
         own = {f"{name}/{key}": value for key, value in after.memory.items()}
         return after._replace(memory=others | own), report
 
-    return Plan(next_call, call, name)
+    return Plan(next_call, call, (name,))
 
 
 def own_memory(name: str, state: TrainState) -> dict[str, jax.Array]:
@@ -110,7 +111,7 @@ def next_call_from(first: int) -> Callable[[TrainState], int | None]:
 
 def scheduled(state: TrainState, wait: int | None) -> TrainState:
     """With the next call so many steps from now, or none."""
-    step = -1 if wait is None else int(state.step) + wait
+    step = -1 if wait is None else min(int(state.step) + wait, NEVER)
     memory = {"next_call": jnp.int32(step), "wait": jnp.int32(0 if wait is None else wait)}
     return state._replace(memory=state.memory | memory)
 
@@ -185,6 +186,6 @@ def check_counts(**counts: int) -> None:
 
 def check_schedule(first: int, every: int | None) -> None:
     """Both are steps."""
-    trees.check_count("first", first, least=0)
+    trees.check_count("first", first, least=0, most=NEVER)
     if every is not None:
-        trees.check_count("every", every)
+        trees.check_count("every", every, most=NEVER)

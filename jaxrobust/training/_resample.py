@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxrobust import clustering, sampling, trees
 from jaxrobust.training._plans import (
+    NEVER,
     Plan,
     Report,
     call_key,
@@ -122,7 +123,9 @@ def resample(
         report: Report = {}
         noise = 1.0
         refresh = int(state.memory.get("next_refresh", first))
-        is_look = int(state.step) < refresh
+        # What another plan put in place of the strata or scores has no ratio: a refresh is due.
+        has_ratio = isinstance(state.sampler, sampling.Sampler)
+        is_look = int(state.step) < refresh and has_ratio
         if automatic and not is_look and plateau < 1 and is_uniform(state.sampler):
             # The most frequent look, and the cheapest: a forward pass of some examples.
             state, fall = _fall(loss_fn, state, data, num_probes, every)
@@ -150,10 +153,11 @@ def resample(
             state = state._replace(memory=state.memory | memory)
             return _uniform_for_longer(state, every), report | {"sampler": "uniform"}
         wait = every
-        if automatic and "wait" in state.memory and not is_uniform(state.sampler):
+        if automatic and "wait" in state.memory and has_ratio and not is_uniform(state.sampler):
             report["ratio_before"] = before = _ratio(points, state.sampler)
             last = int(state.memory["wait"])
             wait = every if (before - ratio) * noise * last > price * every else 2 * last
+            wait = min(wait, NEVER)
         kind = "importance" if num_clusters is None else "stratified"
         state = scheduled(state._replace(memory=state.memory | memory), wait)
         state = _looked(state, check_every, int(state.step) + wait)
@@ -231,6 +235,7 @@ def _ratio_of_some(points: jax.Array, sampler: sampling.Sampler, rows: jax.Array
 
 def _looked(state: TrainState, check_every: int | None, refresh: int) -> TrainState:
     """With the next look, or the next refresh if that comes first."""
+    refresh = min(refresh, NEVER)
     due = refresh if check_every is None else min(refresh, int(state.step) + check_every)
     memory = {"next_call": jnp.int32(due), "next_refresh": jnp.int32(refresh)}
     return state._replace(memory=state.memory | memory)
@@ -278,5 +283,6 @@ def _uniform_for_longer(state: TrainState, every: int) -> TrainState:
     """Uniform, and twice as long as the last time that nothing was gained."""
     was_uniform = is_uniform(state.sampler)
     wait = 2 * int(state.memory["wait"]) if was_uniform and "wait" in state.memory else every
+    wait = min(wait, NEVER)
     state = _looked(scheduled(state, wait), None, int(state.step) + wait)
     return with_sampler(state, uniform_like(state.sampler))

@@ -50,7 +50,7 @@ def take_steps(
       ValueError: for data of which the sampler does not have the number of examples, or
         ``num_steps`` below 1.
     """
-    num_steps = trees.check_count("num_steps", num_steps)
+    num_steps = trees.check_count("num_steps", num_steps, most=2**30)
     lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(data)}
     if lengths != {(state.sampler.num_examples,)}:
         raise ValueError(

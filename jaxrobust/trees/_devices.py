@@ -80,8 +80,10 @@ def on_each_device(
     Returns:
       The sums over all examples, and the results ``(B, ...)``, sharded as the batch is.
     """
-    first = jax.tree.leaves(batched)[0]
-    if not is_sharded(first):
+    # Some leaves may be there whole, such as weights: they are spread as the others are.
+    leaves = jax.tree.leaves(batched)
+    first = next((leaf for leaf in leaves if is_sharded(leaf)), None)
+    if first is None:
         return function(batched, shared)
     mesh, axes = jax.typeof(first).sharding.mesh, first_axis(first)
     names = axes if isinstance(axes, tuple) else (axes,)

@@ -275,11 +275,53 @@ def test_counts_are_expected_ones_rounded(sizes):
     assignments = np.repeat(np.arange(len(sizes)), sizes)
     sampler = sampling.stratified(assignments, 17, allocation="proportional")
     expected = 17 * np.array(sizes) / sum(sizes)
-    offsets = jnp.linspace(0, 0.9999999, 1001)
+    offsets = jnp.asarray(np.linspace(0, sampler.unit - 1, 1001), jnp.int32)
     counts = np.asarray(jax.vmap(lambda u: sampler.allocate(u)[1])(offsets))
     assert (counts.sum(axis=1) == 17).all()
     assert (abs(counts - expected[None, :]) < 1).all()
     np.testing.assert_allclose(counts.mean(axis=0), expected, atol=2e-3)
+
+
+LATE = np.random.default_rng(0).integers(0, 63, 60_000)
+LATE[-1] = 63
+RARE: dict[str, Any] = {
+    "last": (LATE, 32, {"allocation": "neyman", "spread": np.r_[np.ones(63), 0]}),
+    "one of many": (np.r_[np.zeros(599_999, int), 1], 8, {"allocation": "proportional"}),
+    "several": (np.r_[np.zeros(999_992, int), 1:9], 4096, {"allocation": "proportional"}),
+    "without spread": (
+        np.array([0, 0, 1, 1]),
+        1,
+        {"allocation": "neyman", "spread": [1.0, 0.0], "uniform_share": 0.0},
+    ),
+    "equal": (np.arange(60_000) % 7, 14, {"allocation": "equal"}),
+}
+
+
+@pytest.mark.parametrize("name", RARE)
+def test_strata_that_are_seldom_drawn_are_not_lost(name):
+    """The expected weight of every stratum, over all offsets: exactly its size."""
+    assignments, batch_size, options = RARE[name]
+    sampler = sampling.stratified(assignments, batch_size, **options)
+    steps = np.unique(np.r_[0, np.asarray(sampler.edges) % sampler.unit, sampler.unit])
+    counts = jax.vmap(lambda u: sampler.allocate(u)[1])(jnp.asarray(steps[:-1], jnp.int32))
+    weights = np.asarray(jax.vmap(sampler.weights_of_strata)(counts), np.float64)
+    lengths = np.diff(steps)[:, None] / sampler.unit
+    expected = np.sum(lengths * np.asarray(counts) * weights, axis=0) / batch_size
+    sizes = np.asarray(sampler.sizes) / len(assignments)
+    np.testing.assert_allclose(expected, sizes, rtol=3e-7)  # weights are float32
+    if name == "equal":
+        assert len(steps) == 2  # as many draws from each at every step
+
+
+def test_variance_knows_what_is_seldom_drawn():
+    """An outlier alone in a stratum that is hardly drawn is no reason for a variance of zero."""
+    gradients = np.zeros((60_000, 1), np.float32)
+    gradients[-1] = 1e6
+    sampler = sampling.stratified(
+        LATE, 32, allocation="neyman", spread=np.r_[np.ones(63), 0], uniform_share=1e-3
+    )
+    uniform = sampling.uniform(60_000, 32)
+    assert sampling.variance(gradients, sampler) > sampling.variance(gradients, uniform)
 
 
 class TestRedundancyRemoved:

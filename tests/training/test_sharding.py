@@ -116,6 +116,15 @@ def test_each_device_works_on_its_part_of_a_batch():
     )
 
 
+def test_some_arrays_may_be_whole():
+    params, (x, y) = problem()
+    expected, _ = run((x, y))
+    for place in (0, 1):
+        data = [x, y]
+        data[place], _ = spread(data[place], AxisType.Explicit)
+        assert_close(run(tuple(data))[0], expected)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("there", [True, False], ids=["from eight devices", "to eight devices"])
 def test_checkpoints_move_to_another_number_of_devices(there, kind, tmp_path):

@@ -592,11 +592,40 @@ def test_strata_and_snapshots_together():
     assert_same(run(first, data, 15, optimizer, **options)[0], state)
 
 
+@pytest.mark.parametrize("automatic", [False, True])
+def test_groups_in_place_of_strata(automatic):
+    """A plan that finds groups takes over between two calls of one that has strata."""
+    params, data = problem(num_copies=8)  # 13 groups, and batches of 16
+    strata = training.resample(
+        loss, num_clusters=4, first=0, every=8, check_every=3, automatic=automatic, plateau=1.0,
+        cost=0.0, dim=16,
+    )  # fmt: skip
+    plan = training.combined(strata, training.remove_redundancy(loss, first=4, dim=16))
+    begun = start(params, sampling.uniform(NUM_EXAMPLES, 16))
+    state, records = run(begun, data, 12, plan=plan)
+    kinds = [set(r) for r in records if r["event"] == "refresh"]
+    assert any("redundancy/num_groups" in kind for kind in kinds)
+    assert isinstance(state.sampler, sampling.Sampler)  # strata again
+
+
+def test_refreshes_are_on_their_own_clock(monkeypatch):
+    """All that a refresh began is waited for before its time is taken."""
+    params, data = problem()
+    waited = []
+    wait = jax.block_until_ready
+    monkeypatch.setattr(jax, "block_until_ready", lambda tree: waited.append(tree) or wait(tree))
+    run(start(params), data, 5, plan=SNAPSHOTS.plan)
+    assert any(getattr(tree, "memory", None) for tree in waited)
+
+
 def test_plans_that_cannot_be_combined():
     with pytest.raises(ValueError, match="plans must not be empty"):
         training.combined()
     with pytest.raises(ValueError, match="different kinds, got 'resample' more than once"):
         training.combined(PLANS["stratified"], SNAPSHOTS.plan, PLANS["importance"])
+    nested = training.combined(PLANS["stratified"], SNAPSHOTS.plan)
+    with pytest.raises(ValueError, match="different kinds, got 'resample' more than once"):
+        training.combined(nested, PLANS["importance"])
 
 
 def test_a_plan_of_another_kind_begins_anew():
@@ -695,6 +724,53 @@ def test_a_loss_that_is_not_finite(tmp_path):
     assert_same(training.restore(tmp_path / "saved", state), last)
 
 
+@pytest.mark.parametrize("num_steps", [1, 5])
+def test_params_that_are_not_finite(num_steps, tmp_path):
+    """The root has no derivative at 0, where the loss is finite."""
+    distance = lambda p, example: jnp.sqrt(jnp.sum((p - 1) ** 2)) + 0 * jnp.sum(example)
+    state = training.init(jnp.ones(3), OPTIMIZER, sampling.uniform(8, 2), key=jax.random.key(0))
+    with pytest.raises(training.DivergenceError) as caught:
+        training.train(
+            distance, OPTIMIZER, state, jnp.ones((8, 1)), num_steps, log_every=1,
+            checkpoints=tmp_path / "saved",
+        )  # fmt: skip
+    assert "params are not finite after a step from 0 to 0" in str(caught.value)
+    chex.assert_tree_all_finite(caught.value.state.params)
+    assert not list((tmp_path / "saved").glob("*"))  # the state was given
+
+
+def test_a_sampler_that_cannot_be_saved_is_refused_at_the_start(tmp_path):
+    params, data = problem()
+    plain = sampling.uniform(NUM_EXAMPLES, 8)
+
+    class Mine:
+        num_examples, batch_size = NUM_EXAMPLES, 8
+        init, next = plain.init, plain.next
+
+    with pytest.raises(TypeError, match=r"state.sampler must be one of .* to be saved, got Mine"):
+        run(start(params, Mine()), data, 5, checkpoints=tmp_path)
+
+
+def test_a_process_that_is_killed_while_it_replaces_a_checkpoint(tmp_path):
+    params, data = problem()
+    state, _ = run(start(params), data, 2)
+    training.save(tmp_path, state)
+    (tmp_path / "2").rename(tmp_path / ".replaced-2")  # and then the power went
+    assert_same(training.restore(tmp_path, start(params)), state)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2"]
+
+
+def test_far_away_steps(tmp_path):
+    params, data = problem()
+    most = 2**31 - 1
+    plan = training.resample(loss, num_clusters=2, first=1, every=most, automatic=False, dim=8)
+    run(start(params), data, 3, plan=plan)
+    with pytest.raises(ValueError, match="every must be an integer in 1..2147483647"):
+        training.snapshots(loss, every=most + 1)
+    with pytest.raises(ValueError, match="num_steps must be an integer in 1..1073741824"):
+        training.take_steps(loss, OPTIMIZER, start(params), data, 2**33)
+
+
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
 def test_what_was_reached_is_saved(stop, tmp_path):
     """By a run that an interrupt or an error of the user's own code ends."""
@@ -724,7 +800,7 @@ def test_bad_input():
     for name in ("evaluate_every", "checkpoint_every", "log_every"):
         with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1"):
             training.train(loss, OPTIMIZER, state, data, 9, **{name: 0})  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="num_steps must be an integer of at least 1, got -3"):
+    with pytest.raises(ValueError, match=r"num_steps must be an integer in 1..1073741824, got -3"):
         training.take_steps(loss, OPTIMIZER, state, data, -3)
     with pytest.raises(ValueError, match="num_steps must be an integer"):
         run(state, data, -1)
