@@ -11,11 +11,13 @@ from jaxrobust.contrastive import _passes as passes
 from jaxrobust.contrastive._checks import check_choice
 from jaxrobust.contrastive._passes import Embedded, Known, Plan, Statistics
 from jaxrobust.contrastive._picked import picked_both_ways, picked_scores
-from jaxrobust.contrastive._queue import Memory
+from jaxrobust.contrastive._queue import NO_ID, Memory
 from jaxrobust.contrastive._similarity import Similarity, prepared, similarity_of
 from jaxrobust.contrastive._tiles import Items
 
 Directions = Literal["both", "x_to_y", "y_to_x"]
+# Which anchors see a memory.
+_USES = {"memory_x": "y_to_x", "memory_y": "x_to_y"}
 DIRECTIONS = ("both", "x_to_y", "y_to_x")
 
 
@@ -103,18 +105,23 @@ def batch_of(
     has_sums: bool = True,
 ) -> Batch:
     """Checks the arguments of a loss of pairs; ``has_sums``, whether it has any but picks."""
-    x, y = pairs.check_embeddings("x", x), pairs.check_embeddings("y", y)
+    x, y = pairs.check_embeddings("x", x, valid), pairs.check_embeddings("y", y, valid)
     pairs.check_alike(x, y)
     check_choice("directions", directions, DIRECTIONS)
     similarity = similarity_of(similarity)
     number = len(x)
     num_all = number if axis_name is None else number * jax.lax.axis_size(axis_name)
     known = pairs.check_positives(positives, x, num_all)
+    has_ids = positives is not None and known.mask is None
+    for name, memory in (("memory_x", memory_x), ("memory_y", memory_y)):
+        if memory is not None and directions not in ("both", _USES[name]):
+            raise ValueError(f"{name} must be None with directions={directions!r}: nobody sees it")
     valid = pairs.check_valid("valid", valid, number)
     margins = pairs.check_margin(margin, number)
     own = jnp.arange(number, dtype=jnp.int32)
     raw = picked_scores(similarity, x, y, own[:, None])[:, 0]
-    scale, bias = (jnp.asarray(value, raw.dtype) for value in (scale, bias))
+    scale = jnp.asarray(pairs.check_number("scale", scale), raw.dtype)
+    bias = jnp.asarray(pairs.check_number("bias", bias), raw.dtype)
     partners, margins = scale * raw + bias, margins.astype(raw.dtype)
     items = Items(own, known.ids, valid)
     mask = known.mask
@@ -129,7 +136,7 @@ def batch_of(
                 "positives must be ids, not a mask, where pairs are spread over devices"
             )
         start = number * jax.lax.axis_index(axis_name)
-        ids = items.ids if positives is not None else items.index + start
+        ids = items.ids if has_ids else items.ids + start
         items = Items(items.index + start, ids, valid)
     if mask is not None:
         mask = mask | (items.index[:, None] == items.index[None, :])
@@ -148,7 +155,7 @@ def batch_of(
             gather = lambda leaf: jax.lax.all_gather(leaf, axis_name, tiled=True)
             others, among = jax.tree.map(gather, (candidates, items))
         if memory is not None:
-            others, among = _with_memory(others, among, memory, positives is not None)
+            others, among = _with_memory(others, among, memory, has_ids)
         among_them = mask.T if transpose and mask is not None else mask
         if among_them is not None and memory is not None:
             among_them = jnp.pad(among_them, ((0, 0), (0, len(others) - number)))
@@ -177,7 +184,7 @@ def set_of(
     z: Any, labels: Any, *, similarity: Similarity, valid: Any, margin: Any = 0.0, scale: Any = 1.0
 ) -> tuple[jax.Array, Embedded, Known]:
     """Checked embeddings of one set, not prepared; and their scores with each other."""
-    z = trees.bring_together(pairs.check_embeddings("z", z))
+    z = trees.bring_together(pairs.check_embeddings("z", z, valid))
     labels = pairs.check_labels("labels", labels, len(z))
     items = Items(
         jnp.arange(len(z), dtype=jnp.int32), labels, pairs.check_valid("valid", valid, len(z))
@@ -202,7 +209,8 @@ def _with_memory(candidates, items: Items, memory: Memory, has_ids: bool):
     numbers = jnp.arange(size, dtype=jnp.int32)
     old = jax.lax.stop_gradient(memory.embeddings)
     # Without ids nothing that is remembered belongs to an item of the batch.
-    ids = memory.ids.astype(items.ids.dtype) if has_ids else -1 - numbers.astype(items.ids.dtype)
+    ids = memory.ids if has_ids else jnp.full(size, NO_ID)
+    # Rows of the batch are 0 or more, and ids of users above this.
     more = Items(len(candidates) + numbers, ids, memory.valid)
     join = lambda a, b: jnp.concatenate([a, b.astype(a.dtype)])
     return join(candidates, old), jax.tree.map(join, items, more)

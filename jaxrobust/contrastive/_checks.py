@@ -1,7 +1,9 @@
 """Checks of numbers, with messages that name the argument."""
 
+import math
 from typing import Any
 
+import numpy as np
 from jax.core import Tracer
 
 
@@ -11,9 +13,12 @@ def check_range(
     """Raises for a number out of range, the ends left out on demand, unless it is traced."""
     if isinstance(value, Tracer):
         return
+    if np.ndim(value) != 0:
+        raise ValueError(f"{name} must be a number, got shape {np.shape(value)}")
     number = float(value)
     fits = number > low if above else number >= low
-    fits &= high is None or (number < high if below else number <= high)
+    most = math.inf if high is None else high
+    fits &= number < most if below or high is None else number <= most
     if not fits:
         words = f"above {low}" if above else f"at least {low}"
         words += "" if high is None else f" and {'below' if below else 'at most'} {high}"

@@ -48,6 +48,8 @@ def in_chunks(encode: Callable[[Any, Any], Any], *, chunk_size: int) -> Callable
                 f"inputs must be arrays (n, ...) of one length, got leading axes {sorted(lengths)}"
             )
         (number,) = lengths.pop()
+        if number == 0:
+            raise ValueError("inputs must have at least one example")
         whole = number // size
         parts = []
         if whole:

@@ -12,7 +12,7 @@ from jaxrobust.contrastive._checks import check_choice
 from jaxrobust.contrastive._devices import over_devices
 from jaxrobust.contrastive._mining import Anchors, Mining, mining_of
 from jaxrobust.contrastive._queue import Memory
-from jaxrobust.contrastive._statistics import Hardest, HardestPositive, Picked
+from jaxrobust.contrastive._statistics import Hardest, HardestPositive, Picked, rounding_of
 
 Reduction = Literal["mean", "sum", "active"]
 REDUCTIONS = ("mean", "sum", "active")
@@ -92,8 +92,9 @@ def hinge_loss(
         equal ones do, or a mask ``(B, B)``, True where :math:`y_j` fits :math:`x_i`.
       valid: ``(B,)`` bool, False for padding.
       weights: ``(B,)``, what the two anchors of a pair count; None for 1.
-      similarity: ``"cosine"``, ``"dot"``, ``"order"``, a :class:`Similarity` such as
-        :func:`order`, or a function ``(x (n, D), y (m, D)) -> (n, m)`` of each pair alone.
+      similarity: ``"cosine"``, ``"dot"``, ``"euclidean"`` (the negative distance), ``"order"``, a
+        :class:`Similarity` such as :func:`order`, or a function ``(x (n, D), y (m, D)) -> (n, m)``
+        of each pair alone, which must not close over what is differentiated or traced.
       directions: which anchors: ``"both"``, x with negatives among y ``"x_to_y"``, or the other way
         round.
       reduction: ``"sum"`` over anchors, as the published code does; ``"mean"``, that sum over
@@ -105,7 +106,9 @@ def hinge_loss(
         block_size)``. It need not divide B; values and gradients are the same. None to choose: for
         mined negatives as is fastest, for all of them such that scores are kept up to 64 MiB.
       axis_name: inside of ``shard_map``, the mesh axes over which pairs are spread: negatives are
-        then those of all devices, and so is the loss. Ids must be of the whole batch.
+        then those of all devices, and so is the loss. Ids must be of the whole batch, and a memory
+        whole on every device. Take the gradient outside of ``shard_map``, or inside of one with
+        ``check_vma=True``; without, JAX multiplies gradients there by the number of devices.
 
     Returns:
       The loss ``()``, in float32 at least, and :class:`Info`. An anchor without negatives has loss
@@ -178,12 +181,14 @@ def _mined(
     ends = np.cumsum([1] + [pick.columns.shape[1] for pick in picks])
     parts = [slice(a, b) for a, b in itertools.pairwise(ends)]
     hardest, other = (_scores(look) for look in looks)
+    # Where a score is NaN that cannot be ordered the loss must not look as if it were not there.
+    lost = [jnp.where(jnp.isnan(pick.priorities), jnp.nan, 0) for pick in picks]
     losses = mining.losses(
         Anchors(
             positive_scores=partners,
             sums=sums,
             scores=tuple(scores[:, part] for part in parts),
-            slacks=tuple(slacks[:, part] for part in parts),
+            slacks=tuple(slacks[:, part] + nan for part, nan in zip(parts, lost, strict=True)),
             # NaN is a candidate as well: it must not be lost.
             there=tuple(~(pick.priorities == -jnp.inf) for pick in picks),
         )
@@ -206,7 +211,7 @@ def info_of(batch: Batch, found: list[Mined]) -> Info:
     margin = jnp.mean(batch.sides[0].margins)
     return Info(
         active_fraction=share(joined.losses > 0),
-        accuracy=share(gap < 0),
+        accuracy=share(gap < -rounding_of(joined.positive)),
         hardest_gap=share(gap),
         duplicate_fraction=share(joined.other_positive > joined.hardest),
         collapse_ratio=share(jax.nn.relu(margin + gap)) / jnp.where(margin > 0, margin, 1),

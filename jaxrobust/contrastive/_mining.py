@@ -238,6 +238,8 @@ def top_k(k: Any, *, most: int | None = None) -> Mining:
     """
     if most is not None:
         most = trees.check_count("most", most)
+    if isinstance(k, Tracer | jax.Array) and not jnp.issubdtype(k.dtype, jnp.integer):
+        raise ValueError(f"k must be an integer, got {k.dtype}")
     if not isinstance(k, Tracer) and not isinstance(k, jax.Array):
         k = trees.check_count("k", k, most=most)
         return TopK(k, k if most is None else most)
@@ -253,17 +255,19 @@ def soft(beta: Any) -> Mining:
     :math:`\beta\to\infty`; the gradient is shared among negatives by their softmax.
 
     Args:
-      beta: inverse temperature, above 0; may be traced.
+      beta: inverse temperature, above 0; may be traced. It has no gradient.
 
     Raises:
       ValueError: if it is not above 0, unless traced.
     """
     check_range("beta", beta, 0, None, above=True)
-    return Soft(beta)
+    return Soft(jax.lax.stop_gradient(beta))
 
 
 def semi_hard(*, otherwise: str = "easiest") -> Mining:
     r"""The hardest negative that is less similar than the positive, :math:`s_j<d`.
+
+    By more than rounding errors: a negative that is the same embedding as the positive is not.
 
     Args:
       otherwise: what an anchor without such a negative takes: ``"easiest"``, its least similar
@@ -283,8 +287,9 @@ def semi_hard(*, otherwise: str = "easiest") -> Mining:
 def selective(epsilon: Any = 0.01) -> Mining:
     r"""The hardest negative, but the mean of hinges where :math:`|d-s_{\max}|<\epsilon`.
 
-    There an anchor does not tell its positive from its hardest negative, and the gradient of the
-    maximum nearly vanishes: in the beginning, or after a collapse.
+    There an anchor does not tell its positive from its hardest negative, that with the largest
+    margin plus score, and the gradient of the maximum nearly vanishes: in the beginning, or after a
+    collapse.
 
     Args:
       epsilon: 0 or more; may be traced.

@@ -17,13 +17,19 @@ class Positives(NamedTuple):
     mask: jax.Array | None  # (B, B) bool
 
 
-def check_embeddings(name: str, z: Any) -> jax.Array:
-    """Embeddings ``(B, D)`` of a floating dtype; if they are not traced, finite ones."""
+def check_embeddings(name: str, z: Any, valid: Any = None) -> jax.Array:
+    """Embeddings ``(B, D)`` of a floating dtype; if they are not traced, finite ones.
+
+    Rows that are not valid may hold anything: they become zero, for zero times NaN is NaN.
+    """
     trees.check_floating(name, z)
     if jnp.ndim(z) != 2:
         raise ValueError(f"{name} must be of shape (B, D), got {jnp.shape(z)}")
+    if valid is not None:
+        z = jnp.where(check_valid("valid", valid, len(z))[:, None], z, 0)
     if not isinstance(z, Tracer):
-        (bad,) = np.nonzero(~np.isfinite(np.asarray(z, np.float32)).all(axis=1))
+        rows = np.asarray(z if jnp.result_type(z).itemsize >= 4 else trees.promote(z))
+        (bad,) = np.nonzero(~np.isfinite(rows).all(axis=1))
         if bad.size:
             shown = ", ".join(map(str, bad[:10])) + (", ..." if bad.size > 10 else "")
             raise ValueError(f"{name} must be finite; {bad.size} of {len(z)} rows are not: {shown}")
@@ -39,10 +45,10 @@ def check_alike(x: jax.Array, y: jax.Array) -> None:
 def check_positives(positives: Any, x: jax.Array, num_candidates: int) -> Positives:
     """None, ids ``(B,)`` or a mask ``(B, number of candidates)``."""
     number = x.shape[0]
-    own = jnp.arange(number, dtype=jnp.int32)
+    own = jnp.arange(number)
     if positives is None:
         return Positives(own, None)
-    positives = jnp.asarray(positives)
+    positives = check_ids("positives", positives)
     if positives.ndim == 1 and jnp.issubdtype(positives.dtype, jnp.integer):
         if positives.shape != (number,):
             raise ValueError(
@@ -79,6 +85,8 @@ def check_weights(weights: Any, number: int) -> jax.Array | None:
     weights = trees.promote(jnp.asarray(weights))
     if weights.shape != (number,):
         raise ValueError(f"weights must be of shape ({number},), got {weights.shape}")
+    if not isinstance(weights, Tracer) and not np.isfinite(np.asarray(weights)).all():
+        raise ValueError("weights must be finite")
     return weights
 
 
@@ -92,14 +100,39 @@ def check_margin(margin: Any, number: int) -> jax.Array:
     return jax.lax.stop_gradient(margins)
 
 
+def check_ids(name: str, ids: Any) -> jax.Array:
+    """As an array, integers in JAX's default integer type; ValueError for those that do not fit."""
+    given = ids if isinstance(ids, jax.Array | Tracer) else np.asarray(ids)
+    if not jnp.issubdtype(given.dtype, jnp.integer):
+        return jnp.asarray(given)
+    fits = jnp.iinfo(jnp.result_type(int))
+    if not isinstance(given, Tracer) and given.size:
+        found = np.asarray(given)
+        if found.min() <= fits.min or found.max() > fits.max:
+            raise ValueError(
+                f"{name} must fit into {fits.dtype}, got ids from {found.min()} to {found.max()}; "
+                "number them, by numpy.unique(..., return_inverse=True)"
+            )
+    return jnp.asarray(given).astype(fits.dtype)
+
+
 def check_labels(name: str, labels: Any, number: int) -> jax.Array:
     """Integers ``(B,)``."""
-    labels = jnp.asarray(labels)
+    labels = check_ids(name, labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(f"{name} must be integers, got {labels.dtype}")
     if labels.shape != (number,):
         raise ValueError(f"{name} must be of shape ({number},), got {labels.shape}")
     return labels
+
+
+def check_number(name: str, value: Any) -> Any:
+    """A scalar, finite unless it is traced."""
+    if jnp.ndim(value) != 0:
+        raise ValueError(f"{name} must be a number, got shape {jnp.shape(value)}")
+    if not isinstance(value, Tracer) and not np.isfinite(np.asarray(value)):
+        raise ValueError(f"{name} must be finite, got {value}")
+    return value
 
 
 def check_range(

@@ -74,9 +74,8 @@ def states(
 ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """The states of statistics for every x over the y, and for every y over the x.
 
-    No gradient: see :func:`reduced` for that of sums, :func:`picked_scores` for what is picked.
+    Their gradient, where it is asked for, is that of every step: :func:`reduced` has a better one.
     """
-    embedded = jax.lax.stop_gradient(embedded)
 
     def of_block(start):
         block = _block_at(plan, embedded, known, start)
@@ -104,7 +103,7 @@ def values(
     # Inside of `shard_map`: numbers that all devices share have a gradient that is a sum over them.
     embedded = trees.vary_alike(embedded)
     if all(not statistic.is_sum for statistic in (*rows, *columns)):
-        found = states(plan, embedded, known, rows, columns)
+        found = states(plan, jax.lax.stop_gradient(embedded), known, rows, columns)
         return _values(rows, found[0]), _values(columns, found[1])
     return reduced(plan, embedded, known, rows, columns)
 
@@ -181,7 +180,7 @@ def _blocks_backward(plan, kept, cotangents):
         of_block = [(part[0], jax.tree.map(at, part[1])) for part in (found, cotangents)]
         pulled = _pull_tile(tiles, (rows, columns), *of_block)
         dx, dy = pull_scores((pulled * embedded.scale).astype(raw.dtype))
-        return (dx, jnp.sum(pulled * raw), jnp.sum(pulled)), dy
+        return (trees.promote(dx), jnp.sum(pulled * raw), jnp.sum(pulled)), dy
 
     add = lambda a, b: jax.tree.map(jnp.add, a, b)
     (dx, dscale, dbias), dy = _over_blocks(plan, embedded, of_block, add)

@@ -8,13 +8,17 @@ import optax
 
 from jaxrobust import trees
 from jaxrobust.contrastive import _pairs as pairs
+from jaxrobust.contrastive._checks import check_range
+
+# The id of what came without one: it belongs to nothing.
+NO_ID = -(2**31)
 
 
 class Memory(NamedTuple):
     """Embeddings that serve as further candidates, without a gradient; a queue."""
 
     embeddings: jax.Array  # (M, D)
-    ids: jax.Array  # (M,) int32: of the pairs that they came from
+    ids: jax.Array  # (M,) int: of the pairs that they came from
     valid: jax.Array  # (M,) bool: False for places that are not filled yet
     age: jax.Array  # (M,) int32: pushes since they came
     next: jax.Array  # () int32: the place that is filled next
@@ -32,8 +36,13 @@ def memory_init(size: int, dim: int, *, dtype: Any = jnp.float32) -> Memory:
       ValueError: for numbers below 1.
     """
     size, dim = trees.check_count("size", size), trees.check_count("dim", dim)
-    zeros = jnp.zeros(size, jnp.int32)
-    return Memory(jnp.zeros((size, dim), dtype), zeros, zeros.astype(bool), zeros, jnp.int32(0))
+    return Memory(  # each an array of its own, so that they can be donated
+        embeddings=jnp.zeros((size, dim), dtype),
+        ids=jnp.full(size, NO_ID, int),
+        valid=jnp.zeros(size, bool),
+        age=jnp.zeros(size, jnp.int32),
+        next=jnp.int32(0),
+    )
 
 
 def memory_push(
@@ -60,7 +69,7 @@ def memory_push(
             f"got {embeddings.shape}"
         )
     number = len(embeddings)
-    ids = jnp.zeros(number, jnp.int32) if ids is None else pairs.check_labels("ids", ids, number)
+    ids = jnp.full(number, NO_ID) if ids is None else pairs.check_labels("ids", ids, number)
     places = (memory.next + jnp.arange(number, dtype=jnp.int32)) % size
     put = lambda old, new: old.at[places].set(new.astype(old.dtype))
     return Memory(
@@ -89,13 +98,14 @@ def momentum_init(params: Any, size: int, dim: int, *, dtype: Any = jnp.float32)
     """A slow encoder that begins as the fast one, and empty queues.
 
     Args:
-      params: of the fast encoder.
+      params: of the fast encoder; the slow one is kept in float32 at least, for in bfloat16 steps
+        of a thousandth would be none.
       size: M, of each queue.
       dim: D.
       dtype: of the embeddings.
     """
-    empty = memory_init(size, dim, dtype=dtype)
-    return Momentum(params, empty, empty)
+    slow = jax.tree.map(jnp.copy, trees.promote(params))
+    return Momentum(slow, *(memory_init(size, dim, dtype=dtype) for _ in range(2)))
 
 
 def momentum_update(
@@ -104,6 +114,7 @@ def momentum_update(
     keys_x: jax.Array,
     keys_y: jax.Array,
     ids: Any = None,
+    valid: Any = None,
     *,
     decay: Any = 0.999,
 ) -> Momentum:
@@ -115,13 +126,18 @@ def momentum_update(
       keys_x: ``(B, D)``, the x of the batch as the slow encoder embedded them.
       keys_y: ``(B, D)``, the y.
       ids: as in :func:`memory_push`.
+      valid: likewise.
       decay: m in [0, 1].
+
+    Raises:
+      ValueError: for a decay out of range, unless traced; and as :func:`memory_push`.
 
     Source:
       He et al., arXiv:1911.05722, Eq. 2 and Algorithm 1.
     """
+    check_range("decay", decay, 0, 1)
     return Momentum(
-        optax.incremental_update(params, momentum.params, 1 - decay),
-        memory_push(momentum.memory_x, keys_x, ids),
-        memory_push(momentum.memory_y, keys_y, ids),
+        optax.incremental_update(trees.promote(params), momentum.params, 1 - decay),
+        memory_push(momentum.memory_x, keys_x, ids, valid),
+        memory_push(momentum.memory_y, keys_y, ids, valid),
     )

@@ -65,7 +65,7 @@ def retrieval_metrics(
       x: ``(n, D)`` floating, embeddings, such as of images.
       y: ``(m, D)``, such as of captions.
       groups: which belong together. None: row i to row i. ``(m,)`` int: the row of x that each y
-        belongs to, such as the image of a caption. A pair of ids ``(n,)`` and ``(m,)``, int: those
+        belongs to, such as the image of a caption. A tuple of ids ``(n,)`` and ``(m,)``, int: those
         with equal ids, such as class labels.
       ks: the K of Recall@K.
       ties: see the table.
@@ -94,7 +94,9 @@ def retrieval_metrics(
         raise ValueError(f"x and y must have the same number of columns, got {x.shape}, {y.shape}")
     check_choice("ties", ties, TIES)
     check_range("tolerance", tolerance, 0, None)
-    ks = tuple(trees.check_count("ks", k) for k in ks)
+    ks = tuple(trees.check_count("ks", k) for k in np.atleast_1d(np.asarray(ks)).tolist())
+    if not ks:
+        raise ValueError("ks must not be empty")
     folds = trees.check_count("folds", folds)
     x, y = trees.bring_together((x, y))
     ids_x, ids_y = _ids(groups, len(x), len(y))
@@ -125,7 +127,7 @@ def _ids(groups: Any, num_x: int, num_y: int) -> tuple[jax.Array, jax.Array]:
             )
         own = jnp.arange(num_x, dtype=jnp.int32)
         return own, own
-    if isinstance(groups, tuple | list) and len(groups) == 2:
+    if isinstance(groups, tuple) and len(groups) == 2:
         return (
             pairs.check_labels("groups[0]", groups[0], num_x),
             pairs.check_labels("groups[1]", groups[1], num_y),
@@ -152,6 +154,8 @@ def _folds(x, y, ids_x, ids_y, folds: int):
     for number in range(folds):
         rows = slice(number * size, (number + 1) * size)
         (mine,) = np.nonzero(np.isin(ids_y, ids_x[rows]))
+        if mine.size == 0:
+            raise ValueError(f"folds must leave a y to every part of x; part {number} has none")
         yield x[rows], y[mine], jnp.asarray(ids_x[rows]), jnp.asarray(ids_y[mine])
 
 
@@ -198,20 +202,25 @@ def _ranking(options: _Options, scores_of, queries, items, ids_queries, ids_item
         tied, matches = jnp.where(lost, 0, tied), jnp.where(lost, 1, matches)
         precision = jnp.nan
         if options.average_precision:
-            precision = _average_precision(scores, match, options)
+            known = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
+            precision = jnp.where(lost, 0, _average_precision(known, match, options))
         return _Found(above, tied, matches, jnp.any(match), jnp.asarray(precision, scores.dtype))
 
     size = min(options.block_size, queries.shape[0])
     found = jax.lax.map(of_query, (queries, ids_queries), batch_size=size)
     number = jnp.sum(found.there)
-    mean = lambda of: jnp.sum(jnp.where(found.there, of, 0)) / jnp.maximum(number, 1)
+
+    def mean(of):
+        total = jnp.sum(jnp.where(found.there, of, 0)) / jnp.maximum(number, 1)
+        return jnp.where(number > 0, total, jnp.nan)
+
     ranks = _ranks(found, options.ties)
     # Queries without a match go to the end, where the median does not see them.
     ordered = jnp.sort(jnp.where(found.there, ranks, jnp.inf))
     middle = (ordered[jnp.maximum(number - 1, 0) // 2] + ordered[number // 2]) / 2
     return Ranking(
         recall=jnp.stack([100 * mean(_recall(found, k, options.ties)) for k in options.ks]),
-        median_rank=jnp.floor(middle) + 1,
+        median_rank=jnp.where(number > 0, jnp.floor(middle) + 1, jnp.nan),
         mean_rank=mean(ranks) + 1,
         mean_average_precision=mean(found.precision) if options.average_precision else
         jnp.asarray(jnp.nan, ranks.dtype),

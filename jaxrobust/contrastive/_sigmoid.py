@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxrobust.contrastive import _pairs as pairs
 from jaxrobust.contrastive._batch import batch_of
 from jaxrobust.contrastive._checks import check_range
 from jaxrobust.contrastive._devices import over_devices
@@ -55,6 +56,7 @@ def sigmoid_loss(
     Source:
       Zhai et al., arXiv:2303.15343, Eq. 1 and Algorithm 1.
     """
+    pairs.check_number("scale", scale)
     check_range("scale", scale, 0, None, above=True)
     batch = batch_of(
         x, y, scale=scale, bias=bias, similarity=similarity, positives=positives, valid=valid,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxrobust import trees
 
 _HIGHEST = jax.lax.Precision.HIGHEST
-_CHUNK = 32  # features of which differences of all pairs are formed at once
+_CHUNK = 8  # features of which differences of all pairs are formed at once
 
 
 class Similarity(NamedTuple):
@@ -61,9 +61,11 @@ COSINE = DOT._replace(prepare=normalized)
 
 def _euclidean_scores(x: jax.Array, y: jax.Array) -> jax.Array:
     dtype = trees.accumulator(jnp.result_type(x, y))
-    squares = [jnp.sum(z.astype(dtype) ** 2, axis=-1) for z in (x, y)]
-    # Of large embeddings that are close the difference has few digits left; :func:`pairs`, by which
-    # mined negatives are measured, has them all.
+    # Of distances that are small beside the embeddings the difference of squares has few digits
+    # left: what all have in common goes out first. Mined negatives are measured by `pairs`.
+    middle = jax.lax.stop_gradient(jnp.mean(x.astype(dtype), axis=0, keepdims=True))
+    x, y = (z.astype(dtype) - middle for z in (x, y))
+    squares = [jnp.sum(z**2, axis=-1) for z in (x, y)]
     between = squares[0][:, None] + squares[1][None, :] - 2 * inner_products(x, y)
     return _score_of(jax.nn.relu(between), False)
 
@@ -149,7 +151,10 @@ def similarity_of(given: Any) -> Similarity:
     if isinstance(given, str) and given in NAMED:
         return NAMED[given]
     if callable(given):
-        return _own(given)
+        try:
+            return _own(given)
+        except TypeError as error:
+            raise TypeError(f"similarity must be hashable, got {given!r}") from error
     raise ValueError(
         f"similarity must be one of {sorted(NAMED)}, a function (x (n, D), y (m, D)) -> (n, m), or "
         f"a Similarity; got {given!r}"

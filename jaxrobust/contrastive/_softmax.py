@@ -212,9 +212,9 @@ def hard_negative_nce(
       x: ``(B, D)`` floating, embeddings.
       y: ``(B, D)``, those of their partners.
       temperature: as in :func:`info_nce`. The floor :math:`e^{-1/\tau}` is that of cosines.
-      beta: hardness, 0 or more; 1 is usual.
+      beta: hardness, 0 or more; 1 is usual. It has no gradient.
       positive_rate: :math:`\tau^+` in [0, 1), the probability that an unlabelled negative is a
-        positive, such as 1 over the number of classes.
+        positive, such as 1 over the number of classes. It has no gradient.
       positives: who else belongs together and is no negative, as in :func:`hinge_loss`.
       valid: ``(B,)`` bool, False for padding.
       weights: ``(B,)``, what the two anchors of a pair count; None for 1.
@@ -238,6 +238,10 @@ def hard_negative_nce(
     """
     check_range("beta", beta, 0, None)
     check_range("positive_rate", positive_rate, 0, 1, below=True)
+    beta, positive_rate = (
+        jax.lax.stop_gradient(jnp.asarray(value, jnp.result_type(float)))
+        for value in (beta, positive_rate)
+    )
     batch = batch_of(
         x, y, scale=_inverse(temperature), similarity=similarity, positives=positives, valid=valid,
         weights=weights, directions=directions, memory_x=memory_x, memory_y=memory_y,
@@ -250,12 +254,14 @@ def hard_negative_nce(
         there = number > 0
         number = jnp.where(there, number, 1)
         finite = lambda log: jnp.where(there, log, 0)
-        # Relative to exp(d), so that cosines overflow at no temperature above 0.03.
+        # Logarithms relative to exp(d), so that nothing overflows.
         log_sum = finite(harder) - finite(weighing) + jnp.log(number) - positive_scores
-        log_sum = jnp.where(there, log_sum, 0)
-        debiased = (jnp.exp(log_sum) - positive_rate * number) / (1 - positive_rate)
-        floor = number * jnp.exp(-batch.scale - positive_scores)
-        return jnp.where(there, jnp.log1p(jnp.maximum(debiased, floor)), 0)
+        log_floor = jnp.log(number) - batch.scale - positive_scores
+        hidden = positive_rate * number * jnp.exp(jnp.minimum(-log_sum, 80))  # of the sum
+        more = hidden < 1
+        debiased = log_sum + jnp.log1p(-jnp.where(more, hidden, 0)) - jnp.log1p(-positive_rate)
+        rest = jnp.where(more, jnp.maximum(debiased, log_floor), log_floor)
+        return jnp.where(there, jax.nn.softplus(rest), 0)
 
     wanted = (LogSumExp(1 + beta), LogSumExp(beta), ScoreSum("negatives"))
     return _mean(batch, wanted, losses)
@@ -272,5 +278,6 @@ def _mean(batch: Batch, wanted: Statistics, losses: Callable[..., jax.Array]) ->
 
 
 def _inverse(temperature: Any) -> jax.Array:
+    pairs.check_number("temperature", temperature)
     check_range("temperature", temperature, 0, None, above=True)
     return 1 / jnp.asarray(temperature, jnp.result_type(float))

@@ -218,6 +218,11 @@ def _finite(x: jax.Array) -> jax.Array:
     return jnp.where(x == -jnp.inf, 0, x)
 
 
+def rounding_of(scores: jax.Array) -> jax.Array:
+    """By how much equal scores may differ that were summed in another order."""
+    return 16 * jnp.finfo(scores.dtype).eps * (1 + jnp.abs(scores))
+
+
 # Picked candidates --------------------------------------------------------------------------------
 
 
@@ -340,7 +345,8 @@ class SemiHard(Pick):
 
     def priorities(self, tile: Tile) -> jax.Array:
         """Scores below that of the positive."""
-        below = tile.negative & (tile.scores < tile.positive_scores[:, None])
+        least = tile.positive_scores - rounding_of(tile.positive_scores)
+        below = tile.negative & (tile.scores < least[:, None])
         return jnp.where(below, tile.scores, -jnp.inf)
 
 

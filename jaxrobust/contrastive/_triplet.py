@@ -1,5 +1,7 @@
 """Triplet losses within one set, of items with labels."""
 
+import functools
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -73,16 +75,20 @@ def triplet_loss(
     similarity = similarity_of(similarity)
     z, embedded, known = set_of(z, labels, similarity=similarity, valid=valid, margin=margin)
     plan = Plan(similarity, pairs.check_block_size(block_size), without_self=True)
+    of = functools.partial(_summed, smooth)
     if mining == "hardest":
-        slacks, there = _hardest(plan, z, embedded, known)
+        total, number, active = of(*_hardest(plan, z, embedded, known))
     else:
-        slacks, there = _semi_hard(plan, embedded, known)
-    losses = jnp.where(there, jax.nn.softplus(slacks) if smooth else jax.nn.relu(slacks), 0)
-    total = jnp.sum(losses)
+        total, number, active = _semi_hard(plan, embedded, known, of)
     if reduction == "sum":
         return total
-    counted = there & (slacks > 0) if reduction == "active" else there
-    return total / jnp.maximum(jnp.sum(counted), 1)
+    return total / jnp.maximum(active if reduction == "active" else number, 1)
+
+
+def _summed(smooth: bool, slacks: jax.Array, there: jax.Array) -> tuple[jax.Array, ...]:
+    """The sum of the losses of triplets, their number, and how many have a slack above 0."""
+    losses = jnp.where(there, jax.nn.softplus(slacks) if smooth else jax.nn.relu(slacks), 0)
+    return jnp.sum(losses), jnp.sum(there), jnp.sum(there & (slacks > 0))
 
 
 def _hardest(
@@ -90,15 +96,17 @@ def _hardest(
 ) -> tuple[jax.Array, jax.Array]:
     """Slacks ``(B,)`` of one triplet for each anchor, and whether there is one."""
     wanted = (Hardest(), Easiest(over="positives"))
-    (negative, positive), _ = passes.states(plan, embedded, known, wanted, ())
+    (negative, positive), _ = passes.values(plan, embedded, known, wanted, ())
     there = (negative.priorities[:, 0] != -jnp.inf) & (positive.priorities[:, 0] != -jnp.inf)
     columns = jnp.concatenate([negative.columns, positive.columns], axis=1)
     scores = picked_scores(plan.similarity, z, z, jnp.clip(columns, 0, len(z) - 1))
     return known.margins + scores[:, 0] - scores[:, 1], there & known.items_x.valid
 
 
-def _semi_hard(plan: Plan, embedded: Embedded, known: Known) -> tuple[jax.Array, jax.Array]:
-    """Slacks ``(B, B)`` of one triplet for each anchor and positive, and whether it is one."""
+def _semi_hard(
+    plan: Plan, embedded: Embedded, known: Known, summed: Callable[..., tuple[jax.Array, ...]]
+) -> tuple[jax.Array, ...]:
+    """Sums over one triplet for each anchor and positive, without all slacks at once."""
 
     @jax.checkpoint  # for the gradient the scores of a block are formed again
     def of_anchor(anchor):
@@ -113,11 +121,13 @@ def _semi_hard(plan: Plan, embedded: Embedded, known: Known) -> tuple[jax.Array,
         keys = (jnp.where(negative, scores, jnp.inf), -tile.columns)
         ordered, numbers = jax.lax.stop_gradient(jax.lax.sort(keys, num_keys=2))
         below = jnp.searchsorted(ordered, jax.lax.stop_gradient(scores), side="left") - 1
-        chosen = scores[-numbers[jnp.maximum(below, 0)]]
-        return margin + chosen - scores, positive & jnp.any(negative)
+        easiest = jnp.argmin(keys[0])
+        chosen = scores[jnp.where(below >= 0, -numbers[jnp.maximum(below, 0)], easiest)]
+        return summed(margin + chosen - scores, positive & jnp.any(negative))
 
     number = embedded.x.shape[0]
     margins = jnp.broadcast_to(known.margins, (number,))
-    return jax.lax.map(
+    found = jax.lax.map(
         of_anchor, (embedded.x, known.items_x, margins), batch_size=plan.block_size or number
     )
+    return tuple(jnp.sum(part) for part in found)
