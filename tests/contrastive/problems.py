@@ -1,7 +1,10 @@
 """Batches of pairs that the tests of this room share."""
 
+import itertools
+
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 B, D = 12, 5
 # Several captions of an image; and padding.
@@ -31,3 +34,14 @@ def numeric_gradient(function, arguments, number, step=1e-6):
         flat[i] = middle
         slopes[i] = (values[0] - values[1]) / (2 * step)
     return slopes.reshape(arguments[number].shape)
+
+
+def some_fast(*choices, every):
+    """All combinations as parameters of a test: one in so many is fast, every choice among them."""
+    numbered = [list(enumerate(choice)) for choice in choices]
+    found = []
+    for combination in itertools.product(*numbered):
+        fast = sum(number for number, _ in combination) % every == 0
+        values = [value for _, value in combination]
+        found.append(pytest.param(*values, marks=() if fast else pytest.mark.slow))
+    return found

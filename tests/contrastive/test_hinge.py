@@ -10,7 +10,7 @@ import pytest
 from contrastive import oracles
 
 from jaxrobust import contrastive
-from tests.contrastive.problems import IDS, VALID, B, D, embeddings
+from tests.contrastive.problems import IDS, VALID, B, D, embeddings, some_fast
 
 # Sums of B^2 numbers of order 1 in float32.
 TOLERANCE: dict[str, Any] = {"rtol": 2e-5, "atol": 2e-6}
@@ -62,9 +62,9 @@ def expected(name, setting, x, y):
     return value, oracles.through_cosine(x, y, slopes)
 
 
-@pytest.mark.parametrize("block_size", [None, 5, 1], ids=["dense", "blocks", "single columns"])
-@pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("name", MINING)
+@pytest.mark.parametrize(
+    ("name", "setting", "block_size"), some_fast(MINING, SETTINGS, (None, 5, 1), every=8)
+)
 def test_value_and_gradient(name, setting, block_size):
     x, y = embeddings()
     options = {"reduction": "sum", "block_size": block_size, **SETTINGS[setting][0]}

@@ -114,6 +114,30 @@ def test_ids_are_left_out():
     np.testing.assert_allclose(found, contrastive.info_nce(x, y), **TOLERANCE)
 
 
+def test_a_mask_says_nothing_of_what_is_remembered():
+    """And what came without ids belongs to nothing."""
+    x, y = embeddings()
+    memory = contrastive.memory_push(contrastive.memory_init(9, D), remembered()[1].embeddings[:7])
+    loss = lambda **o: contrastive.hinge_loss(x, y, mining="all", directions="x_to_y", **o)[0]
+    plain = loss(memory_y=memory)
+    for positives in (np.eye(B, dtype=bool), np.arange(B)):
+        np.testing.assert_allclose(loss(memory_y=memory, positives=positives), plain, rtol=1e-6)
+    with pytest.raises(ValueError, match="memory_x must be None with directions='x_to_y'"):
+        loss(memory_x=memory)
+
+
+def test_memories_can_be_donated():
+    push = jax.jit(contrastive.memory_push, donate_argnums=0)
+    assert int(push(contrastive.memory_init(4, 3), jnp.ones((2, 3))).next) == 2
+    params = {"w": jnp.ones(3, jnp.bfloat16)}
+    update = jax.jit(contrastive.momentum_update, donate_argnums=0)
+    momentum = contrastive.momentum_init(params, 4, 2)
+    for _ in range(3):  # in bfloat16 it would not move
+        momentum = update(momentum, {"w": jnp.full(3, 2.0, jnp.bfloat16)}, *[jnp.ones((2, 2))] * 2)
+    np.testing.assert_allclose(momentum.params["w"], 2 - 0.999**3, rtol=1e-6)
+    assert params["w"].shape == (3,)
+
+
 def test_a_slow_encoder_follows():
     params = {"w": jnp.ones(3)}
     momentum = contrastive.momentum_init(params, 4, 2)

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxrobust import contrastive
-from tests.contrastive.problems import embeddings
+from tests.contrastive.problems import embeddings, some_fast
 
 B, D = 32, 6
 IDS = np.arange(B) // 3  # groups that lie on two devices
@@ -32,10 +32,6 @@ LOSSES: dict[str, Any] = {
     ),
     "sigmoid": contrastive.sigmoid_loss,
 }
-SLOW = [
-    name if name in ("hardest", "info_nce") else pytest.param(name, marks=pytest.mark.slow)
-    for name in LOSSES
-]
 
 
 def spread(*arrays, kind=AxisType.Auto, spec=PartitionSpec("batch")):  # noqa: B008
@@ -43,9 +39,9 @@ def spread(*arrays, kind=AxisType.Auto, spec=PartitionSpec("batch")):  # noqa: B
     return mesh, [jax.device_put(array, NamedSharding(mesh, spec)) for array in arrays]
 
 
-@pytest.mark.parametrize("block_size", [None, 5])
-@pytest.mark.parametrize("check_vma", [True, False])
-@pytest.mark.parametrize("name", SLOW)
+@pytest.mark.parametrize(
+    ("name", "check_vma", "block_size"), some_fast(LOSSES, (True, False), (None, 5), every=6)
+)
 def test_inside_of_shard_map(name, check_vma, block_size):
     pairs = embeddings(number=B, dim=D)
     loss = LOSSES[name]
@@ -79,8 +75,9 @@ def test_info_is_of_all_devices():
     assert found.num_anchors == 2 * B
 
 
-@pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto])
-@pytest.mark.parametrize("name", SLOW)
+@pytest.mark.parametrize(
+    ("name", "kind"), some_fast(LOSSES, (AxisType.Explicit, AxisType.Auto), every=5)
+)
 def test_arrays_that_are_spread(name, kind):
     """Outside of `shard_map`, by the compiler or by the library."""
     pairs = embeddings(number=B, dim=D)

@@ -9,7 +9,7 @@ import pytest
 from contrastive import oracles
 
 from jaxrobust import contrastive
-from tests.contrastive.problems import IDS, VALID, B, embeddings, numeric_gradient
+from tests.contrastive.problems import IDS, VALID, B, embeddings, numeric_gradient, some_fast
 
 BLOCKS = pytest.mark.parametrize("block_size", [None, 5], ids=["dense", "blocks"])
 TOLERANCE: dict[str, Any] = {"rtol": 2e-5, "atol": 2e-6}
@@ -90,8 +90,7 @@ CASES: dict[str, tuple[Any, Any]] = {
 }
 
 
-@BLOCKS
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "block_size"), some_fast(CASES, (None, 5), every=3))
 def test_value_and_gradient(name, block_size, x64):
     function, oracle = CASES[name]
     x, y = (jnp.asarray(z, jnp.float64) for z in embeddings())
@@ -103,8 +102,7 @@ def test_value_and_gradient(name, block_size, x64):
         np.testing.assert_allclose(gradients[number], wanted, **DIFFERENCES)
 
 
-@BLOCKS
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "block_size"), some_fast(CASES, (None, 5), every=7))
 def test_float32_is_as_good_as_it_can_be(name, block_size):
     function, oracle = CASES[name]
     x, y = embeddings()

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from jaxrobust import contrastive
-from tests.contrastive.problems import B, embeddings, numeric_gradient
+from tests.contrastive.problems import B, D, embeddings, numeric_gradient, some_fast
 
 TOLERANCE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6}
 
@@ -184,9 +184,10 @@ SIMILARITIES: dict[str, tuple[Any, Any]] = {
 }
 
 
-@pytest.mark.parametrize("block_size", [None, 5])
-@pytest.mark.parametrize("mining", ["all", "hardest"])
-@pytest.mark.parametrize("name", SIMILARITIES)
+@pytest.mark.parametrize(
+    ("name", "mining", "block_size"),
+    some_fast(SIMILARITIES, ("all", "hardest"), (None, 5), every=3),
+)
 def test_similarities(name, mining, block_size, x64):
     from contrastive import oracles
 
@@ -324,6 +325,94 @@ def test_more_pairs_than_a_chunk():
     found = jax.value_and_grad(loss, (0, 1))(x, y, block_size=300)
     wanted = jax.value_and_grad(dense, (0, 1))(x, y)
     chex.assert_trees_all_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("block_size", [None, 5, 1])
+@pytest.mark.parametrize("dim", [3, 5, 8, 100])
+def test_a_collapsed_batch_is_not_accurate(dim, block_size):
+    """Equal scores are no answer, whichever way they are rounded."""
+    rng = np.random.default_rng(0)
+    x, y = (jnp.asarray(np.tile(rng.normal(size=dim), (32, 1)), jnp.float32) for _ in range(2))
+    info = contrastive.hinge_loss(x, y, block_size=block_size)[1]
+    assert info.accuracy == 0
+
+
+def test_copies_of_the_positive_are_not_semi_hard():
+    x = jnp.asarray(
+        np.repeat(np.random.default_rng(0).normal(size=(16, 32)), 2, axis=0), jnp.float32
+    )
+    mining = contrastive.semi_hard(otherwise="nothing")
+    slack = [
+        float(contrastive.hinge_loss(x, x, mining=mining, margin=0.05, block_size=b)[0])
+        for b in (None, 5)
+    ]
+    assert slack == [0, 0]
+
+
+@pytest.mark.parametrize("temperature", [0.07, 0.01, 1e-3])
+def test_hard_negatives_at_low_temperatures(temperature):
+    x, y = embeddings()
+    options: dict[str, Any] = {"temperature": temperature}
+    plain = jax.value_and_grad(lambda x: contrastive.info_nce(x, y, **options))(x)
+    found = jax.value_and_grad(lambda x: contrastive.hard_negative_nce(x, y, **options))(x)
+    chex.assert_trees_all_close(found, plain, rtol=1e-4, atol=1e-4)
+    for more in ({"beta": 1.0}, {"positive_rate": 0.1}, {"beta": 1.0, "positive_rate": 0.1}):
+        loss = lambda x, more=more: contrastive.hard_negative_nce(x, -y, **options, **more)
+        chex.assert_tree_all_finite(jax.value_and_grad(loss)(x))
+
+
+@pytest.mark.parametrize("name", ["info_nce", "soft"])
+def test_second_derivatives_do_not_depend_on_blocks(name, x64):
+    x, y = (jnp.asarray(z, jnp.float64) for z in embeddings(number=6))
+
+    def loss(x, block_size):
+        if name == "info_nce":
+            return contrastive.info_nce(x, y, temperature=0.3, block_size=block_size)
+        return contrastive.hinge_loss(x, y, mining=contrastive.soft(3.0), block_size=block_size)[0]
+
+    along = lambda x, block_size: jnp.vdot(jax.grad(loss)(x, block_size), jnp.sin(7 * y))
+    dense, blocked = (jax.grad(along)(x, block_size) for block_size in (None, 4))
+    np.testing.assert_allclose(blocked, dense, rtol=1e-9, atol=1e-12)
+    wanted = numeric_gradient(lambda x: float(along(jnp.asarray(x), None)), (x,), 0)
+    np.testing.assert_allclose(dense, wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_padding_may_hold_anything():
+    x, y = embeddings()
+    valid = np.arange(B) < 9
+    spoiled = [z.at[10].set(jnp.nan).at[11].set(jnp.inf) for z in (x, y)]
+    for loss in (
+        lambda x, y, valid: contrastive.hinge_loss(x, y, valid=valid)[0],
+        lambda x, y, valid: contrastive.info_nce(x, y, valid=valid),
+    ):
+        grad = jax.value_and_grad(loss, (0, 1))
+        wanted = grad(x, y, valid)
+        for function in (grad, jax.jit(grad)):
+            chex.assert_trees_all_close(function(*spoiled, valid), wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_nan_is_not_lost():
+    """Traced, where it cannot be refused; of a batch and of a memory."""
+    x, y = embeddings()
+    loss = jax.jit(lambda x, y, m: contrastive.hinge_loss(x, y, memory_y=m)[0])
+    memory = contrastive.memory_push(contrastive.memory_init(4, D), y[:2])
+    assert np.isfinite(loss(x, y, memory))
+    assert np.isnan(loss(x.at[3, 1].set(jnp.nan), y, memory))
+    assert np.isnan(loss(x, y, memory._replace(embeddings=memory.embeddings.at[0].set(jnp.nan))))
+
+
+def test_ids_that_do_not_fit_are_told():
+    x, y = embeddings()
+    ids = np.arange(B) * 2**32
+    with pytest.raises(ValueError, match="positives must fit into int32.*number them"):
+        contrastive.hinge_loss(x, y, positives=ids)
+    with pytest.raises(ValueError, match=r"groups\[0\] must fit into int32"):
+        contrastive.retrieval_metrics(x, y, (ids, ids))
+    small = np.arange(B, dtype=np.uint8)
+    memory = contrastive.memory_push(contrastive.memory_init(B, D), y, np.arange(B) + 256)
+    found = contrastive.hinge_loss(x, y, positives=small, memory_y=memory, mining="all")[0]
+    wanted = contrastive.hinge_loss(x, y, memory_y=memory, mining="all")[0]
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
 def test_bad_input():

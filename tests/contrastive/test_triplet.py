@@ -9,7 +9,7 @@ import pytest
 from contrastive import oracles
 
 from jaxrobust import contrastive
-from tests.contrastive.problems import IDS, embeddings, numeric_gradient
+from tests.contrastive.problems import IDS, embeddings, numeric_gradient, some_fast
 
 LABELS = IDS % 4
 OPTIONS: Any = (
@@ -34,9 +34,9 @@ def oracle(z, mining, *, margin=0.3, smooth=False, reduction="mean", similarity=
     return losses.sum() / counts[reduction]
 
 
-@pytest.mark.parametrize("block_size", [None, 5])
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("mining", MININGS)
+@pytest.mark.parametrize(
+    ("mining", "options", "block_size"), some_fast(MININGS, OPTIONS, (None, 5), every=4)
+)
 def test_value_and_gradient(mining, options, block_size, x64):
     z = jnp.asarray(embeddings()[0], jnp.float64)
     loss = jax.jit(
