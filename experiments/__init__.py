@@ -42,6 +42,7 @@ READING_ORDER = (
     "clustering_quality",
     "sampled_training",
     "redundancy",
+    "hard_negatives",
 )
 RESERVED_FIELDS = {"preset", "output", "run"}  # options of the command line
 

@@ -13,7 +13,7 @@ from experiments.encoders import Tower
 from jaxrobust import contrastive, data
 
 MARGIN, CLIP, RATE = 0.2, 2.0, 1e-3
-ALL, HARDEST, WARM = "all", "hardest", "hardest after one epoch of all"
+ALL, HARDEST, WARM = "all", "hardest", "hardest after a warm-up"
 TOP, SEMI_HARD, SOFT = "10 hardest", "semi-hard", "soft"
 INFO_NCE, SIGMOID = "InfoNCE", "sigmoid"
 METHODS = (ALL, HARDEST, WARM, TOP, SEMI_HARD, SOFT, INFO_NCE, SIGMOID)
@@ -29,9 +29,9 @@ class Pairs(NamedTuple):
 class Run(NamedTuple):
     """What one run reached, after every epoch."""
 
-    recall: jax.Array  # (epochs,): R@1 from x to y on the test set, in %
-    rsum: jax.Array  # (epochs,): the sum of R@1, 5, 10 both ways, in %
-    collapse: jax.Array  # (epochs,): hinge of the hardest negative over the margin, training
+    recall: Any  # (epochs,): R@1 from x to y on the test set, in %
+    rsum: Any  # (epochs,): the sum of R@1, 5, 10 both ways, in %
+    collapse: Any  # (epochs,): hinge of the hardest negative over the margin, training
 
 
 def views(seed: int, train: int = 4_000, test: int = 1_000) -> Pairs:
@@ -64,7 +64,7 @@ def _split(views: list[np.ndarray], train: int) -> Pairs:
 PROBLEMS: dict[str, Callable[[int], Pairs]] = {"views": views, "digits": digit_halves}
 
 
-def loss_of(method: str, x: Any, y: Any, step: Any, epoch_steps: int) -> jax.Array:
+def loss_of(method: str, x: Any, y: Any, step: Any, warm_steps: int) -> jax.Array:
     """The loss of a batch by one way to choose negatives."""
     if method == INFO_NCE:
         return contrastive.info_nce(x, y, temperature=0.07)
@@ -73,7 +73,7 @@ def loss_of(method: str, x: Any, y: Any, step: Any, epoch_steps: int) -> jax.Arr
     mining: dict[str, Any] = {
         ALL: "all",
         HARDEST: "hardest",
-        WARM: contrastive.switch(epoch_steps)(step),
+        WARM: contrastive.switch(warm_steps)(step),
         TOP: contrastive.top_k(10, most=10),
         SEMI_HARD: "semi_hard",
         SOFT: contrastive.soft(20.0),
@@ -81,18 +81,29 @@ def loss_of(method: str, x: Any, y: Any, step: Any, epoch_steps: int) -> jax.Arr
     return contrastive.hinge_loss(x, y, margin=MARGIN, mining=mining[method], reduction="sum")[0]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
-def train(
-    method: str, widths: tuple[int, ...], bias: float, epochs: int, batch: int, pairs: Pairs,
-    key: jax.Array,
-) -> Run:  # fmt: skip
+class Setting(NamedTuple):
+    """How towers are trained; static."""
+
+    widths: tuple[int, ...] = (128, 64)  # of the hidden layers, and of the embedding
+    bias: float = 0.0  # of every layer at the start
+    epochs: int = 15
+    batch: int = 128
+    warm: int = 1  # epochs of all negatives, of the method that has a warm-up
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def train(method: str, setting: Setting, pairs: Pairs, key: jax.Array) -> Run:
     """One run: Adam, a tenth of the rate in the second half, gradients clipped."""
-    tower = Tower(widths, bias)
+    tower = Tower(setting.widths, setting.bias)
+    epochs, batch = setting.epochs, setting.batch
     number = pairs.train[0].shape[0]
     epoch_steps = number // batch
     schedule = optax.piecewise_constant_schedule(RATE, {epochs * epoch_steps // 2: 0.1})
     optimizer = optax.chain(optax.clip_by_global_norm(CLIP), optax.adam(schedule))
-    embed = lambda params, views: [tower.apply(p, v) for p, v in zip(params, views, strict=True)]
+
+    def embed(params, views) -> list[Any]:
+        return [tower.apply(p, v) for p, v in zip(params, views, strict=True)]
+
     keys = jax.random.split(jax.random.fold_in(key, 1), 2)
     params = [tower.init(k, v[:1]) for k, v in zip(keys, pairs.train, strict=True)]
 
@@ -101,7 +112,7 @@ def train(
 
         def loss(params):
             x, y = embed(params, [view[rows] for view in pairs.train])
-            return loss_of(method, x, y, number, epoch_steps)
+            return loss_of(method, x, y, number, setting.warm * epoch_steps)
 
         updates, state = optimizer.update(jax.grad(loss)(params), state)
         return (optax.apply_updates(params, updates), state, number + 1), None

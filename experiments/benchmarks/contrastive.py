@@ -133,7 +133,10 @@ def large_batch(size: int, before: int, seconds: dict[str, Any], quick: bool) ->
         name: jax.jit(jax.value_and_grad(f, (0, 1))).lower(*pairs).compile()
         for name, f in losses().items()
     }
-    mib = {name: plan.memory_analysis().temp_size_in_bytes / 2**20 for name, plan in plans.items()}
+    mib = {
+        name: plan.memory_analysis().temp_size_in_bytes / 2**20  # type: ignore[union-attr]
+        for name, plan in plans.items()
+    }
     run = lambda: plans[OURS](*pairs)
     timing.once(run)
     took = timing.median(run, 1 if quick else 3)

@@ -167,8 +167,8 @@ def batch_of(
         )  # fmt: skip
     square = None
     if plain and directions == "both":
-        whole = (prepared(similarity, z) for z in (x, y))
-        embedded = Embedded(*whole, partners, partners, scale, bias)
+        unit_x, unit_y = (prepared(similarity, z) for z in (x, y))
+        embedded = Embedded(unit_x, unit_y, partners, partners, scale, bias)
         square = embedded, Known(items, items, margins, mask)
     block_size = pairs.check_block_size(block_size)
     if block_size is None:

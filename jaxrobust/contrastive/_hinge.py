@@ -156,8 +156,8 @@ def mined(batch: Batch, mining: Mining) -> list[Mined]:
     ]
     scores = batch.again(columns)
     return [
-        _mined(side, mining, *parts)
-        for side, *parts in zip(batch.sides, found, columns, scores, strict=True)
+        _mined(side, mining, values, picked, again)
+        for side, values, picked, again in zip(batch.sides, found, columns, scores, strict=True)
     ]
 
 

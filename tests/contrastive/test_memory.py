@@ -82,7 +82,7 @@ def test_the_gradient_is_that_of_constants():
     memory_x, memory_y = remembered()
 
     def loss(x, y, past):
-        memories = {
+        memories: Any = {
             "memory_x": memory_x._replace(embeddings=past[0]),
             "memory_y": memory_y._replace(embeddings=past[1]),
         }

@@ -94,10 +94,11 @@ def test_what_cannot_be_spread_is_told():
     x, y = embeddings(number=B, dim=D)
     mesh, arrays = spread(x, y)
     data = PartitionSpec("batch")
-    for options, message in (
+    cases: Any = (
         ({"margin": np.ones((4, 4))}, "margin must be a number with a memory, or where"),
         ({"positives": np.ones((4, 32), bool)}, "positives must be ids, not a mask"),
-    ):
+    )
+    for options, message in cases:
         loss = lambda x, y, options=options: contrastive.hinge_loss(
             x, y, axis_name="batch", **options
         )[0]

@@ -82,7 +82,7 @@ def test_chunks_need_less_memory():
         loss = lambda params, inputs: jnp.sum(encoder(params, inputs) ** 2)
         shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((width, width), (number, width))]
         program = jax.jit(jax.grad(loss)).lower(*shapes).compile()
-        return program.memory_analysis().temp_size_in_bytes
+        return program.memory_analysis().temp_size_in_bytes  # type: ignore[union-attr]
 
     assert temporary(contrastive.in_chunks(encode, chunk_size=64)) < temporary(encode) / 2
 
