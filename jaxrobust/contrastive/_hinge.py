@@ -11,8 +11,8 @@ from jaxrobust.contrastive._batch import Batch, Directions, Side, batch_of
 from jaxrobust.contrastive._checks import check_choice
 from jaxrobust.contrastive._devices import over_devices
 from jaxrobust.contrastive._mining import Anchors, Mining, mining_of
+from jaxrobust.contrastive._picks import Hardest, HardestPositive, Picked, rounding_of
 from jaxrobust.contrastive._queue import Memory
-from jaxrobust.contrastive._statistics import Hardest, HardestPositive, Picked, rounding_of
 
 Reduction = Literal["mean", "sum", "active"]
 REDUCTIONS = ("mean", "sum", "active")

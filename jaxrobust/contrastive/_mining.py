@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from jaxrobust import trees
+from jaxrobust.contrastive import _picks as picks
 from jaxrobust.contrastive import _statistics as statistics
 from jaxrobust.contrastive._checks import check_range
 from jaxrobust.contrastive._passes import Statistics
@@ -79,7 +80,7 @@ class Hardest:
 
     def picks(self, dim: int) -> Statistics:
         """The hardest."""
-        return (statistics.Hardest(),)
+        return (picks.Hardest(),)
 
     def losses(self, anchors: Anchors) -> jax.Array:
         """Its hinge."""
@@ -97,11 +98,11 @@ class TopK:
         """All at once, if they are many or k is traced."""
         if self._few():
             return ()
-        return (statistics.HardestHinges(self.most, count=self.k),)
+        return (picks.HardestHinges(self.most, count=self.k),)
 
     def picks(self, dim: int) -> Statistics:
         """One by one, if they are few."""
-        return (statistics.Hardest(self.most),) if self._few() else ()
+        return (picks.Hardest(self.most),) if self._few() else ()
 
     def losses(self, anchors: Anchors) -> jax.Array:
         """The sum."""
@@ -123,8 +124,8 @@ class SemiHard:
 
     def picks(self, dim: int) -> Statistics:
         """That one; without it the easiest, if wanted."""
-        found: Statistics = (statistics.SemiHard(),)
-        return (*found, statistics.Easiest()) if self.easiest else found
+        found: Statistics = (picks.SemiHard(),)
+        return (*found, picks.Easiest()) if self.easiest else found
 
     def losses(self, anchors: Anchors) -> jax.Array:
         """Its hinge."""
@@ -167,7 +168,7 @@ class Selective:
 
     def picks(self, dim: int) -> Statistics:
         """The hardest, by its score."""
-        return (statistics.Hardest(),)
+        return (picks.Hardest(),)
 
     def losses(self, anchors: Anchors) -> jax.Array:
         """One or the other."""
@@ -188,7 +189,7 @@ class Mixed:
 
     def picks(self, dim: int) -> Statistics:
         """The hardest."""
-        return (statistics.Hardest(),)
+        return (picks.Hardest(),)
 
     def losses(self, anchors: Anchors) -> jax.Array:
         """The weighted mean of both."""
@@ -214,7 +215,7 @@ class DistanceWeighted:
 
     def picks(self, dim: int) -> Statistics:
         """The one that is drawn."""
-        return (statistics.ByDistance(key=self.key, dim=dim, cutoff=self.cutoff, limit=self.limit),)
+        return (picks.ByDistance(key=self.key, dim=dim, cutoff=self.cutoff, limit=self.limit),)
 
     def losses(self, anchors: Anchors) -> jax.Array:
         """Its hinge."""

@@ -14,8 +14,8 @@ from jaxrobust.contrastive._checks import check_choice
 from jaxrobust.contrastive._hinge import REDUCTIONS, Reduction
 from jaxrobust.contrastive._passes import Embedded, Known, Plan
 from jaxrobust.contrastive._picked import picked_scores
+from jaxrobust.contrastive._picks import Easiest, Hardest
 from jaxrobust.contrastive._similarity import similarity_of
-from jaxrobust.contrastive._statistics import Easiest, Hardest
 from jaxrobust.contrastive._tiles import tile_of
 
 TripletMining = Literal["hardest", "semi_hard"]

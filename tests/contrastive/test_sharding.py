@@ -61,6 +61,7 @@ def test_inside_of_shard_map(name, check_vma, block_size):
         np.testing.assert_allclose(a, b, **TOLERANCE)
 
 
+@pytest.mark.slow
 def test_info_is_of_all_devices():
     x, y = embeddings(number=B, dim=D)
     mesh, arrays = spread(x, y)

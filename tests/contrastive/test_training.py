@@ -361,6 +361,7 @@ def test_hard_negatives_at_low_temperatures(temperature):
         chex.assert_tree_all_finite(jax.value_and_grad(loss)(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["info_nce", "soft"])
 def test_second_derivatives_do_not_depend_on_blocks(name, x64):
     x, y = (jnp.asarray(z, jnp.float64) for z in embeddings(number=6))

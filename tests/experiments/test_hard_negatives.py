@@ -48,7 +48,9 @@ def test_towers_learn(method):
     assert run.rsum[-1] > run.rsum[0]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [ALL, *(pytest.param(m, marks=pytest.mark.slow) for m in METHODS if m != ALL)]
+)
 def test_every_method_has_a_loss_with_a_gradient(method):
     x, y = (v[:16, :8] for v in views(0, 32, 4).train)
     loss = lambda x: hard_negatives_runs.loss_of(method, x, y, jnp.int32(0), 4)

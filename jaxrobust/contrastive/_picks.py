@@ -1,0 +1,195 @@
+"""The candidates of every anchor that come first: hardest, semi-hard, easiest, or drawn."""
+
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrobust.contrastive._statistics import Over, chosen, slack_of, static
+from jaxrobust.contrastive._tiles import Tile
+
+_NONE = jnp.iinfo(jnp.int32).max  # the number of no candidate
+
+
+def rounding_of(scores: jax.Array) -> jax.Array:
+    """By how much equal scores may differ that were summed in another order."""
+    return 16 * jnp.finfo(scores.dtype).eps * (1 + jnp.abs(scores))
+
+
+class Picked(NamedTuple):
+    """The candidates that come first, in order; ties go to the lowest number."""
+
+    priorities: jax.Array  # (n, k): minus infinity where there are fewer
+    columns: jax.Array  # (n, k) int32: numbers of the candidates
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Pick:
+    """The k candidates with the largest priority; how large, is for subclasses to say."""
+
+    is_sum: ClassVar[bool] = False
+
+    k: int = static(1)
+
+    def priorities(self, tile: Tile) -> jax.Array:
+        """What is compared, ``(n, m)``; minus infinity for those that do not count."""
+        raise NotImplementedError
+
+    def of_tile(self, tile: Tile) -> Picked:
+        """The first k of a tile."""
+        priorities = self.priorities(tile)
+        if self.k == 1:
+            # Comparing is many times faster on a CPU than a statistic of pairs. Where the largest
+            # is NaN none is equal to it, and the first one is taken.
+            best = jnp.max(priorities, axis=1)
+            at = jnp.where(priorities == best[:, None], tile.columns[None, :], _NONE)
+            column = jnp.min(at, axis=1)
+            column = jnp.where(jnp.isnan(best), tile.columns[0], column)
+            return Picked(best[:, None], column[:, None])
+        found, places = jax.lax.top_k(priorities, min(self.k, priorities.shape[1]))
+        missing = ((0, 0), (0, self.k - found.shape[1]))
+        return Picked(
+            jnp.pad(found, missing, constant_values=-jnp.inf),
+            jnp.pad(tile.columns[places], missing, constant_values=_NONE),
+        )
+
+    def merge(self, a: Picked, b: Picked) -> Picked:
+        """The first k of both."""
+        if self.k == 1:
+            later = (b.priorities > a.priorities) | (
+                (b.priorities == a.priorities) & (b.columns < a.columns)
+            )
+            later |= jnp.isnan(b.priorities)
+            return jax.tree.map(lambda x, y: jnp.where(later, y, x), a, b)
+        both = [jnp.concatenate(pair, axis=1) for pair in zip(a, b, strict=True)]
+        negated, columns = jax.lax.sort((-both[0], both[1]), dimension=1, num_keys=2)
+        return Picked(-negated[:, : self.k], columns[:, : self.k])
+
+    def value(self, state: Picked) -> Picked:
+        """The state."""
+        return state
+
+    def pull(self, tile: Tile, state: Picked, cotangent: Any) -> None:
+        """What is picked has no gradient; its scores are formed again."""
+
+    def pull_positive(self, state: Picked, cotangent: Any) -> None:
+        """What is picked has no gradient."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Hardest(Pick):
+    r"""The k negatives with the largest :math:`\alpha_{ij}+s_{ij}`, or :math:`s_{ij}` alone."""
+
+    with_margin: bool = static(True)
+
+    def priorities(self, tile: Tile) -> jax.Array:
+        """Scores; a margin that is the same for all changes no order."""
+        matters = self.with_margin and jnp.ndim(tile.margins)
+        scores = tile.margins + tile.scores if matters else tile.scores
+        return jnp.where(tile.negative, scores, -jnp.inf)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class HardestHinges(Pick):
+    r""":math:`\sum_{r\le c}[\alpha + s - d_i]_+` over the c hardest negatives, of k that are kept.
+
+    For many of them, or a traced c: the gradient goes through the tile.
+    """
+
+    is_sum: ClassVar[bool] = True
+
+    count: jax.Array | int = dataclasses.field(kw_only=True)
+
+    def priorities(self, tile: Tile) -> jax.Array:
+        """Slacks."""
+        return jnp.where(tile.negative, slack_of(tile), -jnp.inf)
+
+    def value(self, state: Picked) -> jax.Array:  # type: ignore[override]
+        """The sum of the first c."""
+        return jnp.sum(jnp.where(self._counted(state), jax.nn.relu(state.priorities), 0), axis=1)
+
+    def pull(self, tile: Tile, state: Picked, cotangent: jax.Array) -> jax.Array:  # type: ignore[override]
+        """1 for every active hinge among the first c."""
+        last = jnp.clip(self.count, 1, self.k) - 1
+        least, column = (jnp.take(part, last, axis=1)[:, None] for part in state)
+        slack = self.priorities(tile)
+        among = (slack > least) | ((slack == least) & (tile.columns[None, :] <= column))
+        return jnp.where(among & (slack > 0) & (self.count > 0), cotangent[:, None], 0)
+
+    def pull_positive(self, state: Picked, cotangent: jax.Array) -> jax.Array:  # type: ignore[override]
+        """Each of these pulls the positive up."""
+        active = self._counted(state) & (state.priorities > 0)
+        return -cotangent * jnp.sum(active, axis=1).astype(cotangent.dtype)
+
+    def _counted(self, state: Picked) -> jax.Array:
+        return (jnp.arange(self.k) < self.count)[None, :] & (state.priorities > -jnp.inf)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SemiHard(Pick):
+    """The hardest negative that is less similar than the positive."""
+
+    def priorities(self, tile: Tile) -> jax.Array:
+        """Scores below that of the positive."""
+        least = tile.positive_scores - rounding_of(tile.positive_scores)
+        below = tile.negative & (tile.scores < least[:, None])
+        return jnp.where(below, tile.scores, -jnp.inf)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Easiest(Pick):
+    """The negatives, or positives, with the smallest scores."""
+
+    over: Over = static("negatives")
+
+    def priorities(self, tile: Tile) -> jax.Array:
+        """Scores, negated."""
+        return jnp.where(chosen(tile, self.over), -tile.scores, -jnp.inf)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class HardestPositive(Pick):
+    """The positives with the largest scores, other than the own partner."""
+
+    def priorities(self, tile: Tile) -> jax.Array:
+        """Scores of the other positives."""
+        other = tile.positive & (tile.rows[:, None] != tile.columns[None, :])
+        return jnp.where(other, tile.scores, -jnp.inf)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ByDistance(Pick):
+    r"""A negative drawn in proportion to :math:`1/q(\delta)`, with q the density of distances.
+
+    On the unit sphere in n dimensions :math:`\log q(\delta) = (n-2)\log\delta +
+    \frac{n-3}{2}\log(1-\delta^2/4)`. The largest of log weight plus Gumbel noise is such a draw;
+    the noise depends on the numbers of the two items alone, not on tiles.
+    """
+
+    key: jax.Array = dataclasses.field(kw_only=True)
+    dim: int = dataclasses.field(kw_only=True, metadata={"static": True})
+    cutoff: jax.Array | float = dataclasses.field(kw_only=True)
+    limit: jax.Array | float = dataclasses.field(kw_only=True)
+
+    def priorities(self, tile: Tile) -> jax.Array:
+        """Logarithms of the weights, with noise."""
+        distances = jnp.sqrt(jnp.maximum(2 - 2 * tile.scores, 0))
+        clipped = jnp.maximum(distances, self.cutoff)
+        spread = jnp.maximum(1 - clipped**2 / 4, 1e-8)  # antipodes: log 0
+        log_weights = -(self.dim - 2) * jnp.log(clipped) - (self.dim - 3) / 2 * jnp.log(spread)
+        allowed = tile.negative & (distances < self.limit)
+        return jnp.where(allowed, log_weights + self._noise(tile), -jnp.inf)
+
+    def _noise(self, tile: Tile) -> jax.Array:
+        of_pair = lambda row, column: jax.random.gumbel(
+            jax.random.fold_in(jax.random.fold_in(self.key, row), column), (), tile.scores.dtype
+        )
+        return jax.vmap(jax.vmap(of_pair, (None, 0)), (0, None))(tile.rows, tile.columns)
