@@ -8,7 +8,6 @@ from experiments.report import Table
 
 VSE = "Faghri et al., arXiv:1707.05612 (remark on training time)"
 SPEC = "our specification, section 7.2 (measured before)"
-THEORY = "closed form: equal embeddings have a hinge of exactly the margin"
 
 WORDS = {
     "all": "The sum of the hinges of all negatives of the batch (SH, VSE0).",
@@ -37,7 +36,7 @@ def claims(found: Found) -> list[Claim]:
         Claim.at_least(
             VSE,
             "pairs that can be told apart: the hardest negative is ahead of all negatives in the "
-            "end (difference of the mean rsum)",
+            "end (difference of the mean rsum; measured before: 7)",
             ahead,
             0.0,
         ),
@@ -60,13 +59,12 @@ def claims(found: Found) -> list[Claim]:
             last(digits[SOFT]).mean() - last(digits[HARDEST]).mean(),
             20.0,
         ),
-        Claim.close(
-            THEORY,
-            "deep towers under the hardest negative collapse: mean hinge of the hardest negative "
-            "over the margin, in the end",
-            last(deep[HARDEST], "collapse"),
-            1.0,
-            atol=0.05,
+        Claim.at_least(
+            SPEC,
+            "deep towers under the hardest negative collapse: mean cosine of different items, in "
+            "the end (1: all embeddings are the same)",
+            last(deep[HARDEST], "cosine"),
+            0.95,
         ),
         Claim.at_least(
             SPEC,
@@ -106,12 +104,12 @@ def tables(found: Found) -> list[Table]:
         for method in found["views"]
     ]  # fmt: skip
     deep = [
-        (method, show(last(run, "recall")), show(last(run, "collapse")))
+        (method, show(last(run, "recall")), f"{last(run, 'cosine').mean():.3f}")
         for method, run in found["deep"].items()
     ]
     return [
         Table("Retrieval of test pairs in the end, % (mean ± standard deviation over seeds)",
               columns, rows),
         Table("Deep narrow towers on views, in the end",
-              ("method", "R@1, %", "hinge of the hardest over margin"), deep),
+              ("method", "R@1, %", "mean cosine of different items"), deep),
     ]  # fmt: skip

@@ -38,15 +38,15 @@ def curves(result: Result):
 
 
 def collapse(result: Result):
-    """Recall, and the hinge of the hardest negative, of deep towers."""
+    """Recall, and how alike all embeddings are, of deep towers."""
     figure, axes = plots.subplots(1, 2, width=11, height=4.2)
     by = result.series["deep"]
     for ax, what, title, label in (
         (axes[0], "recall", "Deep narrow towers: recall", "R@1 on test pairs (%)"),
-        (axes[1], "collapse", "And their collapse", "hinge of the hardest negative / margin"),
+        (axes[1], "cosine", "And their collapse", "mean cosine of different items"),
     ):
         _draw(ax, by, by, what)
-        if what == "collapse":
+        if what == "cosine":
             length = np.asarray(by[HARDEST][what]).shape[1]
             plots.theory_line(ax, [1, length], [1, 1], label="all embeddings equal")
         plots.describe(ax, title=title, x="epochs", y=label)
@@ -55,6 +55,6 @@ def collapse(result: Result):
         plots.direct_labels(ax)
     return plots.finish(figure), (
         "Eight hidden layers of 64: at the start all embeddings are alike. Under the hardest "
-        "negative they stay so, with a hinge of one margin (dashed), and recall is chance. A "
+        "negative they become the same (dashed), every hinge is the margin, recall is chance. A "
         "warm-up of three epochs with all negatives, or the soft maximum, leads out of it."
     )
