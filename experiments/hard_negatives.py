@@ -10,7 +10,7 @@ the hardest negative is often as good as a positive. Then views are embedded by 
 in which everything looks alike at the start: under the hardest negative they stay collapsed.
 
 Presets:
-    quick: 60 s on 2 cores; views for 30 epochs, digits for 30, 3 seeds
+    quick: 70 s on 2 cores; views for 30 epochs, digits for 30, 3 seeds
     full: 3 min on 2 cores; views for 60, digits for 60, 5 seeds
 """
 
