@@ -1,5 +1,6 @@
 """The candidates of every anchor that come first: hardest, semi-hard, easiest, or drawn."""
 
+import abc
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
 
@@ -26,16 +27,16 @@ class Picked(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Pick:
+class Pick(abc.ABC):
     """The k candidates with the largest priority; how large, is for subclasses to say."""
 
     is_sum: ClassVar[bool] = False
 
     k: int = static(1)
 
+    @abc.abstractmethod
     def priorities(self, tile: Tile) -> jax.Array:
         """What is compared, ``(n, m)``; minus infinity for those that do not count."""
-        raise NotImplementedError
 
     def of_tile(self, tile: Tile) -> Picked:
         """The first k of a tile."""
@@ -73,9 +74,11 @@ class Pick:
 
     def pull(self, tile: Tile, state: Picked, cotangent: Any) -> None:
         """What is picked has no gradient; its scores are formed again."""
+        return None
 
     def pull_positive(self, state: Picked, cotangent: Any) -> None:
         """What is picked has no gradient."""
+        return None
 
 
 @jax.tree_util.register_dataclass

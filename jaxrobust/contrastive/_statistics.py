@@ -44,10 +44,12 @@ class Statistic(Protocol):
 
 
 def static(default: Any = dataclasses.MISSING) -> Any:
+    """A field that is not traced."""
     return dataclasses.field(default=default, metadata={"static": True})
 
 
 def chosen(tile: Tile, over: Over) -> jax.Array:
+    """Which candidates a statistic is over, ``(n, m)`` bool."""
     if over == "all":
         return tile.negative | tile.positive
     return tile.negative if over == "negatives" else tile.positive
@@ -95,6 +97,7 @@ class HingeSum:
 
 
 def slack_of(tile: Tile) -> jax.Array:
+    """Margin plus score minus that of the partner, ``(n, m)``."""
     return tile.margins + tile.scores - tile.positive_scores[:, None]
 
 
