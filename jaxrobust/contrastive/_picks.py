@@ -74,11 +74,11 @@ class Pick(abc.ABC):
 
     def pull(self, tile: Tile, state: Picked, cotangent: Any) -> None:
         """What is picked has no gradient; its scores are formed again."""
-        return None
+        return
 
     def pull_positive(self, state: Picked, cotangent: Any) -> None:
         """What is picked has no gradient."""
-        return None
+        return
 
 
 @jax.tree_util.register_dataclass
