@@ -193,8 +193,7 @@ def near_zero(key: jax.Array, factors: Any, num_clusters: int) -> Any:
         return RankOne(draws[..., :rows], draws[..., rows:])
 
     layers, structure = jax.tree.flatten(factors, is_leaf=_is_layer)
-    keys = jax.random.split(key, len(layers))
-    return structure.unflatten(map(of_layer, layers, keys))
+    return structure.unflatten([of_layer(layer, key) for layer in layers])
 
 
 def _factors_of_one(loss_fn: LossFn, params: Any, data: Any) -> dict[str, Any]:
