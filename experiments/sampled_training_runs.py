@@ -19,6 +19,7 @@ class Problem(NamedTuple):
     """A data set and a model for it."""
 
     loss_fn: Callable[[Any, Any], jax.Array]  # of one example (image, label)
+    compared: Callable[[Any, Any], jax.Array]  # the loss by whose gradients copies are found
     evaluate: Callable[[Any, Any], dict[str, jax.Array]]  # (params, test set) -> accuracy, loss
     init: Callable[[jax.Array], Any]  # key -> params
     train: tuple[jax.Array, jax.Array]  # (N, features), (N,)
@@ -40,10 +41,15 @@ class Curve(NamedTuple):
 
 
 class Model(NamedTuple):
-    """A network: its init, its loss of one example, and its evaluation."""
+    """A network: its init, its loss of one example, and its evaluation.
+
+    ``compared`` is the loss with no gradient for the first of several convolutions: the others say
+    as well what a copy is, and the pass back to the first one would be most of a pass back.
+    """
 
     init: Callable[[jax.Array], Any]
     loss_fn: Callable[[Any, Any], jax.Array]
+    compared: Callable[[Any, Any], jax.Array]
     evaluate: Callable[[Any, Any], dict[str, jax.Array]]
 
 
@@ -87,6 +93,9 @@ def network(kind: str, num_features: int) -> Model:
     def loss_fn(params, example):
         return -jax.nn.log_softmax(logits(params, example[0]))[example[1]]
 
+    def compared(params, example):
+        return loss_fn([jax.lax.stop_gradient(params[0]), *params[1:]], example)
+
     @jax.jit
     def evaluate(params, examples):
         images, labels = examples
@@ -97,7 +106,7 @@ def network(kind: str, num_features: int) -> Model:
             "loss": -jnp.mean(chosen),
         }
 
-    return Model(init, loss_fn, evaluate)
+    return Model(init, loss_fn, compared if kind == "cnn" else loss_fn, evaluate)
 
 
 class Redundancy(NamedTuple):
@@ -130,6 +139,7 @@ def problem(source: str, kind: str, redundancy: Redundancy, seed: int) -> Proble
     as_arrays = lambda pair: (jnp.asarray(pair[0], jnp.float32), jnp.asarray(pair[1], jnp.int32))
     return Problem(
         model.loss_fn,
+        model.compared,
         model.evaluate,
         model.init,
         as_arrays((images + noise, labels[groups])),
@@ -164,16 +174,16 @@ UNBIASED = (UNIFORM, DOUBLE, IMPORTANCE, EQUAL, PROPORTIONAL, NEYMAN, SVRG, BOTH
 
 
 @functools.cache
-def _plan(method: str, loss_fn, batch_size: int, every: int):
+def _plan(method: str, loss_fn, compared, batch_size: int, every: int):
     """The plan of a method, and what its optimizer needs besides; one for all runs."""
     strata = {EQUAL: "equal", PROPORTIONAL: "proportional", NEYMAN: "neyman"}
     if method == FOUND:
-        return training.remove_redundancy(loss_fn), None
+        return training.remove_redundancy(compared), None
     snapshots = training.snapshots(loss_fn, every=every)
     if method == SVRG:
         return snapshots
     if method == BOTH:
-        strata, _ = _plan(PROPORTIONAL, loss_fn, batch_size, every)
+        strata, _ = _plan(PROPORTIONAL, loss_fn, compared, batch_size, every)
         return training.combined(strata, snapshots.plan), snapshots.extras
     options: dict[str, Any] = {"first": every if method == AUTOMATIC else min(every, 50)}
     options |= {"every": every, "dim": 64}
@@ -222,7 +232,7 @@ def run_once(
     ``watch`` is ``"accuracy"`` on the test set, or the mean ``"loss"`` over the training set.
     """
     optimizer = _optimizer(method)
-    plan, extras = _plan(method, problem.loss_fn, batch_size, refresh_every)
+    plan, extras = _plan(method, problem.loss_fn, problem.compared, batch_size, refresh_every)
     state = training.init(
         problem.init(jax.random.key(seed)),
         optimizer,

@@ -15,7 +15,12 @@ from jaxrobust.clustering._checks import (
 )
 from jaxrobust.clustering._hartigan import pass_over
 from jaxrobust.clustering._lloyd import alternate
-from jaxrobust.clustering._objectives import OBJECTIVES, Objective, by_cluster
+from jaxrobust.clustering._objectives import (
+    OBJECTIVES,
+    Objective,
+    assign_in_turn,
+    by_cluster,
+)
 from jaxrobust.clustering._result import Clustering
 from jaxrobust.clustering._seeding import SEEDINGS, Seeding, assign_to_seeds
 from jaxrobust.clustering._sums import (
@@ -125,7 +130,7 @@ def fit(
         key, sample_key = jax.random.split(key)
         sample = _sample(sample_key, points, sample_size)
         few = improved(sample, start_from(init, key, sample, num_clusters))
-        return improved(points, _assign_to(few, points, objective))
+        return improved(points, _nearly_best(few, points, objective))
     return improved(points, start_from(init, key, points, num_clusters))
 
 
@@ -160,6 +165,60 @@ def _value(
 ) -> jax.Array:
     sums = centered_sums(points, assignments, num_clusters)
     return jnp.sum(by_cluster(sums, objective))
+
+
+def assign(clusters: Clustering, points: Any, *, objective: Objective = "pairwise") -> jax.Array:
+    r"""Clusters of points that they were not fitted to, about the same centers.
+
+    For ``"kmeans"`` the closest center. For ``"pairwise"``, one point after the other, where
+    :math:`\sum_k N_k S_k` grows least with the sizes and spreads changed by those before: the least
+    :math:`S_k + (N_k+1) D_k`, with :math:`D_k` the squared distance to the center. By the sizes
+    that there were all would run to the smallest clusters. The first of equal ones.
+
+    Args:
+      clusters: of :func:`fit`, or of :func:`gradient_clusters` by sketches. To compare, the
+        sketches of ``points`` must be of the same key and landmarks.
+      points: ``(n, d)`` floating.
+      objective: the one that the clusters were fitted by.
+
+    Returns:
+      ``(n,)`` int32.
+
+    Raises:
+      ValueError: for points that are not ``(n, d)`` with the d of the centers, or not finite
+        (unless traced), centers that are not ``(K, d)``, an unknown objective.
+      TypeError: for points that are not floating.
+    """
+    points = check_points("points", points)
+    if objective not in OBJECTIVES:
+        raise ValueError(f"objective must be one of {OBJECTIVES}, got {objective!r}")
+    shape = getattr(clusters.centers, "shape", None)
+    if shape is None or len(shape) != 2 or shape[1] != points.shape[1]:
+        raise ValueError(
+            f"points must be of the length of the centers, got {points.shape} and centers "
+            f"{'by leaf' if shape is None else shape}"
+        )
+    return _assign(clusters, points, objective)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _assign(clusters: Clustering, points: jax.Array, objective: Objective) -> jax.Array:
+    # About the centers' mean, for distances are found from products.
+    middle = jnp.mean(clusters.centers, axis=0)
+    distances = squared_distances(points, clusters.centers, middle)
+    if objective == "kmeans":
+        return jnp.argmin(distances, axis=1).astype(jnp.int32)
+    sizes = clusters.sizes.astype(distances.dtype)
+    return assign_in_turn(sizes, clusters.spreads.astype(distances.dtype), distances, 1)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _nearly_best(clusters: Clustering, points: jax.Array, objective: Objective) -> jax.Array:
+    """Where each point alone would cost least: a start for passes that decide with exact sizes."""
+    distances = squared_distances(points, clusters.centers)
+    if objective == "pairwise":  # the change of N_k S_k, up to a factor, for many members
+        distances = clusters.spreads[None, :] + clusters.sizes[None, :] * distances
+    return jnp.argmin(distances, axis=1).astype(jnp.int32)
 
 
 def _check_algorithm(algorithm: str, objective: str, block_size: int | None) -> None:
@@ -198,15 +257,6 @@ def _sample(key: jax.Array, points: jax.Array, number: int) -> jax.Array:
     # Draws without replacement in proportion: the largest logarithms with Gumbel noise.
     scores = jnp.log(shares + 1 / points.shape[0]) + jax.random.gumbel(key, points.shape[:1])
     return points[jax.lax.top_k(scores, number)[1]]
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _assign_to(clusters: Clustering, points: jax.Array, objective: Objective) -> jax.Array:
-    """Where each point would cost least if it joined the clusters of other points, ``(N,)``."""
-    distances = squared_distances(points, clusters.centers)
-    if objective == "pairwise":  # the change of N_k S_k, up to a factor, for many members
-        distances = clusters.spreads[None, :] + clusters.sizes[None, :] * distances
-    return jnp.argmin(distances, axis=1).astype(jnp.int32)
 
 
 def check_init(init: Any, names: tuple[str, ...], num_points: int, num_clusters: int) -> Any:

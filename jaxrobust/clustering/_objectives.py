@@ -42,3 +42,30 @@ def gain_of_leaving(
     else:
         gain = distance * counts / jnp.maximum(counts - 1, 1)
     return jnp.where(counts > 1, gain, 0)
+
+
+def assign_in_turn(
+    sizes: jax.Array, spreads: jax.Array, distances: jax.Array, weight: float
+) -> jax.Array:
+    """Point after point to where ``sum_k s_k S_k`` grows least, about centers that stay.
+
+    Each counts at once, with its weight: all by the same sizes would run to the smallest cluster.
+
+    Args:
+      sizes: ``(K,)`` floating, before.
+      spreads: ``(K,)``, before.
+      distances: ``(n, K)``, squared.
+      weight: of every point.
+
+    Returns:
+      ``(n,)`` int32.
+    """
+
+    def step(state, distance):
+        sizes, spreads = state
+        # (s + w) (S + w D) - s S, over w.
+        target = jnp.argmin(spreads + (sizes + weight) * distance).astype(jnp.int32)
+        sizes = sizes.at[target].add(weight)
+        return (sizes, spreads.at[target].add(weight * distance[target])), target
+
+    return jax.lax.scan(step, (sizes, spreads), distances)[1]

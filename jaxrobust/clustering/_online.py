@@ -10,7 +10,7 @@ from jax.core import Tracer
 
 from jaxrobust import trees
 from jaxrobust.clustering._checks import check_points
-from jaxrobust.clustering._objectives import OBJECTIVES, Objective
+from jaxrobust.clustering._objectives import OBJECTIVES, Objective, assign_in_turn
 from jaxrobust.clustering._seeding import seed_centers
 from jaxrobust.clustering._sums import squared_distances
 
@@ -134,7 +134,7 @@ def _update(method: Online, state: OnlineState, points: jax.Array) -> tuple[Onli
     if method.objective == "kmeans":
         assignments = jnp.argmin(distances, axis=1).astype(jnp.int32)
     else:
-        assignments = _assign(sizes, spreads, distances, new)
+        assignments = assign_in_turn(sizes, spreads, distances, new)
     own = jnp.take_along_axis(distances, assignments[:, None], axis=1)[:, 0]
     after = sizes.at[assignments].add(new)
     # Relative to the center: what does not change is not lost to rounding.
@@ -144,19 +144,6 @@ def _update(method: Online, state: OnlineState, points: jax.Array) -> tuple[Onli
     spreads = spreads.at[assignments].add(new * own)
     state = OnlineState(after, centers, spreads, state.step + 1, state.key)
     return _split_if_small(method, state), assignments
-
-
-def _assign(sizes: jax.Array, spreads: jax.Array, distances: jax.Array, weight: float) -> jax.Array:
-    """Point after point to where ``sum_k s_k S_k`` grows least, each with one weight."""
-
-    def step(state, distance):
-        sizes, spreads = state
-        # (s + w) (S + w D) - s S, over w.
-        target = jnp.argmin(spreads + (sizes + weight) * distance).astype(jnp.int32)
-        sizes = sizes.at[target].add(weight)
-        return (sizes, spreads.at[target].add(weight * distance[target])), target
-
-    return jax.lax.scan(step, (sizes, spreads), distances)[1]
 
 
 def _split_if_small(method: Online, state: OnlineState) -> OnlineState:

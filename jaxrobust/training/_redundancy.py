@@ -52,7 +52,10 @@ def remove_redundancy(
     that are left is redundant, all groups.
 
     Args:
-      loss_fn: ``loss_fn(params, example) -> ()``, the loss of one example.
+      loss_fn: ``loss_fn(params, example) -> ()``, the loss of one example, by whose gradients
+        examples are compared. It need not be the one that is trained: with
+        ``jax.lax.stop_gradient`` around the params of the first layers there is no backward pass
+        through them, and the gradients of the others tell copies as well.
       tolerance: cosine distance, in [0, 2]; None to find it from the data. In the beginning of
         training, copies of an MNIST image with pixel noise 0.02 are at about 0.05 of each other,
         different images seldom below 0.1.

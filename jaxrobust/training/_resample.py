@@ -1,13 +1,14 @@
 """The plan that refreshes strata or scores, and returns to uniform draws where they do not pay."""
 
 import dataclasses
-import functools
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxrobust import clustering, sampling, trees
+from jaxrobust.training import _looks as looks
 from jaxrobust.training._plans import (
     NEVER,
     Plan,
@@ -40,6 +41,7 @@ def resample(
     automatic: bool = True,
     plateau: float = 0.1,
     cost: float | None = None,
+    overhead: float = 0.02,
     num_probes: int = 512,
     max_passes: int = 3,
     dim: int = 256,
@@ -59,17 +61,20 @@ def resample(
     :math:`\nu = \frac{\mathrm{tr}/B}{\mathrm{signal} + \mathrm{tr}/B}`, steps that are limited by
     noise take :math:`1+\frac{\mathrm{tr}}{B\,\mathrm{signal}}\cdot\mathrm{ratio}` times as many as
     without noise, so a ratio saves a share :math:`(1-\mathrm{ratio})\,\nu` of them. A refresh costs
-    as much as :math:`cN/B` steps. Before one, the same examples tell :math:`\nu`, and if
-    :math:`\nu\cdot\mathrm{every}\le cN/B` no ratio could pay and none is made. Sampling returns
-    to uniform where the ratio is not below 1 or saves less than the refresh costs. Each time that
-    nothing was gained the plan waits twice as long as before; so it does if the strata or scores
-    of before would have done nearly as well, and the refresh saved less than it cost.
+    as much as :math:`cN/B` steps. Before one, the gradients of some examples tell :math:`\nu` and,
+    by clusters of one half and how far the other half is from them, about the ratio; if
+    :math:`(1-\mathrm{ratio})\,\nu\cdot\mathrm{every}\le cN/B`, none is made. After one, sampling
+    returns to uniform where the same holds for the ratio that it has. Each time that nothing was
+    gained the plan waits twice as long as before; so it does if the strata or scores of before
+    would have done nearly as well, and the refresh saved less than it cost. All looks, and all
+    refreshes that led to nothing, are at most a share ``overhead`` of the steps: what does not pay
+    costs little, and what looks cost is known beforehand.
 
     Args:
       loss_fn: ``loss_fn(params, example) -> ()``, the loss of one example.
       num_clusters: K; None for scores instead of clusters.
       allocation: of the draws to clusters, as in :func:`sampling.stratified`.
-      first: step of the first call.
+      first: step of the first call; with ``automatic`` the least.
       every: steps between refreshes; with ``automatic`` the least number of them.
       check_every: steps between looks at whether the strata or scores are stale; None for none.
         Then ``num_probes`` random examples tell the ratio of the variances that the sampler has
@@ -82,15 +87,18 @@ def resample(
       cost: c, what a refresh costs relative to a pass of training steps over the data. None to
         count operations: 1.25 for the sketches, and what :func:`clustering.fit` takes over the 6
         per example and parameter of a gradient: little for all but the smallest models.
-      num_probes: examples that tell the noise share.
+      overhead: with ``automatic``, the largest share of looks in all that was computed so far,
+        counted as ``cost`` is; the first look and those after it wait for that many steps. Above
+        0; ``inf`` for no limit.
+      num_probes: examples that are looked at; of gradients at least 16 for every cluster.
       max_passes: of :func:`clustering.fit`.
       dim: length of a sketch.
       batch_size: examples whose gradients are sketched at once.
 
     Returns:
-      :class:`Plan`. Reports ``fall`` of the loss and ``noise_share``, of a refresh ``ratio``,
-      ``ratio_before`` (that of the last strata or scores) and ``sampler``, and of a look
-      ``ratio_now``.
+      :class:`Plan`. Reports ``fall`` of the loss, ``noise_share`` and ``ratio_ahead``; of a
+      refresh ``ratio``, ``ratio_before`` (that of the last strata or scores) and ``sampler``; of a
+      look at those that there are ``ratio_now``.
 
     Raises:
       ValueError: for numbers out of range.
@@ -105,6 +113,8 @@ def resample(
     for name, value in (("cost", cost), ("stale", stale), ("plateau", plateau)):
         if value is not None and not value >= 0:
             raise ValueError(f"{name} must not be negative, got {value}")
+    if not overhead > 0:
+        raise ValueError(f"overhead must be positive, got {overhead}")
     check_counts(
         num_probes=num_probes, dim=dim, batch_size=batch_size, max_passes=max_passes,
         num_clusters=1 if num_clusters is None else num_clusters,
@@ -114,63 +124,174 @@ def resample(
             f"allocation must be 'equal', 'proportional' or 'neyman', got {allocation!r}"
         )
 
-    def call(state: TrainState, data: Any) -> tuple[TrainState, Report]:
-        size, number = state.sampler.batch_size, state.sampler.num_examples
-        of_pass = cost
-        if of_pass is None:
-            of_pass = _counted_cost(trees.size(state.params), num_clusters, dim, max_passes)
-        price = of_pass * number / size / every  # of a refresh, relative to the steps it is for
-        report: Report = {}
-        noise = 1.0
-        refresh = int(state.memory.get("next_refresh", first))
+    plan = _Resample(
+        loss_fn, num_clusters, allocation, first, every, check_every, stale, automatic, plateau,
+        cost, overhead, num_probes, max_passes, dim, batch_size,
+    )  # fmt: skip
+    return with_own_memory("resample", Plan(plan.next_call, plan.call))
+
+
+# What looks cost, in gradients of an example: a loss, and a sketch.
+_COST_OF_LOSS, _COST_OF_SKETCH = 1 / 3, 1.25
+# Probes for every cluster, to tell what clusters would gain.
+_PROBES_PER_CLUSTER = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class _Resample:
+    """See :func:`resample`."""
+
+    loss_fn: LossFn
+    num_clusters: int | None
+    allocation: sampling.Allocation
+    first: int
+    every: int
+    check_every: int | None
+    stale: float
+    automatic: bool
+    plateau: float
+    cost: float | None
+    overhead: float
+    num_probes: int
+    max_passes: int
+    dim: int
+    batch_size: int
+
+    def next_call(self, state: TrainState) -> int | None:
+        first = max(self.first, self._affordable(state)) if self.automatic else self.first
+        return next_call_from(first)(state)
+
+    def call(self, state: TrainState, data: Any) -> tuple[TrainState, Report]:
+        refresh = int(state.memory.get("next_refresh", 0))
         # What another plan put in place of the strata or scores has no ratio: a refresh is due.
-        has_ratio = isinstance(state.sampler, sampling.Sampler)
-        is_look = int(state.step) < refresh and has_ratio
-        if automatic and not is_look and plateau < 1 and is_uniform(state.sampler):
+        if int(state.step) < refresh and isinstance(state.sampler, sampling.Sampler):
+            probes, rows = self._probes(state, data)
+            now = looks.ratio_of_some(probes, state.sampler, rows)
+            if now <= self.stale:
+                return _looked(state, self.check_every, refresh), {"ratio_now": now}
+            after, report = self._refreshed_if_it_pays(state, data)
+            return after, {"ratio_now": now, **report}
+        if self.automatic and is_uniform(state.sampler) and self.plateau < 1:
             # The most frequent look, and the cheapest: a forward pass of some examples.
-            state, fall = _fall(loss_fn, state, data, num_probes, every)
-            report |= {} if fall is None else {"fall": fall}
-            if fall is None or fall > plateau:
-                state = _looked(state, None, int(state.step) + every)
-                return state, report | {"sampler": "uniform"}
-        sketch_key, probe_key, fit_key = jax.random.split(call_key(state), 3)
-        sketches = sketcher(loss_fn, state, sketch_key, dim, batch_size)
-        rows = some_rows(probe_key, number, num_probes)
-        if is_look:
-            probes = sketches(trees.take(data, rows), rows)
-            report["ratio_now"] = ratio = _ratio_of_some(probes, state.sampler, rows)
-            if ratio <= stale:
-                return _looked(state, check_every, refresh), report
-        if automatic:
-            probes = sketches(trees.take(data, rows), rows)
-            report["noise_share"] = noise = float(_noise_share(probes, size))
-            if noise <= price:
-                return _uniform_for_longer(state, every), report | {"sampler": "uniform"}
-        points = sketches(data)
-        sampler, memory = _refreshed(points, state, num_clusters, allocation, max_passes, fit_key)
-        report["ratio"] = ratio = _ratio(points, sampler)
-        if automatic and (1 - ratio) * noise <= price:
-            state = state._replace(memory=state.memory | memory)
-            return _uniform_for_longer(state, every), report | {"sampler": "uniform"}
-        wait = every
-        if automatic and "wait" in state.memory and has_ratio and not is_uniform(state.sampler):
-            report["ratio_before"] = before = _ratio(points, state.sampler)
+            state, fall = looks.fall(self.loss_fn, state, data, self.num_probes, self.every)
+            state = self._spent(state, _COST_OF_LOSS * self._num_probes(state))
+            seen: Report = {} if fall is None else {"fall": fall}
+            if fall is None or fall > self.plateau:
+                return self._uniform(state, self.every), {**seen, "sampler": "uniform"}
+            after, report = self._refreshed_if_it_pays(state, data)
+            return after, seen | report
+        return self._refreshed_if_it_pays(state, data)
+
+    def _refreshed_if_it_pays(self, state: TrainState, data: Any) -> tuple[TrainState, Report]:
+        """A look at the noise, then a refresh, as far as they promise to save what it costs."""
+        report: Report = {}
+        price = self._cost_of_refresh(state) / self.every  # relative to the steps it is for
+        noise = 1.0
+        if self.automatic:
+            probes, _ = self._probes(state, data)
+            if is_uniform(state.sampler):
+                state = self._spent(state, _COST_OF_SKETCH * len(probes))
+            size = state.sampler.batch_size
+            report["noise_share"] = noise = float(looks.noise_share(probes, size))
+            ahead = self._ratio_ahead(state, probes) if noise > price else None
+            report |= {} if ahead is None else {"ratio_ahead": ahead}
+            if (1 - (ahead or 0)) * noise <= price:
+                return self._uniform_for_longer(state), report | {"sampler": "uniform"}
+        _, _, fit_key = self._keys(state)
+        points = self._sketches(state)(data)
+        sampler, memory = _refreshed(
+            points, state, self.num_clusters, self.allocation, self.max_passes, fit_key
+        )
+        report["ratio"] = ratio = looks.ratio(points, sampler)
+        had_ratio = isinstance(state.sampler, sampling.Sampler) and not is_uniform(state.sampler)
+        state = state._replace(memory=state.memory | memory)
+        if self.automatic and (1 - ratio) * noise <= price:
+            cost = self._cost_of_refresh(state) * state.sampler.batch_size
+            state = self._uniform_for_longer(self._spent(state, cost))
+            return state, report | {"sampler": "uniform"}
+        wait = self.every
+        if self.automatic and "wait" in state.memory and had_ratio:
+            report["ratio_before"] = before = looks.ratio(points, state.sampler)
             last = int(state.memory["wait"])
-            wait = every if (before - ratio) * noise * last > price * every else 2 * last
-            wait = min(wait, NEVER)
-        kind = "importance" if num_clusters is None else "stratified"
-        state = scheduled(state._replace(memory=state.memory | memory), wait)
-        state = _looked(state, check_every, int(state.step) + wait)
+            gained = (before - ratio) * noise * last > price * self.every
+            wait = self.every if gained else min(2 * last, NEVER)
+        state = _looked(scheduled(state, wait), self.check_every, int(state.step) + wait)
+        kind = "importance" if self.num_clusters is None else "stratified"
         return with_sampler(state, sampler), report | {"sampler": kind}
 
-    return with_own_memory("resample", Plan(next_call_from(first), call))
+    # What is looked at ----------------------------------------------------------------------------
+
+    def _keys(self, state: TrainState) -> jax.Array:
+        """Of the sketches, of the choice of probes, and of the clusters."""
+        return jax.random.split(call_key(state), 3)
+
+    def _sketches(self, state: TrainState):
+        return sketcher(self.loss_fn, state, self._keys(state)[0], self.dim, self.batch_size)
+
+    def _num_probes(self, state: TrainState) -> int:
+        return min(self.num_probes, state.sampler.num_examples)
+
+    def _probes(self, state: TrainState, data: Any) -> tuple[jax.Array, jax.Array]:
+        """Sketches of random examples, and which they are."""
+        number = self._num_probes(state)
+        if self.automatic and self.num_clusters is not None and is_uniform(state.sampler):
+            enough = _PROBES_PER_CLUSTER * self.num_clusters
+            number = min(max(number, enough), state.sampler.num_examples)
+        rows = some_rows(self._keys(state)[1], state.sampler.num_examples, number)
+        return self._sketches(state)(trees.take(data, rows), rows), rows
+
+    def _ratio_ahead(self, state: TrainState, probes: jax.Array) -> float | None:
+        """About what a refresh would bring; None if all that there is was needed to tell."""
+        if not is_uniform(state.sampler) or 2 * len(probes) > state.sampler.num_examples:
+            return None
+        if self.num_clusters is None:
+            norms = jnp.linalg.norm(probes, axis=1)
+            return looks.ratio_of_scores(probes, norms, state.sampler)
+        key = self._keys(state)[2]
+        return looks.ratio_ahead(
+            probes, self.num_clusters, self.allocation, state.sampler.batch_size, key=key,
+            max_passes=self.max_passes,
+        )  # fmt: skip
+
+    # What it costs, and when the next look is -----------------------------------------------------
+
+    def _cost_of_refresh(self, state: TrainState) -> float:
+        """In steps."""
+        cost = self.cost
+        if cost is None:
+            size = trees.size(state.params)
+            cost = _counted_cost(size, self.num_clusters, self.dim, self.max_passes)
+        return cost * state.sampler.num_examples / state.sampler.batch_size
+
+    def _spent(self, state: TrainState, gradients: float) -> TrainState:
+        """With what looks took, and refreshes that led to nothing, in steps."""
+        steps = state.memory.get("spent", 0.0) + gradients / state.sampler.batch_size
+        return state._replace(memory=state.memory | {"spent": jnp.float32(steps)})
+
+    def _affordable(self, state: TrainState) -> int:
+        """The step at which the next look makes no more than the overhead of all steps."""
+        cost = _COST_OF_LOSS if self.plateau < 1 else _COST_OF_SKETCH
+        next_look = cost * self._num_probes(state) / state.sampler.batch_size
+        step = (float(state.memory.get("spent", 0.0)) + next_look) / self.overhead
+        return int(min(math.ceil(step), NEVER))
+
+    def _uniform(self, state: TrainState, wait: int) -> TrainState:
+        """Uniform draws until the next look, which is in so many steps or later."""
+        due = min(max(int(state.step) + wait, self._affordable(state)), NEVER)
+        return with_sampler(_looked(state, None, due), uniform_like(state.sampler))
+
+    def _uniform_for_longer(self, state: TrainState) -> TrainState:
+        """Uniform, and twice as long as the last time that nothing was gained."""
+        again = is_uniform(state.sampler) and "wait" in state.memory
+        wait = min(2 * int(state.memory["wait"]), NEVER) if again else self.every
+        return self._uniform(scheduled(state, wait), wait)
 
 
 def _counted_cost(num_params: int, num_clusters: int | None, dim: int, max_passes: int) -> float:
     """Operations of a refresh over those of a pass of gradients."""
     # Seeding and the last assignment are as much as a pass each.
     fitting = 0 if num_clusters is None else 2 * num_clusters * dim * (max_passes + 2)
-    return 1.25 + fitting / (6 * num_params)
+    return _COST_OF_SKETCH + fitting / (6 * num_params)
 
 
 def _refreshed(
@@ -185,12 +306,11 @@ def _refreshed(
     size = state.sampler.batch_size
     if num_clusters is None:
         return sampling.importance(jnp.linalg.norm(points, axis=1), size), {}
-    objective = "pairwise" if allocation == "equal" else "kmeans"
     clusters = clustering.fit(
         points,
         num_clusters,
         key=key,
-        objective=objective,
+        objective=looks.objective_of(allocation),
         init=_last_clusters(state, num_clusters),
         max_passes=max_passes,
         tolerance=0.01,
@@ -211,78 +331,9 @@ def _last_clusters(state: TrainState, num_clusters: int) -> Any:
     return "k-means++" if last is None or int(jnp.max(last)) >= num_clusters else last
 
 
-def _ratio(points: jax.Array, sampler: sampling.Sampler) -> float:
-    """Variance relative to uniform sampling, without replacement, in batches of the same size."""
-    plain = sampling.uniform(sampler.num_examples, sampler.batch_size)
-    ours, uniform = (float(sampling.variance(points, s)) for s in (sampler, plain))
-    return ours / uniform if uniform > 0 else float(ours > 0)
-
-
-def _ratio_of_some(points: jax.Array, sampler: sampling.Sampler, rows: jax.Array) -> float:
-    """The same, estimated from the gradients of some of the examples.
-
-    As if draws were independent: without replacement, a batch would be a large part of these few.
-    What draws without replacement gain among all examples is put in afterwards.
-    """
-    few = dataclasses.replace(sampling.restrict(sampler, rows), replacement=True)
-    plain = sampling.uniform(few.num_examples, few.batch_size, replacement=True)
-    ours, uniform = (float(sampling.variance(points, s)) for s in (few, plain))
-    if sampler.replacement:  # the uniform sampler that it is held against gains, it does not
-        number, size = sampler.num_examples, min(sampler.batch_size, sampler.num_examples)
-        uniform *= (number - size) / max(number - 1, 1)
-    return ours / uniform if uniform > 0 else float(ours > 0)
-
-
 def _looked(state: TrainState, check_every: int | None, refresh: int) -> TrainState:
     """With the next look, or the next refresh if that comes first."""
     refresh = min(refresh, NEVER)
     due = refresh if check_every is None else min(refresh, int(state.step) + check_every)
     memory = {"next_call": jnp.int32(due), "next_refresh": jnp.int32(refresh)}
     return state._replace(memory=state.memory | memory)
-
-
-def _fall(
-    loss_fn: LossFn, state: TrainState, data: Any, num_probes: int, every: int
-) -> tuple[TrainState, float | None]:
-    """How much the mean loss of some examples fell in so many steps, relative to what it was.
-
-    The same examples at every look, so that it is not their choice that is seen. None at the first
-    look.
-    """
-    loss = _mean_loss(loss_fn, state.params, data, state.key, num_probes)
-    seen = {"probe_loss": loss, "probe_step": state.step}
-    fall = None
-    if "probe_loss" in state.memory:
-        before, steps = float(state.memory["probe_loss"]), state.step - state.memory["probe_step"]
-        fall = (before - float(loss)) / max(abs(before), 1e-30) * every / max(int(steps), 1)
-    return state._replace(memory=state.memory | seen), fall
-
-
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def _mean_loss(
-    loss_fn: LossFn, params: Any, data: Any, key: jax.Array, num_probes: int
-) -> jax.Array:
-    """Of some examples; one program, for a look should cost little more than they do."""
-    rows = some_rows(key, jax.tree.leaves(data)[0].shape[0], num_probes)
-    losses = jax.vmap(loss_fn, (None, 0))(params, trees.take(data, rows))
-    return jnp.mean(trees.promote(losses))
-
-
-@jax.jit
-def _noise_share(sketches: jax.Array, batch_size: int) -> jax.Array:
-    """tr/B over signal + tr/B; 1 if no signal is seen."""
-    number = sketches.shape[0]
-    mean = jnp.mean(sketches, axis=0)
-    trace = jnp.sum((sketches - mean[None, :]) ** 2) / (number - 1)
-    signal = jnp.maximum(jnp.sum(mean**2) - trace / number, 0)
-    noise = trace / batch_size
-    return jnp.where(noise > 0, noise / jnp.where(noise > 0, signal + noise, 1), 0)
-
-
-def _uniform_for_longer(state: TrainState, every: int) -> TrainState:
-    """Uniform, and twice as long as the last time that nothing was gained."""
-    was_uniform = is_uniform(state.sampler)
-    wait = 2 * int(state.memory["wait"]) if was_uniform and "wait" in state.memory else every
-    wait = min(wait, NEVER)
-    state = _looked(scheduled(state, wait), None, int(state.step) + wait)
-    return with_sampler(state, uniform_like(state.sampler))

@@ -190,6 +190,45 @@ def test_a_warm_start_ends_where_it_began():
     np.testing.assert_allclose(again.objective, first.objective, rtol=1e-6)
 
 
+@pytest.mark.parametrize("objective", oracles.OBJECTIVES)
+def test_further_points_go_where_they_add_least(objective, x64):
+    """By definition, one after the other."""
+    points, others = normal(60, 4) + 100, normal(25, 4, seed=1) * 1.5 + 100
+    found = clustering.fit(points, 5, key=KEY, objective=objective)
+    assigned = np.asarray(clustering.assign(found, others, objective=objective))
+    centers = np.asarray(found.centers)
+    sizes, spreads = np.array(found.sizes, float), np.array(found.spreads)
+    for other, cluster in zip(others, assigned, strict=True):
+        distances = ((other - centers) ** 2).sum(axis=1)
+        grown = (sizes + 1) * (spreads + distances) - sizes * spreads
+        assert cluster == np.argmin(grown if objective == "pairwise" else distances)
+        sizes[cluster] += 1
+        spreads[cluster] += distances[cluster]
+    jitted = jax.jit(lambda x: clustering.assign(found, x, objective=objective))(others)
+    np.testing.assert_array_equal(assigned, jitted)
+
+
+def test_further_points_do_not_all_run_to_the_smallest_cluster():
+    points = normal(400, 30)
+    found = clustering.fit(points, 8, key=KEY)
+    sizes = np.bincount(clustering.assign(found, normal(400, 30, seed=1)), minlength=8)
+    assert sizes.min() > 25
+
+
+def test_further_points_that_do_not_fit():
+    points = normal(20, 4)
+    found = clustering.fit(points, 3, key=KEY)
+    with pytest.raises(ValueError, match=r"length of the centers, got \(5, 3\) and centers"):
+        clustering.assign(found, normal(5, 3))
+    with pytest.raises(ValueError, match="points must be finite; 1 of 20 are not: 2"):
+        clustering.assign(found, np.where(np.arange(20)[:, None] == 2, np.nan, points))
+    with pytest.raises(ValueError, match="objective must be one of"):
+        clustering.assign(found, points, objective="best")  # type: ignore[arg-type]
+    by_leaf = found._replace(centers={"w": jnp.zeros((3, 4))})
+    with pytest.raises(ValueError, match="centers by leaf"):
+        clustering.assign(by_leaf, points)
+
+
 @pytest.mark.parametrize("seeding", ["k-means++", "farthest"])
 def test_seeds_are_different_points(seeding):
     points = jnp.asarray(np.repeat(normal(12, 3), 10, axis=0), jnp.float32)

@@ -43,7 +43,9 @@ PLANS: dict[str, training.Plan] = {
     "strata": training.resample(
         loss, num_clusters=4, first=5, every=10, check_every=4, automatic=False, dim=16
     ),
-    "scores": training.resample(loss, first=5, every=10, plateau=1.0, cost=0.0, dim=16),
+    "scores": training.resample(
+        loss, first=5, every=10, plateau=1.0, cost=0.0, overhead=jnp.inf, dim=16
+    ),
     "snapshots": training.snapshots(loss, first=4, every=9, batch_size=20).plan,
 }
 

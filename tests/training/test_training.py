@@ -69,7 +69,7 @@ PLANS: dict[str, Any] = {
         loss, num_clusters=4, first=5, every=8, automatic=False, dim=16, batch_size=16
     ),
     "importance": training.resample(
-        loss, first=5, every=8, plateau=1.0, cost=0.0, dim=16, batch_size=16
+        loss, first=5, every=8, plateau=1.0, cost=0.0, overhead=np.inf, dim=16, batch_size=16
     ),
     "snapshots": SNAPSHOTS.plan,
     "redundancy": training.remove_redundancy(loss, first=3, every=10, dim=16, batch_size=16),
@@ -360,6 +360,25 @@ def test_redundancy_is_found_without_a_tolerance():
     assert isinstance(state.sampler, sampling.GroupSampler)
 
 
+def test_copies_are_found_by_the_last_layer_alone():
+    """The gradients of the first are not asked for; training goes on with both."""
+    params, data = problem(num_copies=5)
+    late = lambda params, example: loss(
+        {**params, "u": jax.lax.stop_gradient(params["u"])}, example
+    )
+    found = [
+        run(start(params), data, 1, plan=training.remove_redundancy(by, dim=64))[0].sampler
+        for by in (loss, late)
+    ]
+    assert isinstance(found[0], sampling.GroupSampler)
+    assert_same(*found)
+    jaxpr = str(jax.make_jaxpr(lambda p: per_example.sketches(late, key=jax.random.key(0), dim=64)(
+        p, data))(params))  # fmt: skip
+    both = str(jax.make_jaxpr(lambda p: per_example.sketches(loss, key=jax.random.key(0), dim=64)(
+        p, data))(params))  # fmt: skip
+    assert jaxpr.count("dot_general") < both.count("dot_general")
+
+
 def test_without_redundancy_nothing_changes():
     """The same trajectory, and the data are not read."""
     params, data = problem()
@@ -381,8 +400,9 @@ def test_refreshes_that_cannot_pay_are_not_made():
     """Twice as long between two looks each time."""
     params, data = problem()
     plan = training.resample(
-        loss, num_clusters=4, first=2, every=4, plateau=1.0, cost=1e6, dim=16, batch_size=16
-    )
+        loss, num_clusters=4, first=2, every=4, plateau=1.0, cost=1e6, overhead=np.inf, dim=16,
+        batch_size=16,
+    )  # fmt: skip
     state, found = reports(plan, data, params, 60)
     assert [record["step"] for record in found] == [2, 6, 14, 30]
     assert all(record["sampler"] == "uniform" and "ratio" not in record for record in found)
@@ -394,6 +414,7 @@ def test_sampling_stays_uniform_while_the_loss_falls():
     """Looked at every 8 steps by the loss of the same examples; nothing is sketched before."""
     params, data = problem()
     options: dict[str, Any] = {"first": 16, "every": 8, "cost": 0.0, "dim": 16, "batch_size": 16}
+    options["overhead"] = np.inf
     plan = training.resample(loss, plateau=0.0, num_probes=NUM_EXAMPLES, **options)
     state, found = reports(plan, data, params, 42)
     assert [record["step"] for record in found] == [16, 24, 32, 40]
@@ -426,6 +447,7 @@ def test_back_to_uniform_where_the_ratio_is_no_gain(monkeypatch):
 
     monkeypatch.setattr(_resample.clustering, "fit", worst)
     options = {"num_clusters": 2, "allocation": "equal", "cost": 0.0, "dim": 16, "plateau": 1.0}
+    options["overhead"] = np.inf
     plan = training.resample(loss, first=2, every=4, batch_size=16, **options)
     _, found = reports(plan, data, params, 30)
     assert all(record["ratio"] > 1 and record["sampler"] == "uniform" for record in found)
@@ -439,6 +461,7 @@ def test_counted_cost_knows_what_clusters_take():
     """A small model's gradients are cheap, and clusters of them are not."""
     params, data = problem()  # 36 params
     options: dict[str, Any] = {"first": 2, "every": 100, "plateau": 1.0, "dim": 16}
+    options["overhead"] = np.inf
     # Of a step's time, a refresh for scores takes 1.25 * 48 / 8 / 100 = 0.075, and clusters
     # (1.25 + 2 * 48 * 16 * 5 / (6 * 36)) * 0.06 = 2.2: no ratio could save as much.
     _, found = reports(training.resample(loss, **options), data, params, 4)
@@ -446,6 +469,93 @@ def test_counted_cost_knows_what_clusters_take():
     _, found = reports(training.resample(loss, num_clusters=48, **options), data, params, 4)
     assert "ratio" not in found[0]
     assert found[0]["sampler"] == "uniform"
+
+
+def many(number=2_048, seed=0):
+    """Data whose gradients are of very different sizes, and params."""
+    rng = np.random.default_rng(seed)
+    x = jnp.asarray(rng.normal(size=(number, 5)) * rng.gamma(0.5, size=(number, 1)), jnp.float32)
+    return problem()[0], (x, jnp.asarray(rng.normal(size=number), jnp.float32))
+
+
+@pytest.mark.parametrize("plateau", [0.0, 1.0])
+def test_looks_that_lead_to_nothing_are_a_small_share_of_the_steps(plateau, monkeypatch):
+    """Each waits until it and all before are 2 % of the steps, counted in gradients."""
+    from jaxrobust.training import _looks
+
+    monkeypatch.setattr(_looks, "fall", lambda loss_fn, state, *args: (state, 1.0))
+    params, data = many()
+    plan = training.resample(
+        loss, num_clusters=4, first=0, every=1, plateau=plateau, cost=1e9, num_probes=64, dim=16
+    )
+    state = start(params, sampling.uniform(2_048, 8))
+    look = 64 / 8 * (1 / 3 if plateau < 1 else 1.25)  # steps, by one loss or sketch per probe
+    steps, spent = [], 0.0
+    for _ in range(4):
+        steps.append(plan.next_call(state))
+        spent += look
+        assert 0.02 * (steps[-1] - 2) < spent <= 0.02 * steps[-1] * (1 + 1e-6)
+        state, report = plan.call(state._replace(step=jnp.int32(steps[-1])), data)
+        assert report["sampler"] == "uniform"
+    free = training.resample(loss, first=0, overhead=np.inf)
+    assert free.next_call(start(params, sampling.uniform(2_048, 8))) == 0
+    always = training.resample(loss, first=0, automatic=False)
+    assert always.next_call(start(params, sampling.uniform(2_048, 8))) == 0
+
+
+def test_a_refresh_for_nothing_is_paid_by_a_long_wait(monkeypatch):
+    """It promised much and did not keep it: 2,048 examples of 2 gradients, in batches of 8."""
+    params, data = many()
+    from jaxrobust.training import _looks, _resample
+
+    monkeypatch.setattr(_looks, "ratio_ahead", lambda *args, **options: 0.0)
+    monkeypatch.setattr(_looks, "ratio", lambda *args: 2.0)
+    assert _resample.looks is _looks
+    plan = training.resample(
+        loss, num_clusters=4, first=0, every=1_000, plateau=1.0, cost=2.0, overhead=0.1, dim=16,
+        num_probes=64,
+    )  # fmt: skip
+    state = start(params, sampling.uniform(2_048, 8))._replace(step=jnp.int32(1_000))
+    state, report = plan.call(state, data)
+    assert report["ratio"] == 2.0
+    assert report["sampler"] == "uniform"
+    refresh, look = 2 * 2_048 / 8, 1.25 * 64 / 8
+    assert plan.next_call(state) == pytest.approx((refresh + 2 * look) / 0.1, abs=1)
+
+
+@pytest.mark.parametrize("allocation", ["equal", "proportional", "neyman", None])
+def test_the_ratio_ahead_is_about_that_of_the_refresh(allocation):
+    """From a quarter of the examples, of which those held out promise rather too little."""
+    params, data = many()
+    options: dict[str, Any] = {"first": 0, "plateau": 1.0, "cost": 0.0, "dim": 64}
+    if allocation is not None:
+        options |= {"num_clusters": 4, "allocation": allocation}
+    state = start(params, sampling.uniform(2_048, 32))
+    looks = training.resample(loss, overhead=np.inf, num_probes=512, **options)
+    _, ahead = looks.call(state, data)
+    _, made = training.resample(loss, automatic=False, **options).call(state, data)
+    assert made["ratio"] < 0.85
+    assert 0.8 * made["ratio"] < ahead["ratio_ahead"] < 1.5 * made["ratio"]
+
+
+def test_no_refresh_if_its_clusters_promise_nothing():
+    """All gradients alike but for noise in 36 directions: 8 clusters would gain little."""
+    rng = np.random.default_rng(0)
+    noise = jnp.asarray(rng.normal(size=(2_048, 36)), jnp.float32)
+    linear = lambda params, example: jnp.dot(params["w"], example)
+    plan = training.resample(
+        linear, num_clusters=8, allocation="equal", first=0, every=100, plateau=1.0, cost=0.1,
+        overhead=np.inf, dim=64,
+    )  # fmt: skip
+    state = training.init(
+        {"w": jnp.ones(36)}, OPTIMIZER, sampling.uniform(2_048, 8), key=jax.random.key(0)
+    )
+    # A refresh takes 0.1 * 256 / 100 = 0.26 of the steps.
+    _, report = plan.call(state, noise)
+    assert report["noise_share"] > 0.9
+    assert 0.9 < report["ratio_ahead"] < 1.2
+    assert "ratio" not in report
+    assert report["sampler"] == "uniform"
 
 
 @pytest.mark.parametrize("num_clusters", [None, 8])
@@ -552,7 +662,7 @@ def test_ratio_is_that_of_the_gradients():
 def test_independent_draws_are_held_against_passes():
     """With two thirds of the examples in a batch, passes have little variance left."""
     params, data = problem()
-    plan = training.resample(loss, first=0, plateau=1.0, cost=0.0, dim=64)
+    plan = training.resample(loss, first=0, plateau=1.0, cost=0.0, overhead=np.inf, dim=64)
     state, report = plan.call(start(params, sampling.uniform(NUM_EXAMPLES, 32)), data)
     assert float(report["ratio"]) > 1
     assert report["sampler"] == "uniform"
@@ -565,7 +675,9 @@ def test_strata_after_groups():
     state, _ = run(start(params), data, 4, plan=PLANS["redundancy"])
     assert isinstance(state.sampler, sampling.GroupSampler)
     for automatic in (False, True):
-        plan = training.resample(loss, num_clusters=4, first=4, automatic=automatic, dim=16)
+        plan = training.resample(
+            loss, num_clusters=4, first=4, automatic=automatic, overhead=np.inf, dim=16
+        )
         after, _ = run(state, data, 6, plan=plan)
         assert isinstance(after.sampler, sampling.Sampler)
 
@@ -598,7 +710,7 @@ def test_groups_in_place_of_strata(automatic):
     params, data = problem(num_copies=8)  # 13 groups, and batches of 16
     strata = training.resample(
         loss, num_clusters=4, first=0, every=8, check_every=3, automatic=automatic, plateau=1.0,
-        cost=0.0, dim=16,
+        cost=0.0, overhead=np.inf, dim=16,
     )  # fmt: skip
     plan = training.combined(strata, training.remove_redundancy(loss, first=4, dim=16))
     begun = start(params, sampling.uniform(NUM_EXAMPLES, 16))
@@ -814,7 +926,7 @@ def test_bad_input():
             training.remove_redundancy(loss, **options)
     bad = [{"every": 0}, {"cost": -1.0}, {"first": 0.5}, {"plateau": np.nan}, {"num_probes": 1}]
     bad += [{"dim": 0}, {"batch_size": 0}, {"max_passes": 0}, {"num_clusters": 0}]
-    bad.append({"allocation": "best"})
+    bad += [{"allocation": "best"}, {"overhead": 0.0}, {"overhead": np.nan}]
     for options in bad:
         with pytest.raises(ValueError, match=next(iter(options))):
             training.resample(loss, **options)
