@@ -302,6 +302,11 @@ def copies_claims(sweep: Sweep) -> list[Claim]:
             "with 90 % copies GC is below SVRG (GC over SVRG)",
             np.mean(most.average[GC]) / np.mean(most.average[SVRG]),
             1.0,
+            should_hold=False,
+            reason="the figure has it at half of SVRG; here they are about equal. The ratio "
+            "depends on the problem and on the random start of the clusters: over 6 problems and 6 "
+            "starts of each its mean was 0.96, from 0.64 to 1.35, with a standard error of 0.09 "
+            "between problems",
         ),
         Claim.at_least(
             FIGURES,

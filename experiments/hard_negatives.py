@@ -9,108 +9,264 @@ semi-hard, or all by a softmax. Recall on pairs that were not seen tells what wa
 the hardest negative is often as good as a positive. Then views are embedded by deep narrow towers,
 in which everything looks alike at the start: under the hardest negative they stay collapsed.
 
+At size full, what the size of a batch does at equal numbers of steps, and what it does if some of
+the negatives are views of the same thing. With files: images and texts of *Wikipedia* articles;
+English captions and their German *translations*; *captions* that several people wrote for an image.
+
 Presets:
     quick: 70 s on 2 cores; views for 30 epochs, digits for 30, 3 seeds
-    full: 3 min on 2 cores; views for 60, digits for 60, 5 seeds
+    full: 15 min on 2 cores; views and digits for 60 epochs, 5 seeds; batch sizes; copies
+    wikipedia: 2 min on 2 cores; 2,173 pairs of Wikipedia (JAXROBUST_DATA)
+    captions: 20 min on 2 cores; Multi30k (JAXROBUST_DATA), 10,000 images; bags of words
+    recurrent: 30 min on 2 cores; the same with GRUs
 """
 
 import dataclasses
 import time
+from typing import Any
 
 import jax
 import numpy as np
 
 from experiments import hard_negatives_claims as told
+from experiments import hard_negatives_examples as examples
 from experiments import hard_negatives_plots, silent
+from experiments.encoders import Bag, Recurrent, Tower
+from experiments.hard_negatives_claims import Found
+from experiments.hard_negatives_problems import (
+    CAPTIONS,
+    DIGITS,
+    TRANSLATIONS,
+    VIEWS,
+    WIKIPEDIA,
+    Problem,
+    Texts,
+    digit_halves,
+    several_captions,
+    translations,
+    untold,
+    views,
+    wikipedia,
+)
 from experiments.hard_negatives_runs import (
     ALL,
     HARDEST,
+    INFO_NCE,
     METHODS,
-    PROBLEMS,
+    ORDER,
+    ORDER_HARDEST,
     SOFT,
     WARM,
     Run,
     Setting,
     train,
-    views,
 )
 from experiments.report import Result
 
 TOUR = False
-DEEP = (64,) * 8 + (64,)  # of the towers that collapse
+WIDTH = 64  # of the embeddings of vectors
+PAIR = 2  # towers
 DEEP_METHODS = (ALL, HARDEST, WARM, SOFT)
+SIZE_METHODS = (ALL, HARDEST, SOFT)
+COPY_METHODS = (ALL, HARDEST, SOFT, INFO_NCE)
+TEXT_METHODS = (*METHODS, ORDER, ORDER_HARDEST)
+RECURRENT_METHODS = (ALL, HARDEST, WARM, SOFT, INFO_NCE)
+TEXT_WIDTH, RECURRENT_WIDTH = 256, 256
+EQUAL_PAIRS = 4_096  # that the batch sizes divide
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Training."""
+    """Which pairs, and how long they are trained on."""
 
+    problems: tuple[str, ...] = (VIEWS, DIGITS)
+    """Of `views`, `digits`, `wikipedia`, `translations`, `captions`."""
     seeds: int = 3
     """Number of data sets, initial weights and orders of batches."""
     batch: int = 128
     """Pairs of a batch."""
-    epochs_of_views: int = 30
-    """Passes over the 4,000 pairs of views."""
-    epochs_of_digits: int = 30
-    """Passes over the 1,297 pairs of halves."""
+    epochs: int = 30
+    """Passes over the pairs."""
     epochs_of_deep: int = 12
-    """Passes over 2,000 pairs of views, with deep towers."""
+    """Passes over 2,000 pairs of views, with deep towers; 0 for none."""
+    batch_sizes: tuple[int, ...] = ()
+    """Whose effect on views is shown, at equal steps; they divide 4,096."""
+    equal_steps: int = 1_024
+    """These steps."""
+    copies: tuple[int, ...] = ()
+    """Views of each thing in the training set, of which nobody says that they are of one thing."""
+    images: int = 10_000
+    """Of Multi30k, to train on."""
+    encoder: str = "bag"
+    """Of captions: `bag` of words, or `gru`."""
 
     def __post_init__(self):
+        known = (VIEWS, DIGITS, WIKIPEDIA, TRANSLATIONS, CAPTIONS)
+        if not self.problems or set(self.problems) - set(known):
+            raise ValueError(f"problems must be of {known}, got {self.problems}")
         if self.seeds < 2:
             raise ValueError(f"seeds must be at least 2, for an error bar, got {self.seeds}")
-        for name in ("epochs_of_views", "epochs_of_digits", "epochs_of_deep"):
-            if getattr(self, name) < 4:
-                raise ValueError(f"{name} must be at least 4, got {getattr(self, name)}")
+        if self.epochs < 4 or (self.epochs_of_deep and self.epochs_of_deep < 4):
+            raise ValueError(
+                f"epochs must be at least 4, got {self.epochs} and {self.epochs_of_deep}"
+            )
         if not 2 <= self.batch <= 1_000:
             raise ValueError(f"batch must be in 2..1000, got {self.batch}")
+        for size in self.batch_sizes:
+            if size < 2 or EQUAL_PAIRS % size or self.equal_steps % (EQUAL_PAIRS // size):
+                raise ValueError(
+                    f"batch_sizes must divide {EQUAL_PAIRS} into parts that divide equal_steps, "
+                    f"{self.equal_steps}, got {size}"
+                )
+        if min(self.copies, default=1) < 1:
+            raise ValueError(f"copies must be at least 1, got {self.copies}")
+        if not 1_000 <= self.images <= 29_000:
+            raise ValueError(f"images must be in 1000..29000, got {self.images}")
+        if self.encoder not in ("bag", "gru"):
+            raise ValueError(f"encoder must be 'bag' or 'gru', got {self.encoder!r}")
+
+    def check(self):
+        """Reads what comes from files."""
+        for name in set(self.problems) & set(_FROM_FILES):
+            _FROM_FILES[name](self.images)
 
 
+_FROM_FILES: dict[str, Any] = {
+    WIKIPEDIA: wikipedia, TRANSLATIONS: translations, CAPTIONS: several_captions,
+}  # fmt: skip
 PRESETS = {
-    "full": Config(seeds=5, epochs_of_views=60, epochs_of_digits=60, epochs_of_deep=20),
+    "full": Config(
+        seeds=5, epochs=60, epochs_of_deep=20, batch_sizes=(16, 64, 256, 1024), copies=(1, 4, 20)
+    ),
+    "wikipedia": Config(problems=(WIKIPEDIA,), epochs=40, epochs_of_deep=0),
+    "captions": Config(problems=(TRANSLATIONS, CAPTIONS), epochs=8, epochs_of_deep=0),
+    "recurrent": Config(
+        problems=(TRANSLATIONS, CAPTIONS), epochs=8, epochs_of_deep=0, encoder="gru"
+    ),
 }
 
 
 def run(config: Config, progress=silent) -> Result:
-    """All ways to choose negatives on both problems, and four of them with deep towers."""
-    epochs = {"views": config.epochs_of_views, "digits": config.epochs_of_digits}
-    found: dict[str, dict[str, Run]] = {}
+    """Every problem by every way to choose negatives, and the parts that are asked for."""
+    found: Found = {}
+    shown: dict[str, Any] = {}
     seconds: dict[str, float] = {}
-    for number, (name, make) in enumerate(PROBLEMS.items()):
-        progress(number / 3, name)
+    extra = {"deep": config.epochs_of_deep, "sizes": config.batch_sizes, "copies": config.copies}
+    parts = [*config.problems, *(name for name, wanted in extra.items() if wanted)]
+    for number, name in enumerate(parts):
+        progress(number / len(parts), name)
         begin = time.perf_counter()
-        setting = Setting(epochs=epochs[name], batch=config.batch)
-        pairs = [make(seed) for seed in range(config.seeds)]
-        found[name] = {method: repeated(method, setting, pairs) for method in METHODS}
+        if name == "deep":
+            found |= {name: _deep(config)}
+        elif name == "sizes":
+            found |= _sizes(config)
+        elif name == "copies":
+            found |= _copies(config)
+        else:
+            found[name], shown[name] = _problem(config, name)
         seconds[name] = time.perf_counter() - begin
-    progress(2 / 3, "deep towers")
-    begin = time.perf_counter()
-    deep = Setting(DEEP, 0.1, config.epochs_of_deep, config.batch, warm=3)
-    pairs = [views(seed, 2_000, 500) for seed in range(config.seeds)]
-    found["deep"] = {method: repeated(method, deep, pairs) for method in DEEP_METHODS}
-    seconds["deep towers"] = time.perf_counter() - begin
+    progress(1.0)
     return Result(
         summary=told.summary(found),
-        claims=told.claims(found),
+        claims=told.claims(config, found),
         series={
-            name: {method: one._asdict() for method, one in by.items()}
-            for name, by in found.items()
+            "examples": {name: one.images for name, one in shown.items()},
+            "batch": config.batch,
+            **{
+                name: {method: one._asdict() for method, one in by.items()}
+                for name, by in found.items()
+            },
         },
-        tables=told.tables(found),
+        tables=[*told.tables(config, found), *(t for one in shown.values() for t in one.tables)],
         words=told.WORDS,
         wall_time=seconds,
     )
 
 
-def repeated(method: str, setting: Setting, pairs: list) -> Run:
-    """The runs of all seeds, ``(seeds, epochs)``."""
-    runs = [train(method, setting, one, jax.random.key(seed)) for seed, one in enumerate(pairs)]
-    return Run(*(np.stack(part) for part in zip(*runs, strict=True)))
+def _problem(config: Config, name: str) -> tuple[dict[str, Run], examples.Shown]:
+    """All methods on one problem, and what one of them retrieves."""
+    texts = None
+    if name in (TRANSLATIONS, CAPTIONS):
+        texts = _FROM_FILES[name](config.images)
+        problems, towers, methods = [texts.problem] * config.seeds, _text_towers(config, texts), ()
+        methods = TEXT_METHODS if config.encoder == "bag" else RECURRENT_METHODS
+    else:
+        make = {VIEWS: views, DIGITS: digit_halves, WIKIPEDIA: wikipedia}[name]
+        problems = [make(seed) for seed in range(config.seeds)]
+        towers = (Tower((2 * WIDTH, WIDTH)),) * PAIR
+        methods = TEXT_METHODS if name == WIKIPEDIA else METHODS
+    setting = Setting(towers, config.epochs, config.batch)
+    runs, embedded = {}, {}
+    for method in methods:
+        runs[method], embedded[method] = repeated(method, setting, problems)
+    if texts is not None and texts.untrained is not None:
+        runs[told.UNTRAINED] = told.untrained(texts, config.seeds)
+    return runs, examples.show(name, problems[0], texts, embedded)
+
+
+def _text_towers(config: Config, texts: Texts) -> Any:
+    make = Bag if config.encoder == "bag" else Recurrent
+    width = TEXT_WIDTH if config.encoder == "bag" else RECURRENT_WIDTH
+    return tuple(make(size, width) for size in texts.sizes)
+
+
+def _deep(config: Config) -> dict[str, Run]:
+    towers = (Tower((WIDTH,) * 9, 0.1),) * PAIR
+    deep = Setting(towers, config.epochs_of_deep, config.batch, warm=3)
+    problems = [views(seed, 2_000, 500) for seed in range(config.seeds)]
+    return {method: repeated(method, deep, problems)[0] for method in DEEP_METHODS}
+
+
+def _sizes(config: Config) -> Found:
+    """By batch size, at equal steps."""
+    towers = (Tower((2 * WIDTH, WIDTH)),) * PAIR
+    problems = [views(seed, EQUAL_PAIRS) for seed in range(config.seeds)]
+    found = {}
+    for size in config.batch_sizes:
+        setting = Setting(towers, config.equal_steps * size // EQUAL_PAIRS, size)
+        runs = {method: repeated(method, setting, problems)[0] for method in SIZE_METHODS}
+        found[told.of_size(size)] = {method: _last(run) for method, run in runs.items()}
+    return found
+
+
+def _copies(config: Config) -> Found:
+    """By views of each thing; with the methods that are not told, and the hardest that is."""
+    setting = Setting((Tower((2 * WIDTH, WIDTH)),) * PAIR, config.epochs, config.batch)
+    found = {}
+    for copies in config.copies:
+        known = [views(seed, copies=copies) for seed in range(config.seeds)]
+        problems = [untold(one) for one in known]
+        runs = {method: repeated(method, setting, problems)[0] for method in COPY_METHODS}
+        runs |= {
+            told.TOLD.format(method): repeated(method, setting, known)[0]
+            for method in (HARDEST, INFO_NCE)
+        }
+        found[told.of_copies(copies)] = {method: _last(run) for method, run in runs.items()}
+    return found
+
+
+def _last(run: Run) -> Run:
+    """The last epoch alone."""
+    return Run(*(part[:, -1:] for part in run))
+
+
+def repeated(method: str, setting: Setting, problems: list[Problem]) -> tuple[Run, Any]:
+    """The runs of all seeds, ``(seeds, epochs)``, and the embeddings of the first."""
+    runs = [train(method, setting, one, jax.random.key(seed)) for seed, one in enumerate(problems)]
+    stacked = Run(*(np.stack(part) for part in zip(*(run for run, _ in runs), strict=True)))
+    return stacked, runs[0][1]
 
 
 def plot(result: Result):
-    """Learning curves, and what becomes of deep towers."""
-    return {
-        "curves": hard_negatives_plots.curves(result),
-        "collapse": hard_negatives_plots.collapse(result),
-    }
+    """Learning curves, what becomes of deep towers, and what is retrieved."""
+    figures = {"curves": hard_negatives_plots.curves(result)}
+    series = result.series
+    if "deep" in series:
+        figures["collapse"] = hard_negatives_plots.collapse(result)
+    if any(name.startswith(told.SIZE) for name in series):
+        figures["sizes"] = hard_negatives_plots.sizes(result)
+    if any(name.startswith(told.COPIES) for name in series):
+        figures["copies"] = hard_negatives_plots.copies(result)
+    if any(images is not None for images in series["examples"].values()):
+        figures["retrieved"] = hard_negatives_plots.retrieved(result)
+    return figures

@@ -2,12 +2,26 @@
 
 import numpy as np
 
+from experiments import hard_negatives_claims as told
 from experiments import plots
+from experiments.hard_negatives_problems import (
+    CAPTIONS,
+    DIGITS,
+    TRANSLATIONS,
+    VIEWS,
+    WIKIPEDIA,
+)
 from experiments.hard_negatives_runs import ALL, HARDEST, INFO_NCE, SOFT, WARM
 from experiments.report import Result
 
 SHOWN = (ALL, HARDEST, WARM, SOFT, INFO_NCE)
-TITLES = {"views": "Views: pairs can be told apart", "digits": "Digits: many halves fit"}
+TITLES = {
+    VIEWS: "Views: pairs can be told apart",
+    DIGITS: "Digits: many halves fit",
+    WIKIPEDIA: "Wikipedia: images and texts",
+    TRANSLATIONS: "Captions and translations",
+    CAPTIONS: "Captions of one image",
+}
 
 
 def _draw(ax, by, methods, what: str) -> None:
@@ -21,19 +35,112 @@ def _draw(ax, by, methods, what: str) -> None:
 
 
 def curves(result: Result):
-    """Recall over epochs, on both problems."""
-    figure, axes = plots.subplots(1, 2, width=11, height=4.2)
-    for ax, (name, title) in zip(axes, TITLES.items(), strict=True):
-        _draw(ax, result.series[name], SHOWN, "recall")
-        plots.describe(ax, title=title, x="epochs", y="R@1 on test pairs (%)")
+    """Recall over epochs, on every problem."""
+    names = [name for name in TITLES if name in result.series]
+    figure, axes = plots.subplots(1, len(names), width=5.5 * len(names), height=4.2)
+    for ax, name in zip(np.atleast_1d(axes), names, strict=True):
+        _draw(ax, result.series[name], result.series[name], "recall")
+        plots.describe(ax, title=TITLES[name], x="epochs", y="R@1 on test pairs (%)")
         ax.set_ylim(bottom=0)
+        ax.autoscale_view()
+        if told.UNTRAINED in result.series[name]:
+            by = result.series[name]
+            level = float(np.asarray(by[told.UNTRAINED]["recall"])[0, -1])
+            length = np.asarray(by[ALL]["recall"]).shape[1]
+            plots.theory_line(ax, [1, length], [level, level], label=told.UNTRAINED)
+        plots.direct_labels(ax)
+    text = (
+        "How often the partner is the first of all test items, after each epoch; bands: one "
+        "standard deviation over seeds."
+    )
+    if VIEWS in names and DIGITS in names:
+        text += (
+            " Where pairs can be told apart, all negatives lead at first and the hardest overtake. "
+            "Where many halves fit, the hardest negative is often as good as the partner, and "
+            "pushing it away hurts."
+        )
+    return plots.finish(figure), text
+
+
+def sizes(result: Result):
+    """Retrieval over the batch size at equal steps, and the sampling argument."""
+    names = sorted(told.named(result.series, told.SIZE), key=told.number_in)
+    numbers = [told.number_in(name) for name in names]
+    figure, (left, right) = plots.subplots(1, 2, width=11, height=4.2)
+    for index, method in enumerate(SHOWN):
+        if method in result.series[names[0]]:
+            values = np.array([np.asarray(result.series[n][method]["rsum"])[:, -1] for n in names])
+            mean, spread = values.mean(axis=1), values.std(axis=1, ddof=1)
+            plots.line(left, numbers, mean, label=method, index=index,
+                       band=(mean - spread, mean + spread))  # fmt: skip
+    batch = np.arange(2, max(numbers) + 1)
+    for index, share in enumerate((0.1, 0.01, 0.001)):
+        plots.line(right, batch, 1 - (1 - share) ** (batch - 1), index=index, marker="",
+                   label=f"hardest {100 * share:g} %")  # fmt: skip
+    plots.describe(left, title="Equal steps: retrieval", x="pairs in a batch", y="rsum (%)")
+    plots.describe(
+        right, title="Is a hard one among them?", x="pairs in a batch",
+        y="probability of a negative from the",
+    )  # fmt: skip
+    for ax in (left, right):
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(numbers, [str(number) for number in numbers])
+        ax.minorticks_off()
         ax.autoscale_view()
         plots.direct_labels(ax)
     return plots.finish(figure), (
-        "How often the partner is the first of all test items, after each epoch; bands: one "
-        "standard deviation over seeds. Left, all negatives lead at first and the hardest "
-        "overtake. Right, the hardest negative is often as good as the partner, and pushing it "
-        "away hurts."
+        "Left: the sum of recalls after as many steps with every batch size; bands: one standard "
+        "deviation over seeds. Right: how likely a random batch has, for a given query, a negative "
+        "from the hardest share of all items, 1 − q^(M−1)."
+    )
+
+
+def copies(result: Result):
+    """Retrieval over the number of views of each thing."""
+    names = sorted(told.named(result.series, told.COPIES), key=told.number_in)
+    pairs = [told.expected_pairs(result.series["batch"], told.number_in(name)) for name in names]
+    figure, ax = plots.subplots(1, 1, width=7, height=4.2)
+    for index, method in enumerate(result.series[names[0]]):
+        values = np.array([np.asarray(result.series[n][method]["rsum"])[:, -1] for n in names])
+        mean, spread = values.mean(axis=1), values.std(axis=1, ddof=1)
+        plots.line(ax, pairs, mean, label=method, index=index, band=(mean - spread, mean + spread))
+    plots.describe(ax, title="Negatives that are views of the same thing", y="rsum (%)",
+                   x="pairs of one thing in a batch (mean)")  # fmt: skip
+    ax.autoscale_view()
+    plots.direct_labels(ax)
+    return plots.finish(figure), (
+        "Views of fewer and fewer things, as many in all; test things are other ones. That there "
+        "are fewer things lowers all curves; the gap between being told and not is what the false "
+        "negatives do. Bands: one standard deviation over seeds."
+    )
+
+
+def retrieved(result: Result):
+    """Left halves, and the right halves that are most similar."""
+    found = result.series["examples"][DIGITS]
+    queries, items, right = (np.asarray(found[name]) for name in ("queries", "found", "right"))
+    rows, columns = right.shape
+    figure, axes = plots.subplots(rows, columns + 1, width=0.8 * columns + 2.4, height=0.9 * rows)
+    for row in range(rows):
+        for column in range(columns + 1):
+            ax = axes[row, column]
+            image = queries[row] if column == 0 else items[row, column - 1]
+            whole = image if column == 0 else np.concatenate([queries[row], image], axis=1)
+            ax.imshow(whole, cmap="gray_r")
+            ax.set_xticks([])
+            ax.set_yticks([])
+            ax.grid(visible=False)
+            if column and right[row, column - 1]:
+                for spine in ax.spines.values():
+                    spine.set(visible=True, linewidth=2.5, color="black")
+            if row == 0:
+                ax.set_title("query" if column == 0 else f"{column}.", fontsize=9, loc="center")
+    with plots.style():
+        figure.suptitle("Left halves, and with the right halves that they retrieve")
+    return plots.finish(figure), (
+        "Each row: the left half of a digit, and beside it the five right halves that are most "
+        "similar by the soft maximum, of 500. Framed: the half that belongs to it. Most of the "
+        "others would do as well: the pairs are ambiguous."
     )
 
 

@@ -1,29 +1,23 @@
-"""What `hard_negatives` trains: pairs of views, ways to choose negatives, and one run."""
+"""What `hard_negatives` trains: ways to choose negatives, and one run."""
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from experiments.encoders import Tower
-from jaxrobust import contrastive, data
+from experiments.hard_negatives_problems import Problem
+from jaxrobust import contrastive
 
-MARGIN, CLIP, RATE = 0.2, 2.0, 1e-3
+MARGIN, CLIP = 0.2, 2.0
+ORDER_MARGIN = 0.05
 ALL, HARDEST, WARM = "all", "hardest", "hardest after a warm-up"
 TOP, SEMI_HARD, SOFT = "10 hardest", "semi-hard", "soft"
 INFO_NCE, SIGMOID = "InfoNCE", "sigmoid"
+ORDER, ORDER_HARDEST = "order, all", "order, hardest"
 METHODS = (ALL, HARDEST, WARM, TOP, SEMI_HARD, SOFT, INFO_NCE, SIGMOID)
-
-
-class Pairs(NamedTuple):
-    """Two views of the same things: row i belongs to row i."""
-
-    train: tuple[jax.Array, jax.Array]  # (n, features) each
-    test: tuple[jax.Array, jax.Array]
 
 
 class Run(NamedTuple):
@@ -32,87 +26,78 @@ class Run(NamedTuple):
     recall: Any  # (epochs,): R@1 from x to y on the test set, in %
     rsum: Any  # (epochs,): the sum of R@1, 5, 10 both ways, in %
     cosine: Any  # (epochs,): mean cosine of different x; 1 if all embeddings are the same
-
-
-def views(seed: int, train: int = 4_000, test: int = 1_000) -> Pairs:
-    """Noisy views of points around 100 centers: every pair can be told from the others."""
-    rng = np.random.default_rng(seed)
-    number = train + test
-    centers = rng.normal(size=(100, 16))
-    points = centers[rng.integers(0, 100, number)] + 0.35 * rng.normal(size=(number, 16))
-    found = []
-    for features in (64, 48):
-        mixed = np.tanh(points @ rng.normal(size=(16, features)) / 4)
-        found.append(mixed + 0.25 * rng.normal(size=mixed.shape))
-    return _split(found, train)
-
-
-def digit_halves(seed: int, test: int = 500) -> Pairs:
-    """Left and right halves of handwritten digits: many right halves fit a left one."""
-    dataset = data.digits(test_fraction=0.0)
-    images = np.asarray(dataset.x_train).reshape(-1, 8, 8)
-    images = images[np.random.default_rng(seed).permutation(len(images))]
-    halves = [images[:, :, :4].reshape(-1, 32), images[:, :, 4:].reshape(-1, 32)]
-    return _split(halves, len(images) - test)
-
-
-def _split(views: list[np.ndarray], train: int) -> Pairs:
-    found = [jnp.asarray(view, jnp.float32) for view in views]
-    return Pairs(tuple(v[:train] for v in found), tuple(v[train:] for v in found))  # type: ignore[arg-type]
-
-
-PROBLEMS: dict[str, Callable[[int], Pairs]] = {"views": views, "digits": digit_halves}
-
-
-def loss_of(method: str, x: Any, y: Any, step: Any, warm_steps: int) -> jax.Array:
-    """The loss of a batch by one way to choose negatives."""
-    if method == INFO_NCE:
-        return contrastive.info_nce(x, y, temperature=0.07)
-    if method == SIGMOID:
-        return contrastive.sigmoid_loss(x, y, scale=10.0, bias=-10.0)
-    mining: dict[str, Any] = {
-        ALL: "all",
-        HARDEST: "hardest",
-        WARM: contrastive.switch(warm_steps)(step),
-        TOP: contrastive.top_k(10, most=10),
-        SEMI_HARD: "semi_hard",
-        SOFT: contrastive.soft(20.0),
-    }
-    return contrastive.hinge_loss(x, y, margin=MARGIN, mining=mining[method], reduction="sum")[0]
+    precision: Any  # (epochs,): mean average precision of the classes, of both ways; NaN without
 
 
 class Setting(NamedTuple):
     """How towers are trained; static."""
 
-    widths: tuple[int, ...] = (128, 64)  # of the hidden layers, and of the embedding
-    bias: float = 0.0  # of every layer at the start
+    towers: tuple[nn.Module, nn.Module]
     epochs: int = 15
     batch: int = 128
     warm: int = 1  # epochs of all negatives, of the method that has a warm-up
+    rate: float = 1e-3  # of Adam; a tenth of it in the second half
+
+
+def loss_of(method: str, x: Any, y: Any, ids: Any, step: Any, warm_steps: int) -> jax.Array:
+    """The loss of a batch by one way to choose negatives; equal ``ids`` are of one thing."""
+    if method == INFO_NCE:
+        return contrastive.info_nce(x, y, temperature=0.07, positives=ids)
+    if method == SIGMOID:
+        return contrastive.sigmoid_loss(x, y, scale=10.0, bias=-10.0, positives=ids)
+    options: dict[str, Any] = {"margin": MARGIN, "positives": ids, "reduction": "sum"}
+    if method in (ORDER, ORDER_HARDEST):
+        # Embeddings of length 1. The published settings: for all negatives with absolute values
+        # and a small margin, for the hardest one without.
+        x, y = (contrastive.normalized(z) for z in (x, y))
+        options["similarity"] = "order"
+        if method == ORDER:
+            x, y, options["margin"] = jnp.abs(x), jnp.abs(y), ORDER_MARGIN
+    mining: dict[str, Any] = {
+        ALL: "all",
+        ORDER: "all",
+        WARM: contrastive.switch(warm_steps)(step),
+        TOP: contrastive.top_k(10, most=10),
+        SEMI_HARD: "semi_hard",
+        SOFT: contrastive.soft(20.0),
+    }
+    return contrastive.hinge_loss(x, y, mining=mining.get(method, "hardest"), **options)[0]
+
+
+def scored(method: str, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array, str]:
+    """Embeddings as they are compared, and by which similarity."""
+    if method not in (ORDER, ORDER_HARDEST):
+        return x, y, "cosine"
+    x, y = (contrastive.normalized(z) for z in (x, y))
+    return (jnp.abs(x), jnp.abs(y), "order") if method == ORDER else (x, y, "order")
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def train(method: str, setting: Setting, pairs: Pairs, key: jax.Array) -> Run:
-    """One run: Adam, a tenth of the rate in the second half, gradients clipped."""
-    tower = Tower(setting.widths, setting.bias)
-    epochs, batch = setting.epochs, setting.batch
-    number = pairs.train[0].shape[0]
+def train(
+    method: str, setting: Setting, problem: Problem, key: jax.Array
+) -> tuple[Run, tuple[jax.Array, jax.Array]]:
+    """One run of Adam with clipped gradients; and the embeddings of the test set in the end."""
+    number, batch = len(problem.pairs), setting.batch
     epoch_steps = number // batch
-    schedule = optax.piecewise_constant_schedule(RATE, {epochs * epoch_steps // 2: 0.1})
+    steps = setting.epochs * epoch_steps
+    schedule = optax.piecewise_constant_schedule(setting.rate, {steps // 2: 0.1})
     optimizer = optax.chain(optax.clip_by_global_norm(CLIP), optax.adam(schedule))
 
-    def embed(params, views) -> list[Any]:
-        return [tower.apply(p, v) for p, v in zip(params, views, strict=True)]
+    def embed(params, *both) -> list[Any]:
+        towers = zip(setting.towers, params, both, strict=True)
+        return [tower.apply(p, view) for tower, p, view in towers]
 
     keys = jax.random.split(jax.random.fold_in(key, 1), 2)
-    params = [tower.init(k, v[:1]) for k, v in zip(keys, pairs.train, strict=True)]
+    sides = zip(setting.towers, keys, (problem.x_train, problem.y_train), strict=True)
+    params = [tower.init(k, _rows(view, jnp.arange(1))) for tower, k, view in sides]
 
     def step(carry, rows):
         params, state, number = carry
+        of_x, of_y = problem.pairs[rows].T
 
         def loss(params):
-            x, y = embed(params, [view[rows] for view in pairs.train])
-            return loss_of(method, x, y, number, setting.warm * epoch_steps)
+            x, y = embed(params, _rows(problem.x_train, of_x), _rows(problem.y_train, of_y))
+            return loss_of(method, x, y, problem.things[rows], number, setting.warm * epoch_steps)
 
         updates, state = optimizer.update(jax.grad(loss)(params), state)
         return (optax.apply_updates(params, updates), state, number + 1), None
@@ -120,9 +105,27 @@ def train(method: str, setting: Setting, pairs: Pairs, key: jax.Array) -> Run:
     def epoch(carry, key):
         order = jax.random.permutation(key, number)[: epoch_steps * batch]
         carry, _ = jax.lax.scan(step, carry, order.reshape(epoch_steps, batch))
-        found = contrastive.retrieval_metrics(*embed(carry[0], pairs.test))
-        cosine = contrastive.collapse(embed(carry[0], pairs.test)[0]).mean_cosine
-        return carry, Run(found.x_to_y.recall[0], found.rsum, cosine)
+        return carry, evaluate(method, problem, *embed(carry[0], problem.x_test, problem.y_test))
 
     begin = (params, optimizer.init(params), jnp.int32(0))
-    return jax.lax.scan(epoch, begin, jax.random.split(key, epochs))[1]
+    (params, *_), run = jax.lax.scan(epoch, begin, jax.random.split(key, setting.epochs))
+    x, y = embed(params, problem.x_test, problem.y_test)
+    return run, (x, y)
+
+
+def evaluate(method: str, problem: Problem, x: jax.Array, y: jax.Array) -> Run:
+    """Of embeddings of the test set."""
+    cosine = contrastive.collapse(x).mean_cosine
+    x, y, similarity = scored(method, x, y)
+    metrics = functools.partial(contrastive.retrieval_metrics, x, y, similarity=similarity)
+    found = metrics(problem.groups)
+    precision = jnp.float32(jnp.nan)
+    if problem.labels is not None:
+        by_class = metrics(problem.labels, average_precision=True)
+        both = (by_class.x_to_y, by_class.y_to_x)
+        precision = sum(one.mean_average_precision for one in both) / 2
+    return Run(found.x_to_y.recall[0], found.rsum, cosine, precision)
+
+
+def _rows(view: Any, rows: jax.Array) -> Any:
+    return jax.tree.map(lambda leaf: leaf[rows], view)

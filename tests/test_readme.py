@@ -55,6 +55,18 @@ def test_per_example_runs_after_the_first_example(capsys):
     per_example_block(capsys)
 
 
+def test_pairs_run_after_the_first_example(capsys):
+    first, _, _, _, block, *_ = blocks("python")
+    names: dict = {}
+    exec(
+        "\n".join(line for line in first.splitlines() if line.startswith(("import", "from"))), names
+    )
+    names["digits"] = names["data"].digits()
+    exec(compile(block, "README.md", "exec"), names)
+    assert names["gradient"].shape == (32, 32)
+    assert "R@1, 5 and 10" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_training_runs_after_it(capsys):
     names = per_example_block(capsys)
@@ -93,7 +105,7 @@ def haiku_model():
     ],
 )
 def test_the_adapters_take_parameters_only(number, make, size):
-    adapter = blocks("python")[4].split("\n\n")[number]
+    adapter = blocks("python")[5].split("\n\n")[number]
     assert len([line for line in adapter.splitlines() if not line.startswith("#")]) <= 3
     loss = optax.softmax_cross_entropy_with_integer_labels
     x, y = jax.random.normal(jax.random.key(1), (5, 4)), jax.numpy.arange(5) % 3

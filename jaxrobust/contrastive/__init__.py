@@ -20,6 +20,7 @@ r"""Losses of pairs, with negatives mined in the batch; and how well embeddings 
 :func:`memory_init`              past embeddings as negatives, from a queue or a slow encoder
                                  (:func:`momentum_init`)
 :func:`in_chunks`                encoders of large batches, in little memory
+:func:`normalized`               embeddings of length 1, with a gradient for zero
 :func:`collapse`                 whether embeddings have become alike
 :func:`retrieval_metrics`        recall, ranks and mean average precision
 ===============================  ==================================================================
@@ -58,7 +59,7 @@ from jaxrobust.contrastive._schedules import (
     top_k_annealing,
 )
 from jaxrobust.contrastive._sigmoid import sigmoid_loss
-from jaxrobust.contrastive._similarity import Similarity, order
+from jaxrobust.contrastive._similarity import Similarity, normalized, order
 from jaxrobust.contrastive._softmax import hard_negative_nce, info_nce, multi_positive, sup_con
 from jaxrobust.contrastive._triplet import triplet_loss
 
@@ -85,6 +86,7 @@ __all__ = [
     "momentum_init",
     "momentum_update",
     "multi_positive",
+    "normalized",
     "order",
     "ramp",
     "retrieval_metrics",

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxrobust import trees
 from jaxrobust.contrastive import _pairs as pairs
 from jaxrobust.contrastive import _passes as passes
+from jaxrobust.contrastive import _ring as ring
 from jaxrobust.contrastive._checks import check_choice
 from jaxrobust.contrastive._passes import Embedded, Known, Plan, Statistics
 from jaxrobust.contrastive._picked import picked_both_ways, picked_scores
@@ -19,13 +20,16 @@ Directions = Literal["both", "x_to_y", "y_to_x"]
 # Which anchors see a memory.
 _USES = {"memory_x": "y_to_x", "memory_y": "x_to_y"}
 DIRECTIONS = ("both", "x_to_y", "y_to_x")
+Communication = Literal["gather", "ring"]
+COMMUNICATIONS = ("gather", "ring")
 
 
 class Side(NamedTuple):
     """The anchors of one direction, and the candidates that they are compared with."""
 
     anchors: jax.Array  # (n, D), not prepared
-    candidates: jax.Array  # (m, D), not prepared
+    candidates: jax.Array  # (m, D), not prepared; with a ring those of this device
+    number: int  # of all candidates, also where they are elsewhere
     own: jax.Array  # (n,) int32: which candidates are their partners
     partners: jax.Array  # (n,): scores of the anchors with these
     items: Items  # (n,): the anchors
@@ -46,9 +50,17 @@ class Batch(NamedTuple):
     valid: jax.Array  # (n,) bool: those of this device
     weights: jax.Array | None  # (n,)
     axis_name: Any
+    directions: Directions
+    has_ring: bool  # whether candidates are sent around, instead of brought together
 
     def statistics(self, wanted: Statistics) -> list[tuple[Any, ...]]:
         """Values of statistics for the anchors of each side."""
+        if self.square is not None and self.has_ring:
+            of_each = [
+                wanted if self.directions in ("both", name) else () for name in DIRECTIONS[1:]
+            ]
+            found = ring.values(self.axis_name, self.plan, *self.square, *of_each)
+            return [part for part, of in zip(found, of_each, strict=True) if of]
         if self.square is not None:
             found = passes.values(self.plan, *self.square, wanted, wanted)
             return list(found)
@@ -66,7 +78,12 @@ class Batch(NamedTuple):
 
     def again(self, columns: list[jax.Array]) -> list[jax.Array]:
         """Scores ``(n, k)`` of the anchors of each side with candidates, with their gradient."""
-        if self.square is not None:
+        if self.has_ring:
+            found = [
+                self._scores_of(side, ring.rows_of(self.axis_name, side.candidates, of))
+                for side, of in zip(self.sides, columns, strict=True)
+            ]
+        elif self.square is not None:
             side = self.sides[0]
             found = picked_both_ways(side.similarity, side.anchors, side.candidates, *columns)
         else:
@@ -75,6 +92,11 @@ class Batch(NamedTuple):
                 for side, of in zip(self.sides, columns, strict=True)
             ]
         return [self.scale * part + self.bias for part in found]
+
+    def _scores_of(self, side: Side, rows: jax.Array) -> jax.Array:
+        """Of the anchors with rows ``(n, k, D)``."""
+        anchors = prepared(side.similarity, side.anchors)[:, None, :]
+        return side.similarity.pairs(anchors, prepared(side.similarity, rows))
 
     def sum(self, of_anchors: jax.Array) -> jax.Array:
         """Over all anchors, on all devices."""
@@ -102,12 +124,15 @@ def batch_of(
     memory_y: Memory | None = None,
     block_size: Any = None,
     axis_name: Any = None,
+    communication: Communication = "gather",
     has_sums: bool = True,
 ) -> Batch:
     """Checks the arguments of a loss of pairs; ``has_sums``, whether it has any but picks."""
     x, y = pairs.check_embeddings("x", x, valid), pairs.check_embeddings("y", y, valid)
     pairs.check_alike(x, y)
     check_choice("directions", directions, DIRECTIONS)
+    check_choice("communication", communication, COMMUNICATIONS)
+    has_ring = axis_name is not None and communication == "ring"
     similarity = similarity_of(similarity)
     number = len(x)
     num_all = number if axis_name is None else number * jax.lax.axis_size(axis_name)
@@ -116,6 +141,8 @@ def batch_of(
     for name, memory in (("memory_x", memory_x), ("memory_y", memory_y)):
         if memory is not None and directions not in ("both", _USES[name]):
             raise ValueError(f"{name} must be None with directions={directions!r}: nobody sees it")
+        if memory is not None and has_ring:
+            raise ValueError(f"{name} must be None with communication='ring': use 'gather'")
     valid = pairs.check_valid("valid", valid, number)
     margins = pairs.check_margin(margin, number)
     own = jnp.arange(number, dtype=jnp.int32)
@@ -151,7 +178,7 @@ def batch_of(
         if directions not in ("both", name):
             continue
         others, among = candidates, items
-        if axis_name is not None:
+        if axis_name is not None and not has_ring:
             gather = lambda leaf: jax.lax.all_gather(leaf, axis_name, tiled=True)
             others, among = jax.tree.map(gather, (candidates, items))
         if memory is not None:
@@ -161,22 +188,22 @@ def batch_of(
             among_them = jnp.pad(among_them, ((0, 0), (0, len(others) - number)))
         sides.append(
             Side(
-                anchors, others, items.index, partners, items, among,
-                margins.T if transpose else margins, among_them, of,
+                anchors, others, num_all if has_ring else len(others), items.index, partners,
+                items, among, margins.T if transpose else margins, among_them, of,
             )
         )  # fmt: skip
     square = None
-    if plain and directions == "both":
+    if has_ring or (plain and directions == "both"):
         unit_x, unit_y = (prepared(similarity, z) for z in (x, y))
         embedded = Embedded(unit_x, unit_y, partners, partners, scale, bias)
         square = embedded, Known(items, items, margins, mask)
     block_size = pairs.check_block_size(block_size)
     if block_size is None:
-        most = max(len(side.candidates) for side in sides)
+        most = max(len(side.candidates) for side in sides)  # with a ring those of one device
         block_size = passes.chosen_block_size(number, most, has_sums)
     return Batch(
         tuple(sides), square, Plan(similarity, block_size), scale, bias, valid,
-        pairs.check_weights(weights, number), axis_name,
+        pairs.check_weights(weights, number), axis_name, directions, has_ring,
     )  # fmt: skip
 
 

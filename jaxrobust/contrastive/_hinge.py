@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust.contrastive._batch import Batch, Directions, Side, batch_of
+from jaxrobust.contrastive._batch import Batch, Communication, Directions, Side, batch_of
 from jaxrobust.contrastive._checks import check_choice
 from jaxrobust.contrastive._devices import over_devices
 from jaxrobust.contrastive._mining import Anchors, Mining, mining_of
@@ -58,6 +58,7 @@ def hinge_loss(
     memory_y: Memory | None = None,
     block_size: int | None = None,
     axis_name: Any = None,
+    communication: Communication = "gather",
 ) -> tuple[jax.Array, Info]:
     r"""Hinges of negatives that come closer to a positive than a margin, mined in the batch.
 
@@ -109,6 +110,9 @@ def hinge_loss(
         then those of all devices, and so is the loss. Ids must be of the whole batch, and a memory
         whole on every device. Take the gradient outside of ``shard_map``, or inside of one with
         ``check_vma=True``; without, JAX multiplies gradients there by the number of devices.
+      communication: ``"gather"`` brings the embeddings of all devices to each; with ``"ring"`` they
+        are sent from one to the next and none has more than two devices' at once, scores are formed
+        once for both directions, and there can be no memory. Values and gradients are the same.
 
     Returns:
       The loss ``()``, in float32 at least, and :class:`Info`. An anchor without negatives has loss
@@ -128,7 +132,8 @@ def hinge_loss(
     batch = batch_of(
         x, y, similarity=similarity, positives=positives, valid=valid, weights=weights,
         margin=margin, directions=directions, memory_x=memory_x, memory_y=memory_y,
-        block_size=block_size, axis_name=axis_name, has_sums=bool(mining.sums()),
+        block_size=block_size, axis_name=axis_name, communication=communication,
+        has_sums=bool(mining.sums()),
     )  # fmt: skip
     found = mined(batch, mining)
     count = lambda losses: losses if batch.weights is None else batch.weights * losses
@@ -163,7 +168,7 @@ def mined(batch: Batch, mining: Mining) -> list[Mined]:
 
 def _columns(side: Side, pick: Picked) -> jax.Array:
     """Where nothing was picked, any."""
-    return jnp.clip(pick.columns, 0, len(side.candidates) - 1)
+    return jnp.clip(pick.columns, 0, side.number - 1)
 
 
 def _mined(

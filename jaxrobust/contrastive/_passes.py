@@ -86,11 +86,17 @@ def states(
             tuple(statistic.of_tile(other) for statistic in columns),
         )
 
-    def merge(merged, found):
-        return tuple(r.merge(a, b) for r, a, b in zip(rows, merged, found, strict=True))
+    return _over_blocks(plan, embedded, of_block, functools.partial(merged, rows))
 
-    merged, kept = _over_blocks(plan, embedded, of_block, merge)
-    return merged, kept
+
+def merged(statistics: Statistics, a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The states over two sets of candidates together."""
+    return tuple(r.merge(x, y) for r, x, y in zip(statistics, a, b, strict=True))
+
+
+def have_sums(*statistics: Statistics) -> bool:
+    """Whether any value has a gradient."""
+    return any(one.is_sum for of in statistics for one in of)
 
 
 def values(
@@ -102,9 +108,9 @@ def values(
     """
     # Inside of `shard_map`: numbers that all devices share have a gradient that is a sum over them.
     embedded = trees.vary_alike(embedded)
-    if all(not statistic.is_sum for statistic in (*rows, *columns)):
+    if not have_sums(rows, columns):
         found = states(plan, jax.lax.stop_gradient(embedded), known, rows, columns)
-        return _values(rows, found[0]), _values(columns, found[1])
+        return values_of(rows, found[0]), values_of(columns, found[1])
     return reduced(plan, embedded, known, rows, columns)
 
 
@@ -134,7 +140,7 @@ def _scores_forward(without_self, scores, partners, known, rows, columns):
         tuple(statistic.of_tile(tile) for statistic in statistics)
         for statistics, tile in zip((rows, columns), tiles, strict=True)
     ]
-    values = _values(rows, found[0]), _values(columns, found[1])
+    values = values_of(rows, found[0]), values_of(columns, found[1])
     return values, (scores, partners, known, rows, columns, found)
 
 
@@ -164,13 +170,34 @@ def _reduced_blocks(plan, embedded, known, rows, columns):
 
 def _blocks_forward(plan, embedded, known, rows, columns):
     found = states(plan, embedded, known, rows, columns)
-    values = _values(rows, found[0]), _values(columns, found[1])
+    values = values_of(rows, found[0]), values_of(columns, found[1])
     return values, (embedded, known, rows, columns, found)
 
 
 def _blocks_backward(plan, kept, cotangents):
     embedded, known, rows, columns, found = kept
-    num_columns, size = embedded.y.shape[0], plan.block_size
+    own, dy = pulled(plan, embedded, known, (rows, columns), found, cotangents)
+    return gradient_of(own, dy, embedded, (rows, columns), found, cotangents), None, None, None
+
+
+_reduced_blocks.defvjp(_blocks_forward, _blocks_backward)
+
+
+def pulled(
+    plan: Plan,
+    embedded: Embedded,
+    known: Known,
+    statistics: tuple[Statistics, Statistics],
+    found: Any,
+    cotangents: Any,
+) -> tuple[tuple[jax.Array, jax.Array, jax.Array], jax.Array]:
+    """The gradient by x, scale and bias, and that by y, of scores that are formed once more.
+
+    ``found`` and ``cotangents`` are those of the values over all candidates, of which ``y`` may be
+    a part.
+    """
+    num_columns = embedded.y.shape[0]
+    size = plan.block_size or num_columns
 
     def of_block(start):
         block = _block_at(plan, embedded, known, start)
@@ -178,24 +205,25 @@ def _blocks_backward(plan, kept, cotangents):
         tiles = _tiles_of_block(plan, embedded, block, raw)
         at = functools.partial(_slice, start=start, size=size)
         of_block = [(part[0], jax.tree.map(at, part[1])) for part in (found, cotangents)]
-        pulled = _pull_tile(tiles, (rows, columns), *of_block)
-        dx, dy = pull_scores((pulled * embedded.scale).astype(raw.dtype))
-        return (trees.promote(dx), jnp.sum(pulled * raw), jnp.sum(pulled)), dy
+        slopes = _pull_tile(tiles, statistics, *of_block)
+        dx, dy = pull_scores((slopes * embedded.scale).astype(raw.dtype))
+        return (trees.promote(dx), jnp.sum(slopes * raw), jnp.sum(slopes)), dy
 
     add = lambda a, b: jax.tree.map(jnp.add, a, b)
-    (dx, dscale, dbias), dy = _over_blocks(plan, embedded, of_block, add)
-    gradient = Embedded(
-        dx,
-        dy[:num_columns],
-        _pull_positive(rows, found[0], cotangents[0], embedded.positive_x),
-        _pull_positive(columns, found[1], cotangents[1], embedded.positive_y),
-        dscale,
-        dbias,
+    return _over_blocks(plan, embedded, of_block, add)
+
+
+def gradient_of(own, dy, embedded: Embedded, statistics, found, cotangents) -> Embedded:
+    """All of it, in the dtypes of what it is the gradient of."""
+    dx, dscale, dbias = own
+    positives = (
+        _pull_positive(of, state, cotangent, partner)
+        for of, state, cotangent, partner in zip(
+            statistics, found, cotangents, (embedded.positive_x, embedded.positive_y), strict=True
+        )
     )
-    return jax.tree.map(lambda g, e: g.astype(e.dtype), gradient, embedded), None, None, None
-
-
-_reduced_blocks.defvjp(_blocks_forward, _blocks_backward)
+    gradient = Embedded(dx, dy, *positives, dscale, dbias)
+    return jax.tree.map(lambda g, e: g.astype(e.dtype), gradient, embedded)
 
 
 def _over_blocks(
@@ -210,19 +238,19 @@ def _over_blocks(
     """
     num_columns = embedded.y.shape[0]
     size = plan.block_size or num_columns
-    merged, first = of_block(0)
+    total, first = of_block(0)
     number = -(-num_columns // size)
     if number == 1:
-        return merged, jax.tree.map(lambda leaf: leaf[:num_columns], first)
+        return total, jax.tree.map(lambda leaf: leaf[:num_columns], first)
 
-    def step(merged, start):
+    def step(total, start):
         found, kept = of_block(start)
-        return merge(merged, found), kept
+        return merge(total, found), kept
 
     starts = jnp.arange(1, number, dtype=jnp.int32) * size
-    merged, others = jax.lax.scan(step, merged, starts)
+    total, others = jax.lax.scan(step, total, starts)
     join = lambda a, b: jnp.concatenate([a, b.reshape(-1, *b.shape[2:])])[:num_columns]
-    return merged, jax.tree.map(join, first, others)
+    return total, jax.tree.map(join, first, others)
 
 
 class _Block(NamedTuple):
@@ -267,7 +295,8 @@ def _tiles(without_self, scores, partners, known: Known) -> tuple[Tile, Tile]:
     return tile, transposed(tile, partners[1])
 
 
-def _values(statistics: Statistics, found: tuple[Any, ...]) -> tuple[jax.Array, ...]:
+def values_of(statistics: Statistics, found: tuple[Any, ...]) -> tuple[jax.Array, ...]:
+    """What losses see of the states."""
     return tuple(r.value(state) for r, state in zip(statistics, found, strict=True))
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust.contrastive import _pairs as pairs
-from jaxrobust.contrastive._batch import batch_of
+from jaxrobust.contrastive._batch import Communication, batch_of
 from jaxrobust.contrastive._checks import check_range
 from jaxrobust.contrastive._devices import over_devices
 from jaxrobust.contrastive._queue import Memory
@@ -26,6 +26,7 @@ def sigmoid_loss(
     memory_y: Memory | None = None,
     block_size: int | None = None,
     axis_name: Any = None,
+    communication: Communication = "gather",
 ) -> jax.Array:
     r"""The sum of logistic losses of all pairs, over the number of items (SigLIP).
 
@@ -45,6 +46,7 @@ def sigmoid_loss(
       memory_y: past y, as further candidates of the x, as in :func:`hinge_loss`.
       block_size: how many y are compared with all x at once, as in :func:`hinge_loss`.
       axis_name: mesh axes over which pairs are spread, as in :func:`hinge_loss`.
+      communication: between devices, as in :func:`hinge_loss`.
 
     Returns:
       The loss ``()``, in float32 at least.
@@ -61,6 +63,7 @@ def sigmoid_loss(
     batch = batch_of(
         x, y, scale=scale, bias=bias, similarity=similarity, positives=positives, valid=valid,
         directions="x_to_y", memory_y=memory_y, block_size=block_size, axis_name=axis_name,
+        communication=communication,
     )  # fmt: skip
     ((sums,),) = batch.statistics((LogisticSum(),))
     return batch.sum(jnp.where(batch.valid, sums, 0)) / batch.num_pairs()

@@ -30,7 +30,12 @@ class Similarity(NamedTuple):
 def normalized(z: jax.Array) -> jax.Array:
     r"""Rows of length 1, :math:`z/\|z\|`; zero rows stay zero, and their gradient is zero.
 
-    Scaled by the largest entry first, so that squares neither overflow nor underflow.
+    Args:
+      z: ``(..., D)`` floating. Scaled by the largest entry first, so that squares neither overflow
+        nor underflow.
+
+    Returns:
+      ``(..., D)``, of the dtype of z.
     """
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(z), axis=-1, keepdims=True))
     there = largest != 0  # NaN is

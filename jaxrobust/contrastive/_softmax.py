@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxrobust.contrastive import _pairs as pairs
 from jaxrobust.contrastive import _passes as passes
-from jaxrobust.contrastive._batch import Batch, Directions, batch_of, set_of
+from jaxrobust.contrastive._batch import Batch, Communication, Directions, batch_of, set_of
 from jaxrobust.contrastive._checks import check_range
 from jaxrobust.contrastive._devices import over_devices
 from jaxrobust.contrastive._passes import Plan, Statistics
@@ -32,6 +32,7 @@ def info_nce(
     memory_y: Memory | None = None,
     block_size: int | None = None,
     axis_name: Any = None,
+    communication: Communication = "gather",
 ) -> jax.Array:
     r"""The cross-entropy of finding the partner among the batch (InfoNCE, NT-Xent, CLIP).
 
@@ -53,6 +54,7 @@ def info_nce(
       memory_y: past y, as further negatives of the x.
       block_size: how many y are compared with all x at once, as in :func:`hinge_loss`.
       axis_name: mesh axes over which pairs are spread, as in :func:`hinge_loss`.
+      communication: between devices, as in :func:`hinge_loss`.
 
     Returns:
       The loss ``()``, in float32 at least. An anchor without negatives has loss 0.
@@ -68,7 +70,7 @@ def info_nce(
     batch = batch_of(
         x, y, scale=_inverse(temperature), similarity=similarity, positives=positives, valid=valid,
         weights=weights, directions=directions, memory_x=memory_x, memory_y=memory_y,
-        block_size=block_size, axis_name=axis_name,
+        block_size=block_size, axis_name=axis_name, communication=communication,
     )  # fmt: skip
 
     def losses(values, positive_scores):
@@ -92,6 +94,7 @@ def multi_positive(
     memory_y: Memory | None = None,
     block_size: int | None = None,
     axis_name: Any = None,
+    communication: Communication = "gather",
 ) -> jax.Array:
     r"""The cross-entropy of finding all positives among the batch, each as likely.
 
@@ -114,6 +117,7 @@ def multi_positive(
       memory_y: past y, as further negatives of the x.
       block_size: how many y are compared with all x at once, as in :func:`hinge_loss`.
       axis_name: mesh axes over which pairs are spread, as in :func:`hinge_loss`.
+      communication: between devices, as in :func:`hinge_loss`.
 
     Returns:
       The loss ``()``, a mean over anchors.
@@ -124,7 +128,7 @@ def multi_positive(
     batch = batch_of(
         x, y, scale=_inverse(temperature), similarity=similarity, positives=positives, valid=valid,
         weights=weights, directions=directions, memory_x=memory_x, memory_y=memory_y,
-        block_size=block_size, axis_name=axis_name,
+        block_size=block_size, axis_name=axis_name, communication=communication,
     )  # fmt: skip
     return _mean(batch, (LogSumExp(1.0, "all"), ScoreSum("positives")), _cross_entropy)
 
@@ -197,6 +201,7 @@ def hard_negative_nce(
     memory_y: Memory | None = None,
     block_size: int | None = None,
     axis_name: Any = None,
+    communication: Communication = "gather",
 ) -> jax.Array:
     r"""InfoNCE with negatives weighted by their hardness, and corrected for hidden positives.
 
@@ -224,6 +229,7 @@ def hard_negative_nce(
       memory_y: past y, as further negatives of the x.
       block_size: how many y are compared with all x at once, as in :func:`hinge_loss`.
       axis_name: mesh axes over which pairs are spread, as in :func:`hinge_loss`.
+      communication: between devices, as in :func:`hinge_loss`.
 
     Returns:
       The loss ``()``, a mean over anchors. An anchor without negatives has loss 0.
@@ -245,7 +251,7 @@ def hard_negative_nce(
     batch = batch_of(
         x, y, scale=_inverse(temperature), similarity=similarity, positives=positives, valid=valid,
         weights=weights, directions=directions, memory_x=memory_x, memory_y=memory_y,
-        block_size=block_size, axis_name=axis_name,
+        block_size=block_size, axis_name=axis_name, communication=communication,
     )  # fmt: skip
 
     def losses(values, positive_scores):

@@ -12,24 +12,33 @@ set                         rows (train + test), features, labels       needs
 ``khan``                    63 + 20, 2308, 4 classes                    files
 ``mnist``                   60000 + 10000, 28x28x1, 10 classes          files, or prepared TFDS set
 ``cifar10``                 50000 + 10000, 32x32x3, 10 classes          files, or prepared TFDS set
+``wikipedia``               2173 + 693 pairs of image and text          files
+``multi30k``                29000 + 1014 + 1000 times some captions     files
 ==========================  ==========================================  ===========================
+
+The last two are no labelled examples, and have types of their own: :class:`Pairs`,
+:class:`Captions`.
 
 Your own arrays become a data set by :func:`from_arrays`. Files are looked for in the folder given
 as ``path``, else in the folder named by the environment variable ``JAXROBUST_DATA``.
 """
 
 from jaxrobust.data._batches import EpochBatches, batches, epoch_batches
+from jaxrobust.data._captions import Captions, multi30k
 from jaxrobust.data._dataset import Dataset, Info, from_arrays
 from jaxrobust.data._embedded import breast_cancer, digits
 from jaxrobust.data._golden import logistic_gaussian
 from jaxrobust.data._images import cifar10, mnist
 from jaxrobust.data._khan import khan
+from jaxrobust.data._pairs import Pairs, wikipedia
 from jaxrobust.data._transform import flatten, images, one_vs_rest, pair, standardize, subset
 
 __all__ = [
+    "Captions",
     "Dataset",
     "EpochBatches",
     "Info",
+    "Pairs",
     "batches",
     "breast_cancer",
     "cifar10",
@@ -41,8 +50,10 @@ __all__ = [
     "khan",
     "logistic_gaussian",
     "mnist",
+    "multi30k",
     "one_vs_rest",
     "pair",
     "standardize",
     "subset",
+    "wikipedia",
 ]

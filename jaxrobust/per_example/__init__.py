@@ -27,6 +27,7 @@ example i with respect to all params:
 :func:`factors`                  :math:`a_{it}, d_{it}` of :math:`g_i = \sum_t a_{it}d_{it}^T`
 :func:`moments`                  mean, noise and signal; :func:`update_moments` for many batches
 :func:`explain`                  what is done for which leaf, and its cost
+:func:`gradient_cost`            multiply-adds of one of them; :func:`sketch_cost` of a sketch
 :func:`check`                    norms by leaf against the slow twin, for your model
 :func:`slow_in_loops`            whether batches are better looped over in Python, on a CPU
 ===============================  ==========================================================
@@ -43,6 +44,7 @@ no per-example gradients.
 """
 
 from jaxrobust.per_example._check import Check, check
+from jaxrobust.per_example._cost import gradient_cost, sketch_cost
 from jaxrobust.per_example._dots import dots
 from jaxrobust.per_example._explain import Explanation, Row, explain
 from jaxrobust.per_example._factors import Factors, factors
@@ -79,6 +81,7 @@ __all__ = [
     "dots",
     "explain",
     "factors",
+    "gradient_cost",
     "gradients",
     "gram",
     "init_moments",
@@ -86,6 +89,7 @@ __all__ = [
     "landmarks_pay",
     "moments",
     "norms",
+    "sketch_cost",
     "sketches",
     "slow_in_loops",
     "summarize_moments",

@@ -1,7 +1,6 @@
 """Sketches that are exact for what gradients have in common with those of some examples."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxrobust import trees
 from jaxrobust.per_example._backward import run
+from jaxrobust.per_example._cost import cost_of_gradient, shapes_of, trace_shapes
 from jaxrobust.per_example._plan import EXPAND_BYTES
 from jaxrobust.per_example._products import (
     Others,
@@ -19,7 +19,7 @@ from jaxrobust.per_example._products import (
     keep_chunks,
 )
 from jaxrobust.per_example._sketches import sketch
-from jaxrobust.per_example._trace import LossFn, Traced, trace
+from jaxrobust.per_example._trace import LossFn, trace
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 # Gradients of the landmarks that are formed take at most this for one part of a leaf.
@@ -151,23 +151,10 @@ def landmarks_pay(loss_fn: LossFn, params: Any, batch: Any, number: int) -> bool
       batch: pytree of arrays ``(B, ...)``; B does not matter.
       number: of landmarks.
     """
-    leaves, structure = jax.tree.flatten((params, batch))
-    types = tuple((jax.typeof(leaf).shape, jax.typeof(leaf).dtype) for leaf in leaves)
-    return _pay(loss_fn, structure, types, number)
+    return _pay(loss_fn, *shapes_of(params, batch), number)
 
 
 @functools.lru_cache(maxsize=256)
 def _pay(loss_fn: LossFn, structure: Any, types: Any, number: int) -> bool:
-    params, batch = structure.unflatten([jax.ShapeDtypeStruct(*of_leaf) for of_leaf in types])
-    traced = trace(loss_fn, params, batch, has_aux=False)
-    return cost_of_products(traced, number, _ROOM) <= 3 * _forward_cost(traced)
-
-
-def _forward_cost(traced: Traced) -> int:
-    """Multiply-adds of all products with leaves, per example; entries of other leaves."""
-    total = 0
-    for leaf, how in enumerate(traced.plan.leaves):
-        uses = [use.sizes for group in how.groups for use in group]
-        products = sum(s.blocks * s.positions * s.rows * s.columns for s in uses)
-        total += products or math.prod(traced.leaves[leaf].shape)
-    return total
+    traced = trace_shapes(loss_fn, structure, types)
+    return cost_of_products(traced, number, _ROOM) <= cost_of_gradient(traced)

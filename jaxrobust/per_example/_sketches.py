@@ -276,13 +276,52 @@ def _of_part(
 
 def _is_projected(group: Sequence[Use], shape: Shape) -> bool:
     """Whether factors are projected, instead of the gradient that is formed from them."""
-    projected, positions = 0.0, sum(use.sizes.positions for use in group)
+    positions = sum(use.sizes.positions for use in group)
+    formed = _cost_of_forming(group[0].sizes._replace(positions=positions), shape)
+    return _cost_of_projecting_all(group, shape) <= formed
+
+
+def _cost_of_projecting_all(group: Sequence[Use], shape: Shape) -> float:
+    total = 0.0
     for use in group:
         pixels = use.num_pixels or use.sizes.positions
         # Pixels are projected only where the matrices are cut into the taps of this use.
         pixels = pixels if use.num_taps == shape.num_taps else math.inf
-        projected += _cost_of_projecting(use.sizes, pixels, shape)
-    return projected <= _cost_of_forming(group[0].sizes._replace(positions=positions), shape)
+        total += _cost_of_projecting(use.sizes, pixels, shape)
+    return total
+
+
+def cost_of_sketch(traced: Traced, dim: int) -> int:
+    """Multiply-adds per example: a pass without the products that give the gradient, and the maps.
+
+    Gradients that are formed and then sketched entry by entry count as often as they are read.
+    """
+    total, shapes = 0, sketch_shapes(traced, dim)
+    for leaf, how in enumerate(traced.plan.leaves):
+        if how.method == "unused":
+            continue
+        size = math.prod(traced.leaves[leaf].shape)
+        products = sum(
+            use.sizes.blocks * use.sizes.positions * use.sizes.rows * use.sizes.columns
+            for group in how.groups
+            for use in group
+        )
+        total += 2 * (products or size)
+        if how.method in ("expand", "chunks") or _is_kept_whole(traced.leaves[leaf], dim):
+            total += products + size * (1 if size <= dim else dim if size <= _DENSE_SIZE else 16)
+            continue
+        for frame in _frames(traced, leaf):
+            shape = shapes[leaf, frame.parts[0].number]
+            for part in frame.parts:
+                total += _cost_of_group(how.groups[part.number], shape)
+    return total
+
+
+def _cost_of_group(group: Sequence[Use], shape: Shape) -> int:
+    """The less of what :func:`_is_projected` compares."""
+    positions = sum(use.sizes.positions for use in group)
+    formed = _cost_of_forming(group[0].sizes._replace(positions=positions), shape)
+    return int(min(_cost_of_projecting_all(group, shape), formed))
 
 
 def _matrices(signs: jax.Array, size: Sizes, shape: Shape) -> tuple[RowMatrices, jax.Array]:

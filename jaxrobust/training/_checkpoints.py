@@ -155,6 +155,7 @@ def _parts(state: TrainState) -> dict[str, Any]:
         "sampler_state": state.sampler_state,
         "memory": state.memory,
         "key": state.key,
+        "recent_loss": state.recent_loss,
     }
 
 
@@ -237,6 +238,7 @@ def _assemble(template: TrainState, description: dict[str, Any], arrays: Any) ->
         ),
         memory=dict(zip(description["memory"], leaves("memory"), strict=True)),
         key=_as_key(leaves("key")[0], description["keys"]["key"]),
+        recent_loss=leaves("recent_loss")[0],
     )
 
 

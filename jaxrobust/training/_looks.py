@@ -2,42 +2,29 @@
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxrobust import clustering, sampling, trees
-from jaxrobust.training._plans import some_rows
+from jaxrobust import clustering, sampling
 from jaxrobust.training._state import TrainState
-from jaxrobust.training._steps import LossFn
+
+# Of the clusters that tell a ratio ahead.
+PASSES_AHEAD, BLOCK_AHEAD = 2, 64
 
 
-def fall(
-    loss_fn: LossFn, state: TrainState, data: Any, num_probes: int, every: int
-) -> tuple[TrainState, float | None]:
-    """How much the mean loss of some examples fell in so many steps, relative to what it was.
+def fall(state: TrainState, every: int) -> tuple[TrainState, float | None]:
+    """How much the mean training loss fell in so many steps, relative to what it was.
 
-    The same examples at every look, so that it is not their choice that is seen. None at the first
-    look.
+    Since the last look, as if it had fallen evenly; None at the first look.
     """
-    loss = _mean_loss(loss_fn, state.params, data, state.key, num_probes)
-    seen = {"probe_loss": loss, "probe_step": state.step}
+    seen = {"seen_loss": state.recent_loss, "seen_step": state.step}
     fallen = None
-    if "probe_loss" in state.memory:
-        before, steps = float(state.memory["probe_loss"]), state.step - state.memory["probe_step"]
-        fallen = (before - float(loss)) / max(abs(before), 1e-30) * every / max(int(steps), 1)
+    if "seen_loss" in state.memory:
+        before, now = float(state.memory["seen_loss"]), float(state.recent_loss)
+        steps = max(int(state.step) - int(state.memory["seen_step"]), 1)
+        fallen = (before - now) / max(abs(before), 1e-30) * every / steps
     return state._replace(memory=state.memory | seen), fallen
-
-
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def _mean_loss(
-    loss_fn: LossFn, params: Any, data: Any, key: jax.Array, num_probes: int
-) -> jax.Array:
-    """Of some examples; one program, for a look should cost little more than they do."""
-    rows = some_rows(key, jax.tree.leaves(data)[0].shape[0], num_probes)
-    losses = jax.vmap(loss_fn, (None, 0))(params, trees.take(data, rows))
-    return jnp.mean(trees.promote(losses))
 
 
 @jax.jit
@@ -96,7 +83,6 @@ def ratio_ahead(
     size: int,
     *,
     key: jax.Array,
-    max_passes: int,
 ) -> float:
     """About the ratio that clusters of all examples would have, from the gradients of some.
 
@@ -105,9 +91,11 @@ def ratio_ahead(
     """
     half = points.shape[0] // 2
     objective = objective_of(allocation)
+    # From random seeds and in large blocks: what is cheap is good enough here.
     clusters = clustering.fit(
-        points[:half], num_clusters, key=key, objective=objective, max_passes=max_passes,
-        tolerance=0.01,
+        points[:half], num_clusters, key=key, objective=objective, tolerance=0.01,
+        init=_closest(points[:half], num_clusters), max_passes=PASSES_AHEAD,
+        block_size=min(BLOCK_AHEAD, half),
     )  # fmt: skip
     others = points[half:]
     strata = clustering.assign(clusters, others, objective=objective)
@@ -124,6 +112,14 @@ def ratio_ahead(
     plain = sampling.uniform(others.shape[0], size, replacement=True)
     uniform = float(sampling.variance(others, plain))
     return _over(float(sampling.variance(mirrored, sampler)), uniform)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _closest(points: jax.Array, number: int) -> jax.Array:
+    """Which of the first points each is closest to, up to rounding."""
+    seeds = points[:number]
+    products = jnp.matmul(points, seeds.T)
+    return jnp.argmin(jnp.sum(seeds**2, axis=1)[None, :] - 2 * products, axis=1).astype(jnp.int32)
 
 
 def objective_of(allocation: sampling.Allocation) -> clustering.Objective:

@@ -111,8 +111,9 @@ def next_call_from(first: int) -> Callable[[TrainState], int | None]:
 
 def scheduled(state: TrainState, wait: int | None) -> TrainState:
     """With the next call so many steps from now, or none."""
+    # NumPy's numbers, for each array that JAX makes takes a while.
     step = -1 if wait is None else min(int(state.step) + wait, NEVER)
-    memory = {"next_call": jnp.int32(step), "wait": jnp.int32(0 if wait is None else wait)}
+    memory = {"next_call": np.int32(step), "wait": np.int32(0 if wait is None else wait)}
     return state._replace(memory=state.memory | memory)
 
 

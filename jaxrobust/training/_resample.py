@@ -6,9 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrobust import clustering, sampling, trees
 from jaxrobust.training import _looks as looks
+from jaxrobust.training._costs import Costs, costs_of
 from jaxrobust.training._plans import (
     NEVER,
     Plan,
@@ -41,7 +43,7 @@ def resample(
     automatic: bool = True,
     plateau: float = 0.1,
     cost: float | None = None,
-    overhead: float = 0.02,
+    overhead: float = 0.03,
     num_probes: int = 512,
     max_passes: int = 3,
     dim: int = 256,
@@ -54,27 +56,26 @@ def resample(
     of the sketches. From the sketches follows the *ratio* of the variances of the new sampler and
     of uniform sampling.
 
-    With ``automatic``, sampling is uniform unless the refresh pays. As long as the mean loss of
-    ``num_probes`` random examples falls by more than a share ``plateau`` in ``every`` steps,
+    With ``automatic``, sampling is uniform unless the refresh pays. As long as the mean training
+    loss (``recent_loss`` of the state) falls by more than a share ``plateau`` in ``every`` steps,
     training is limited by how far a step goes, not by noise, and less variance saves nothing. On a
     plateau it is noise that holds the loss up. With noise share
     :math:`\nu = \frac{\mathrm{tr}/B}{\mathrm{signal} + \mathrm{tr}/B}`, steps that are limited by
     noise take :math:`1+\frac{\mathrm{tr}}{B\,\mathrm{signal}}\cdot\mathrm{ratio}` times as many as
     without noise, so a ratio saves a share :math:`(1-\mathrm{ratio})\,\nu` of them. A refresh costs
-    as much as :math:`cN/B` steps. Before one, the gradients of some examples tell :math:`\nu` and,
-    by clusters of one half and how far the other half is from them, about the ratio; if
-    :math:`(1-\mathrm{ratio})\,\nu\cdot\mathrm{every}\le cN/B`, none is made. After one, sampling
-    returns to uniform where the same holds for the ratio that it has. Each time that nothing was
-    gained the plan waits twice as long as before; so it does if the strata or scores of before
-    would have done nearly as well, and the refresh saved less than it cost. All looks, and all
-    refreshes that led to nothing, are at most a share ``overhead`` of the steps: what does not pay
-    costs little, and what looks cost is known beforehand.
+    as much as :math:`cN/B` steps. Before one, on a plateau, the gradients of some examples tell
+    :math:`\nu` and, by clusters of one half and how far the other half is from them, about the
+    ratio; if :math:`(1-\mathrm{ratio})\,\nu\cdot\mathrm{every}\le cN/B`, none is made. After one,
+    sampling returns to uniform where the same holds for the ratio that it has. Each time that
+    nothing was gained the plan waits twice as long as before; so it does if the strata or scores of
+    before would have done nearly as well, and the refresh saved less than it cost. All looks, and
+    all refreshes that led to nothing, are at most a share ``overhead`` of the steps.
 
     Args:
       loss_fn: ``loss_fn(params, example) -> ()``, the loss of one example.
       num_clusters: K; None for scores instead of clusters.
       allocation: of the draws to clusters, as in :func:`sampling.stratified`.
-      first: step of the first call; with ``automatic`` the least.
+      first: step of the first call.
       every: steps between refreshes; with ``automatic`` the least number of them.
       check_every: steps between looks at whether the strata or scores are stale; None for none.
         Then ``num_probes`` random examples tell the ratio of the variances that the sampler has
@@ -85,12 +86,13 @@ def resample(
         loss, at which training counts as limited by noise; 1 for always. For losses that are 0 or
         more.
       cost: c, what a refresh costs relative to a pass of training steps over the data. None to
-        count operations: 1.25 for the sketches, and what :func:`clustering.fit` takes over the 6
-        per example and parameter of a gradient: little for all but the smallest models.
+        count multiply-adds (:func:`per_example.sketch_cost` and what :func:`clustering.fit` takes,
+        over :func:`per_example.gradient_cost`), with an allowance for calls and loops, which are
+        most of the cost where models are small.
       overhead: with ``automatic``, the largest share of looks in all that was computed so far,
-        counted as ``cost`` is; the first look and those after it wait for that many steps. Above
-        0; ``inf`` for no limit.
-      num_probes: examples that are looked at; of gradients at least 16 for every cluster.
+        counted as ``cost`` is: each waits until it can be afforded. Above 0; ``inf`` for no limit.
+      num_probes: examples whose gradients are looked at; at least 8 for every cluster before the
+        first refresh.
       max_passes: of :func:`clustering.fit`.
       dim: length of a sketch.
       batch_size: examples whose gradients are sketched at once.
@@ -128,13 +130,11 @@ def resample(
         loss_fn, num_clusters, allocation, first, every, check_every, stale, automatic, plateau,
         cost, overhead, num_probes, max_passes, dim, batch_size,
     )  # fmt: skip
-    return with_own_memory("resample", Plan(plan.next_call, plan.call))
+    return with_own_memory("resample", Plan(next_call_from(first), plan.call))
 
 
-# What looks cost, in gradients of an example: a loss, and a sketch.
-_COST_OF_LOSS, _COST_OF_SKETCH = 1 / 3, 1.25
 # Probes for every cluster, to tell what clusters would gain.
-_PROBES_PER_CLUSTER = 16
+_PROBES_PER_CLUSTER = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,10 +157,6 @@ class _Resample:
     dim: int
     batch_size: int
 
-    def next_call(self, state: TrainState) -> int | None:
-        first = max(self.first, self._affordable(state)) if self.automatic else self.first
-        return next_call_from(first)(state)
-
     def call(self, state: TrainState, data: Any) -> tuple[TrainState, Report]:
         refresh = int(state.memory.get("next_refresh", 0))
         # What another plan put in place of the strata or scores has no ratio: a refresh is due.
@@ -169,51 +165,61 @@ class _Resample:
             now = looks.ratio_of_some(probes, state.sampler, rows)
             if now <= self.stale:
                 return _looked(state, self.check_every, refresh), {"ratio_now": now}
-            after, report = self._refreshed_if_it_pays(state, data)
+            after, report = self._refreshed(state, data, probes)
             return after, {"ratio_now": now, **report}
-        if self.automatic and is_uniform(state.sampler) and self.plateau < 1:
-            # The most frequent look, and the cheapest: a forward pass of some examples.
-            state, fall = looks.fall(self.loss_fn, state, data, self.num_probes, self.every)
-            state = self._spent(state, _COST_OF_LOSS * self._num_probes(state))
-            seen: Report = {} if fall is None else {"fall": fall}
-            if fall is None or fall > self.plateau:
-                return self._uniform(state, self.every), {**seen, "sampler": "uniform"}
-            after, report = self._refreshed_if_it_pays(state, data)
-            return after, seen | report
-        return self._refreshed_if_it_pays(state, data)
+        if self.automatic and is_uniform(state.sampler):
+            return self._refreshed_if_it_may_pay(state, data)
+        probes = self._probes(state, data)[0] if self.automatic else None
+        return self._refreshed(state, data, probes)
 
-    def _refreshed_if_it_pays(self, state: TrainState, data: Any) -> tuple[TrainState, Report]:
-        """A look at the noise, then a refresh, as far as they promise to save what it costs."""
+    def _refreshed_if_it_may_pay(self, state: TrainState, data: Any) -> tuple[TrainState, Report]:
+        """From uniform draws on: looks, the cheapest first, as far as they can be afforded."""
+        costs = self._costs(state, data)
+        state, report = _spent(state, costs.look), {"sampler": "uniform"}
+        if costs.refresh >= self.every:  # no ratio could save as much
+            return self._uniform_for_longer(state, costs.look), report
+        if self.plateau < 1:
+            state, fall = looks.fall(state, self.every)
+            report |= {} if fall is None else {"fall": fall}
+            if fall is None or fall > self.plateau:
+                return self._uniform(state, self.every, costs.look), report
+        if self._affordable(state, costs.probes) > int(state.step):
+            return self._uniform(state, self.every, costs.look + costs.probes), report
+        state = _spent(state, costs.probes)
+        probes, _ = self._probes(state, data)
+        after, found = self._refreshed(state, data, probes)
+        return after, report | found
+
+    def _refreshed(
+        self, state: TrainState, data: Any, probes: jax.Array | None
+    ) -> tuple[TrainState, Report]:
+        """A refresh; with probes, as far as it promises to save what it costs."""
         report: Report = {}
-        price = self._cost_of_refresh(state) / self.every  # relative to the steps it is for
-        noise = 1.0
-        if self.automatic:
-            probes, _ = self._probes(state, data)
-            if is_uniform(state.sampler):
-                state = self._spent(state, _COST_OF_SKETCH * len(probes))
-            size = state.sampler.batch_size
-            report["noise_share"] = noise = float(looks.noise_share(probes, size))
+        costs = self._costs(state, data)
+        price, noise = costs.refresh / self.every, 1.0  # relative to the steps it is for
+        if self.automatic and probes is not None:
+            noise = float(looks.noise_share(probes, state.sampler.batch_size))
             ahead = self._ratio_ahead(state, probes) if noise > price else None
-            report |= {} if ahead is None else {"ratio_ahead": ahead}
+            report |= {"noise_share": noise} | ({} if ahead is None else {"ratio_ahead": ahead})
             if (1 - (ahead or 0)) * noise <= price:
-                return self._uniform_for_longer(state), report | {"sampler": "uniform"}
-        _, _, fit_key = self._keys(state)
+                state = self._uniform_for_longer(state, costs.look)
+                return state, report | {"sampler": "uniform"}
         points = self._sketches(state)(data)
-        sampler, memory = _refreshed(
-            points, state, self.num_clusters, self.allocation, self.max_passes, fit_key
-        )
+        sampler, memory = _new_sampler(
+            points, state, self.num_clusters, self.allocation, self.max_passes,
+            self._keys(state)[2],
+        )  # fmt: skip
         report["ratio"] = ratio = looks.ratio(points, sampler)
         had_ratio = isinstance(state.sampler, sampling.Sampler) and not is_uniform(state.sampler)
         state = state._replace(memory=state.memory | memory)
         if self.automatic and (1 - ratio) * noise <= price:
-            cost = self._cost_of_refresh(state) * state.sampler.batch_size
-            state = self._uniform_for_longer(self._spent(state, cost))
+            state = self._uniform_for_longer(_spent(state, costs.refresh), costs.look)
             return state, report | {"sampler": "uniform"}
         wait = self.every
         if self.automatic and "wait" in state.memory and had_ratio:
             report["ratio_before"] = before = looks.ratio(points, state.sampler)
             last = int(state.memory["wait"])
-            gained = (before - ratio) * noise * last > price * self.every
+            gained = (before - ratio) * noise * last > costs.refresh
             wait = self.every if gained else min(2 * last, NEVER)
         state = _looked(scheduled(state, wait), self.check_every, int(state.step) + wait)
         kind = "importance" if self.num_clusters is None else "stratified"
@@ -229,14 +235,15 @@ class _Resample:
         return sketcher(self.loss_fn, state, self._keys(state)[0], self.dim, self.batch_size)
 
     def _num_probes(self, state: TrainState) -> int:
-        return min(self.num_probes, state.sampler.num_examples)
+        """More where clusters of them are to tell what those of all would bring."""
+        number, enough = self.num_probes, 0
+        if self.automatic and self.num_clusters is not None and is_uniform(state.sampler):
+            enough = _PROBES_PER_CLUSTER * self.num_clusters
+        return min(max(number, enough), state.sampler.num_examples)
 
     def _probes(self, state: TrainState, data: Any) -> tuple[jax.Array, jax.Array]:
         """Sketches of random examples, and which they are."""
         number = self._num_probes(state)
-        if self.automatic and self.num_clusters is not None and is_uniform(state.sampler):
-            enough = _PROBES_PER_CLUSTER * self.num_clusters
-            number = min(max(number, enough), state.sampler.num_examples)
         rows = some_rows(self._keys(state)[1], state.sampler.num_examples, number)
         return self._sketches(state)(trees.take(data, rows), rows), rows
 
@@ -249,52 +256,42 @@ class _Resample:
             return looks.ratio_of_scores(probes, norms, state.sampler)
         key = self._keys(state)[2]
         return looks.ratio_ahead(
-            probes, self.num_clusters, self.allocation, state.sampler.batch_size, key=key,
-            max_passes=self.max_passes,
-        )  # fmt: skip
+            probes, self.num_clusters, self.allocation, state.sampler.batch_size, key=key
+        )
 
     # What it costs, and when the next look is -----------------------------------------------------
 
-    def _cost_of_refresh(self, state: TrainState) -> float:
-        """In steps."""
-        cost = self.cost
-        if cost is None:
-            size = trees.size(state.params)
-            cost = _counted_cost(size, self.num_clusters, self.dim, self.max_passes)
-        return cost * state.sampler.num_examples / state.sampler.batch_size
+    def _costs(self, state: TrainState, data: Any) -> Costs:
+        return costs_of(
+            self.loss_fn, state, data, num_probes=self._num_probes(state),
+            num_clusters=self.num_clusters, dim=self.dim, max_passes=self.max_passes,
+            cost=self.cost,
+        )  # fmt: skip
 
-    def _spent(self, state: TrainState, gradients: float) -> TrainState:
-        """With what looks took, and refreshes that led to nothing, in steps."""
-        steps = state.memory.get("spent", 0.0) + gradients / state.sampler.batch_size
-        return state._replace(memory=state.memory | {"spent": jnp.float32(steps)})
-
-    def _affordable(self, state: TrainState) -> int:
-        """The step at which the next look makes no more than the overhead of all steps."""
-        cost = _COST_OF_LOSS if self.plateau < 1 else _COST_OF_SKETCH
-        next_look = cost * self._num_probes(state) / state.sampler.batch_size
-        step = (float(state.memory.get("spent", 0.0)) + next_look) / self.overhead
+    def _affordable(self, state: TrainState, cost: float) -> int:
+        """The step at which this makes no more than the overhead of all steps."""
+        step = (float(state.memory.get("spent", 0.0)) + cost) / self.overhead
         return int(min(math.ceil(step), NEVER))
 
-    def _uniform(self, state: TrainState, wait: int) -> TrainState:
-        """Uniform draws until the next look, which is in so many steps or later."""
-        due = min(max(int(state.step) + wait, self._affordable(state)), NEVER)
+    def _uniform(self, state: TrainState, wait: int, cost: float) -> TrainState:
+        """Uniform draws until the next look, of this cost: in so many steps or later."""
+        due = min(max(int(state.step) + wait, self._affordable(state, cost)), NEVER)
         return with_sampler(_looked(state, None, due), uniform_like(state.sampler))
 
-    def _uniform_for_longer(self, state: TrainState) -> TrainState:
+    def _uniform_for_longer(self, state: TrainState, cost: float) -> TrainState:
         """Uniform, and twice as long as the last time that nothing was gained."""
         again = is_uniform(state.sampler) and "wait" in state.memory
         wait = min(2 * int(state.memory["wait"]), NEVER) if again else self.every
-        return self._uniform(scheduled(state, wait), wait)
+        return self._uniform(scheduled(state, wait), wait, cost)
 
 
-def _counted_cost(num_params: int, num_clusters: int | None, dim: int, max_passes: int) -> float:
-    """Operations of a refresh over those of a pass of gradients."""
-    # Seeding and the last assignment are as much as a pass each.
-    fitting = 0 if num_clusters is None else 2 * num_clusters * dim * (max_passes + 2)
-    return _COST_OF_SKETCH + fitting / (6 * num_params)
+def _spent(state: TrainState, steps: float) -> TrainState:
+    """With what looks took, and refreshes that led to nothing."""
+    steps += float(state.memory.get("spent", 0.0))
+    return state._replace(memory=state.memory | {"spent": np.float32(steps)})
 
 
-def _refreshed(
+def _new_sampler(
     points: jax.Array,
     state: TrainState,
     num_clusters: int | None,
@@ -335,5 +332,5 @@ def _looked(state: TrainState, check_every: int | None, refresh: int) -> TrainSt
     """With the next look, or the next refresh if that comes first."""
     refresh = min(refresh, NEVER)
     due = refresh if check_every is None else min(refresh, int(state.step) + check_every)
-    memory = {"next_call": jnp.int32(due), "next_refresh": jnp.int32(refresh)}
+    memory = {"next_call": np.int32(due), "next_refresh": np.int32(refresh)}
     return state._replace(memory=state.memory | memory)

@@ -8,6 +8,8 @@ import optax
 
 from jaxrobust import trees
 
+RECENT = 100  # steps
+
 
 class TrainState(NamedTuple):
     """A training run between two steps."""
@@ -19,6 +21,7 @@ class TrainState(NamedTuple):
     sampler_state: Any  # where it is
     memory: Any  # dict of arrays: what the plan keeps between its calls; {} without a plan
     key: jax.Array  # PRNG key of the plan, the same for all steps
+    recent_loss: jax.Array  # () float32: mean of the training losses of about the last 100 steps
 
 
 def init(
@@ -49,7 +52,14 @@ def init(
         sampler_state=sampler.init(draw_key),
         memory={},
         key=plan_key,
+        recent_loss=jnp.float32(0),
     )
+
+
+def averaged(state: TrainState, loss: jax.Array) -> jax.Array:
+    """``recent_loss`` after a step: the plain mean at first, then an exponential one."""
+    share = 1 / jnp.minimum(state.step + 1, RECENT)
+    return state.recent_loss + share * (loss.astype(jnp.float32) - state.recent_loss)
 
 
 def check_sampler(sampler: Any) -> None:

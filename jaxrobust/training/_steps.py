@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxrobust import per_example, sampling, trees
-from jaxrobust.training._state import TrainState
+from jaxrobust.training._state import TrainState, averaged
 
 _LEAST_CAPACITY = 128
 
@@ -96,6 +96,7 @@ def _step(loss_fn, optimizer, extras, state: TrainState, data) -> tuple[TrainSta
         params=optax.apply_updates(state.params, updates),
         opt_state=opt_state,
         sampler_state=sampler_state,
+        recent_loss=averaged(state, loss),
     )
     dtype = trees.accumulator(jnp.result_type(*jax.tree.leaves(state.params)))
     return after, loss.astype(dtype)

@@ -40,16 +40,20 @@ def spread(*arrays, kind=AxisType.Auto, spec=PartitionSpec("batch")):  # noqa: B
 
 
 @pytest.mark.parametrize(
-    ("name", "check_vma", "block_size"), some_fast(LOSSES, (True, False), (None, 5), every=6)
+    ("name", "check_vma", "block_size", "communication"),
+    some_fast(LOSSES, (True, False), (None, 3), ("gather", "ring"), every=6),
 )
-def test_inside_of_shard_map(name, check_vma, block_size):
+def test_inside_of_shard_map(name, check_vma, block_size, communication):
     pairs = embeddings(number=B, dim=D)
     loss = LOSSES[name]
     mesh, arrays = spread(*pairs, jnp.asarray(IDS), jnp.asarray(VALID))
     data = PartitionSpec("batch")
 
     def of_part(x, y, ids, valid):
-        return loss(x, y, positives=ids, valid=valid, block_size=block_size, axis_name="batch")
+        return loss(
+            x, y, positives=ids, valid=valid, block_size=block_size, axis_name="batch",
+            communication=communication,
+        )  # fmt: skip
 
     spread_loss = jax.shard_map(
         of_part, mesh=mesh, in_specs=(data,) * 4, out_specs=PartitionSpec(), check_vma=check_vma
@@ -61,11 +65,12 @@ def test_inside_of_shard_map(name, check_vma, block_size):
         np.testing.assert_allclose(a, b, **TOLERANCE)
 
 
-@pytest.mark.slow
-def test_info_is_of_all_devices():
+@pytest.mark.parametrize("communication", ["ring", pytest.param("gather", marks=pytest.mark.slow)])
+def test_info_is_of_all_devices(communication):
     x, y = embeddings(number=B, dim=D)
     mesh, arrays = spread(x, y)
-    info = lambda x, y: contrastive.hinge_loss(x, y, axis_name="batch")[1]
+    options: Any = {"axis_name": "batch", "communication": communication}
+    info = lambda x, y: contrastive.hinge_loss(x, y, **options)[1]
     data = PartitionSpec("batch")
     found = jax.shard_map(info, mesh=mesh, in_specs=(data, data), out_specs=PartitionSpec())(
         *arrays
@@ -77,12 +82,13 @@ def test_info_is_of_all_devices():
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), some_fast(LOSSES, (AxisType.Explicit, AxisType.Auto), every=5)
+    ("name", "kind", "communication"),
+    some_fast(LOSSES, (AxisType.Explicit, AxisType.Auto), ("gather", "ring"), every=5),
 )
-def test_arrays_that_are_spread(name, kind):
+def test_arrays_that_are_spread(name, kind, communication):
     """Outside of `shard_map`, by the compiler or by the library."""
     pairs = embeddings(number=B, dim=D)
-    loss = lambda x, y: LOSSES[name](x, y, positives=jnp.asarray(IDS))
+    loss = lambda x, y: LOSSES[name](x, y, positives=jnp.asarray(IDS), communication=communication)
     wanted = jax.value_and_grad(loss, (0, 1))(*pairs)
     mesh, arrays = spread(*pairs, kind=kind)
     with jax.set_mesh(mesh):
@@ -98,6 +104,11 @@ def test_what_cannot_be_spread_is_told():
     cases: Any = (
         ({"margin": np.ones((4, 4))}, "margin must be a number with a memory, or where"),
         ({"positives": np.ones((4, 32), bool)}, "positives must be ids, not a mask"),
+        ({"communication": "mail"}, "communication must be one of"),
+        (
+            {"communication": "ring", "memory_y": contrastive.memory_init(8, D)},
+            "memory_y must be None with communication='ring'",
+        ),
     )
     for options, message in cases:
         loss = lambda x, y, options=options: contrastive.hinge_loss(
@@ -107,3 +118,20 @@ def test_what_cannot_be_spread_is_told():
             jax.shard_map(loss, mesh=mesh, in_specs=(data, data), out_specs=PartitionSpec())(
                 *arrays
             )
+
+
+def test_a_ring_holds_no_more_than_two_parts():
+    """Gathered, all embeddings are on every device."""
+    number, dim = 4_096, 64
+    pairs = embeddings(number=number, dim=dim)
+    mesh, arrays = spread(*pairs)
+    data = PartitionSpec("batch")
+    temporary = {}
+    for communication in ("gather", "ring"):
+        loss = lambda x, y, c=communication: contrastive.hinge_loss(
+            x, y, mining="all", block_size=64, axis_name="batch", communication=c
+        )[0]
+        mapped = jax.shard_map(loss, mesh=mesh, in_specs=(data, data), out_specs=PartitionSpec())
+        compiled = jax.jit(jax.grad(mapped, (0, 1))).lower(*arrays).compile()
+        temporary[communication] = compiled.memory_analysis().temp_size_in_bytes
+    assert temporary["ring"] < temporary["gather"] / 2

@@ -1,6 +1,7 @@
 """The experiment `hard_negatives`: its pairs are as described, and each claim can fail."""
 
 import dataclasses
+import types
 from typing import Any
 
 import jax
@@ -8,27 +9,38 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import hard_negatives, hard_negatives_runs, plots
+from experiments import captions, hard_negatives, hard_negatives_runs, plots
 from experiments import hard_negatives_claims as told
+from experiments import hard_negatives_examples as examples
+from experiments import hard_negatives_problems as problems
+from experiments.encoders import Bag, ImageTower, Recurrent, Tower
 from experiments.hard_negatives import Config
+from experiments.hard_negatives_problems import CAPTIONS, TRANSLATIONS, VIEWS, WIKIPEDIA, views
 from experiments.hard_negatives_runs import (
     ALL,
     HARDEST,
     METHODS,
+    ORDER,
+    ORDER_HARDEST,
+    SIGMOID,
     SOFT,
     WARM,
     Run,
     Setting,
     train,
-    views,
 )
+
+TOWERS = (Tower((128, 64)),) * 2
 
 
 def test_pairs_are_as_described():
-    pairs = hard_negatives_runs.digit_halves(0)
-    left, right = (np.concatenate(side) for side in zip(pairs.train, pairs.test, strict=True))
+    pairs = problems.digit_halves(0)
+    left, right = (
+        np.concatenate(side)
+        for side in ((pairs.x_train, pairs.x_test), (pairs.y_train, pairs.y_test))
+    )
     assert left.shape == right.shape == (1797, 32)
-    assert pairs.test[0].shape == (500, 32)
+    assert pairs.x_test.shape == (500, 32)
     whole = np.concatenate([left.reshape(-1, 8, 4), right.reshape(-1, 8, 4)], axis=2)
     from jaxrobust import data
 
@@ -36,63 +48,139 @@ def test_pairs_are_as_described():
     as_rows = lambda a: {row.tobytes() for row in np.asarray(a, np.float32).reshape(-1, 64)}
     assert as_rows(whole) == as_rows(images)
     made = views(3, 50, 10)
-    assert [v.shape for v in (*made.train, *made.test)] == [(50, 64), (50, 48), (10, 64), (10, 48)]
+    parts = (made.x_train, made.y_train, made.x_test, made.y_test)
+    assert [v.shape for v in parts] == [(50, 64), (50, 48), (10, 64), (10, 48)]
+
+
+def test_copies_are_views_of_one_thing():
+    made = views(0, 40, 10, copies=4)
+    np.testing.assert_array_equal(made.things, np.repeat(np.arange(10), 4))
+    np.testing.assert_array_equal(problems.untold(made).things, np.arange(40))
+    x = np.asarray(made.x_train)
+    distances = np.linalg.norm(x[:, None] - x[None], axis=2)
+    same = np.repeat(np.arange(10), 4)[:, None] == np.repeat(np.arange(10), 4)[None]
+    apart = distances[~same].min()
+    assert distances[same].max() < 6 < apart + 3  # noise of 64 numbers of 0.25 is 2 * sqrt(2)
+    assert len(np.unique(x, axis=0)) == 40
+
+
+WORDS = ["a b a", "b, c: B!", "", "C c c c c d"]
+
+
+def test_captions_as_numbers():
+    known = captions.vocabulary(["A b.", "b c", "b", "c c"], least=2)
+    assert known.numbers == {"b": 2, "c": 3}
+    np.testing.assert_allclose(known.rarity[2:], np.log(4 / np.array([3, 2])) + 1)
+    words = captions.encode(WORDS, known, length=5)
+    np.testing.assert_array_equal(
+        words.ids, [[1, 2, 1, 0, 0], [2, 3, 2, 0, 0], [0] * 5, [3, 3, 3, 3, 3]]
+    )
+    np.testing.assert_array_equal(words.lengths, [3, 3, 1, 5])
+    b, c = known.rarity[2:]
+    bags = np.array([[b, 0], [2 * b, c], [0, 0], [0, 5 * c]])
+    norms = np.maximum(np.linalg.norm(bags, axis=1, keepdims=True), 1e-9)
+    found = captions.similarities(words, words, known.size)
+    np.testing.assert_allclose(found, (bags / norms) @ (bags / norms).T, atol=1e-6)
+
+
+def test_encoders():
+    known = captions.vocabulary(WORDS, least=1)
+    words = captions.encode(WORDS, known, length=5)
+    key = jax.random.key(0)
+    bag = Bag(known.size, 4)
+    params = bag.init(key, words)
+    table = np.asarray(jax.tree.leaves(params)[0])
+    np.testing.assert_allclose(
+        bag.apply(params, words)[1],
+        sum(w * table[i] for i, w in zip(words.ids[1], words.weights[1], strict=True)),
+        rtol=1e-5, atol=1e-7,
+    )  # fmt: skip
+    gru = Recurrent(known.size, 6, word_width=3)
+    params = gru.init(key, words)
+    found = gru.apply(params, words)
+    assert found.shape == (4, 6)
+    # What comes after the last word does not count.
+    padded = words._replace(ids=np.where(np.arange(5) < words.lengths[:, None], words.ids, 2))
+    np.testing.assert_allclose(gru.apply(params, padded), found, rtol=1e-6)
+    cut = jax.tree.map(lambda leaf: leaf[:1, :3] if leaf.ndim == 2 else leaf[:1], words)
+    np.testing.assert_allclose(gru.apply(params, cut), found[:1], rtol=1e-5)
+    images = jnp.ones((2, 8, 8, 1))
+    tower = ImageTower(5)
+    assert tower.apply(tower.init(key, images), images).shape == (2, 5)
 
 
 @pytest.mark.parametrize("method", [ALL, pytest.param(WARM, marks=pytest.mark.slow)])
 def test_towers_learn(method):
     pairs = views(0, 512, 128)
-    run = train(method, Setting(epochs=8, batch=64), pairs, jax.random.key(0))
+    run, (x, y) = train(method, Setting(TOWERS, epochs=8, batch=64), pairs, jax.random.key(0))
     assert run.recall.shape == (8,)
+    assert x.shape == y.shape == (128, 64)
     # Chance is 0.8 %.
     assert run.recall[-1] > 20
     assert run.rsum[-1] > run.rsum[0]
+    assert np.isnan(run.precision).all()
+
+
+ALL_METHODS = (*METHODS, ORDER, ORDER_HARDEST)
 
 
 @pytest.mark.parametrize(
-    "method", [ALL, *(pytest.param(m, marks=pytest.mark.slow) for m in METHODS if m != ALL)]
+    "method",
+    [ALL, *(pytest.param(m, marks=pytest.mark.slow) for m in ALL_METHODS if m != ALL)],
 )
 def test_every_method_has_a_loss_with_a_gradient(method):
-    x, y = (v[:16, :8] for v in views(0, 32, 4).train)
-    loss = lambda x: hard_negatives_runs.loss_of(method, x, y, jnp.int32(0), 4)
+    made = views(0, 32, 4)
+    x, y = made.x_train[:16, :8], made.y_train[:16, :8]
+    ids = jnp.arange(16) // 2
+    loss = lambda x: hard_negatives_runs.loss_of(method, x, y, ids, jnp.int32(0), 4)
     value, gradient = jax.value_and_grad(loss)(x)
     assert value > 0
     assert np.isfinite(gradient).all()
     assert np.abs(gradient).max() > 0
 
 
-def run_of(recall, rsum, cosine=0.5):
+def run_of(recall, rsum, cosine=0.5, precision=np.nan):
     """Two seeds, four epochs."""
     as_epochs = lambda values: np.tile(np.asarray(values, float), (2, 1))
-    return Run(as_epochs(recall), as_epochs([0, 0, 0, rsum]), as_epochs([1, 1, 1, cosine]))
+    return Run(
+        as_epochs(recall), as_epochs([0, 0, 0, rsum]), as_epochs([1, 1, 1, cosine]),
+        as_epochs([precision] * 4),
+    )  # fmt: skip
+
+
+FAST, SLOW = [20, 30, 35, 40], [10, 20, 30, 45]
+CONFIG = types.SimpleNamespace(epochs=4, batch=128, equal_steps=1_024, problems=())
 
 
 def good():
-    slow, fast = [10, 20, 30, 45], [20, 30, 35, 40]
     return {
-        "views": {ALL: run_of(fast, 500), HARDEST: run_of(slow, 510), SOFT: run_of(slow, 520)},
-        "digits": {ALL: run_of(fast, 240), HARDEST: run_of(slow, 180), SOFT: run_of(slow, 250)},
+        "views": {ALL: run_of(FAST, 500), HARDEST: run_of(SLOW, 510), SOFT: run_of(SLOW, 520)},
+        "digits": {ALL: run_of(FAST, 240), HARDEST: run_of(SLOW, 180), SOFT: run_of(SLOW, 250)},
         "deep": {
-            ALL: run_of(fast, 300),
+            ALL: run_of(FAST, 300),
             HARDEST: run_of([0, 0, 0, 1], 10, cosine=0.99),
-            WARM: run_of(slow, 250),
-            SOFT: run_of(slow, 350),
+            WARM: run_of(SLOW, 250),
+            SOFT: run_of(SLOW, 350),
         },
     }
 
 
+def held(found, config=CONFIG):
+    return [claim.holds for claim in told.claims(config, found)]
+
+
 def test_claims_hold_for_what_they_say():
-    assert [claim.holds for claim in told.claims(good())] == [True] * 6
+    assert held(good()) == [True] * 8
     assert "rsum of 510, all negatives 500" in told.summary(good())
 
 
 @pytest.mark.parametrize(
     ("number", "problem", "method", "bad"),
     [
-        (0, "views", HARDEST, run_of([10, 20, 30, 45], 490)),
+        (0, "views", HARDEST, run_of(SLOW, 490)),
         (1, "views", HARDEST, run_of([30, 30, 30, 45], 510)),
-        (2, "digits", HARDEST, run_of([10, 20, 30, 45], 230)),
-        (3, "digits", SOFT, run_of([10, 20, 30, 45], 190)),
+        (2, "digits", HARDEST, run_of(SLOW, 230)),
+        (3, "digits", SOFT, run_of(SLOW, 190)),
         (4, "deep", HARDEST, run_of([0, 0, 0, 1], 10, cosine=0.9)),
         (5, "deep", WARM, run_of([0, 0, 0, 2], 10)),
     ],
@@ -100,33 +188,118 @@ def test_claims_hold_for_what_they_say():
 def test_each_claim_can_fail(number, problem, method, bad):
     found = good()
     found[problem][method] = bad
-    held = [claim.holds for claim in told.claims(found)]
-    assert held == [index != number for index in range(6)]
+    assert held(found) == [index != number for index in range(8)]
+
+
+def test_what_was_measured_before():
+    before = told.BEFORE[VIEWS][1]
+    config = types.SimpleNamespace(epochs=30)
+    by = {method: run_of(SLOW, value - 10) for method, value in before.items()}
+    claim = told._as_before(VIEWS, before, by)
+    assert claim.holds
+    assert len(told.claims(config, {VIEWS: by})) == 5
+    by[SIGMOID] = run_of(SLOW, before[SIGMOID] + 5)
+    assert not told._as_before(VIEWS, before, by).holds
+
+
+def test_claims_of_files_can_fail():
+    for name, better, worse in (
+        (WIKIPEDIA, SOFT, HARDEST), (CAPTIONS, SOFT, HARDEST), (TRANSLATIONS, HARDEST, ALL),
+    ):  # fmt: skip
+        for gain in (5, -5):
+            by = {better: run_of(SLOW, 100 + gain), worse: run_of(SLOW, 100)}
+            assert held({name: by})[0] == (gain > 0)
+    by = {method: run_of(SLOW, 100) for method in (SOFT, HARDEST)}
+    by[told.UNTRAINED] = run_of(SLOW, 101)
+    assert held({CAPTIONS: by})[:2] == [True, False]
+
+
+def test_claims_of_sizes_and_copies_can_fail():
+    def sizes(gain):
+        return {
+            told.of_size(16): {ALL: run_of(SLOW, 100), HARDEST: run_of(SLOW, 100)},
+            told.of_size(1024): {ALL: run_of(SLOW, 100), HARDEST: run_of(SLOW, 100 + gain)},
+        }
+
+    assert [held(sizes(gain))[0] for gain in (5, -5)] == [True, False]
+    with_told = lambda gain: {
+        told.of_copies(20): {
+            HARDEST: run_of(SLOW, 100),
+            told.TOLD.format(HARDEST): run_of(SLOW, 100 + gain),
+        }
+    }
+    assert [held(with_told(gain))[0] for gain in (5, -5)] == [True, False]
+    # Of 128 rows, 8,128 pairs.
+    assert told.expected_pairs(128, 20) == pytest.approx(8_128 * 19 / 3_999)
+
+
+def test_copies_cost_four_margins():
+    cost, gradient = told.duplicates()
+    assert cost.holds
+    assert cost.measured[0] == pytest.approx(1, abs=1e-4)
+    assert gradient.holds
+
+
+def test_what_is_retrieved():
+    x = np.eye(6, 4) + 0.01
+    y = np.concatenate([x, -x])
+    best, right = examples.first_items(SOFT, x, y, np.arange(12), np.array([0, 2]))
+    np.testing.assert_array_equal(best[:, 0], [0, 2])
+    np.testing.assert_array_equal(right[:, 0], [True, True])
+    assert right.sum() == 2
+    with pytest.raises(ValueError, match="method must compare by cosine"):
+        examples.first_items(ORDER, x, y, np.arange(12), np.array([0]))
 
 
 @pytest.mark.slow
 def test_a_short_run_has_all_its_parts(monkeypatch):
-    monkeypatch.setattr(hard_negatives, "views", lambda seed, *_: views(seed, 200, 50))
-    monkeypatch.setattr(
-        hard_negatives,
-        "PROBLEMS",
-        {"views": lambda seed: views(seed, 200, 50), "digits": lambda seed: views(seed, 150, 40)},
-    )
-    options: Any = {f"epochs_of_{name}": 4 for name in ("views", "digits", "deep")}
-    config = Config(seeds=2, batch=50, **options)
+    small = lambda seed, train=200, test=50, copies=1: views(seed, 200, 50, copies)
+    monkeypatch.setattr(hard_negatives, "views", small)
+    monkeypatch.setattr(hard_negatives, "EQUAL_PAIRS", 200)
+    config = Config(
+        seeds=2, batch=50, epochs=4, epochs_of_deep=4, batch_sizes=(20, 50), equal_steps=40,
+        copies=(1, 4),
+    )  # fmt: skip
     result = hard_negatives.run(config)
-    assert len(result.claims) == 6
+    assert len(result.claims) == 10
     assert set(result.series["views"]) == set(METHODS)
-    for figure, caption in hard_negatives.plot(dataclasses.replace(result)).values():
+    figures = hard_negatives.plot(dataclasses.replace(result))
+    assert set(figures) == {"curves", "collapse", "sizes", "copies", "retrieved"}
+    for figure, caption in figures.values():
         assert plots.png(figure)
         assert caption
+
+
+@pytest.mark.slow
+@pytest.mark.data("wikipedia", "multi30k")
+@pytest.mark.parametrize(
+    ("encoder", "names"), [("bag", (WIKIPEDIA, CAPTIONS)), ("gru", (TRANSLATIONS,))]
+)
+def test_real_pairs(encoder, names, monkeypatch):
+    monkeypatch.setattr(hard_negatives, "TEXT_METHODS", (SOFT, HARDEST, ORDER))
+    monkeypatch.setattr(hard_negatives, "RECURRENT_METHODS", (ALL, SOFT, HARDEST))
+    config: Any = Config(
+        problems=names, seeds=2, epochs=4, epochs_of_deep=0, images=1_000, encoder=encoder
+    )
+    config.check()
+    result = hard_negatives.run(config)
+    for name in names:
+        recall = np.asarray(result.series[name][SOFT]["recall"])
+        assert recall[:, -1].mean() > 0.4  # % ; chance is 0.1
+    assert "✓" in str(result.tables[-1].rows)
+    assert hard_negatives.plot(result)
 
 
 def test_bad_configurations():
     for options, message in (
         ({"seeds": 1}, "seeds must be at least 2"),
-        ({"epochs_of_deep": 3}, "epochs_of_deep must be at least 4"),
+        ({"epochs_of_deep": 3}, "epochs must be at least 4, got 30 and 3"),
         ({"batch": 1}, r"batch must be in 2\.\.1000"),
+        ({"problems": ("mnist",)}, "problems must be of"),
+        ({"batch_sizes": (100,)}, "batch_sizes must divide 4096"),
+        ({"copies": (0,)}, "copies must be at least 1"),
+        ({"images": 10}, r"images must be in 1000\.\.29000"),
+        ({"encoder": "cnn"}, "encoder must be 'bag' or 'gru'"),
     ):
         with pytest.raises(ValueError, match=message):
             Config(**options)

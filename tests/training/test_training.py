@@ -397,7 +397,7 @@ def reports(plan, data, params, num_steps):
 
 
 def test_refreshes_that_cannot_pay_are_not_made():
-    """Twice as long between two looks each time."""
+    """Twice as long between two looks each time, and nothing is sketched."""
     params, data = problem()
     plan = training.resample(
         loss, num_clusters=4, first=2, every=4, plateau=1.0, cost=1e6, overhead=np.inf, dim=16,
@@ -405,28 +405,41 @@ def test_refreshes_that_cannot_pay_are_not_made():
     )  # fmt: skip
     state, found = reports(plan, data, params, 60)
     assert [record["step"] for record in found] == [2, 6, 14, 30]
-    assert all(record["sampler"] == "uniform" and "ratio" not in record for record in found)
-    assert all(0 <= record["noise_share"] <= 1 for record in found)
+    for record in found:
+        assert record["sampler"] == "uniform"
+        assert not {"ratio", "noise_share", "fall"} & set(record)
     assert state.sampler.sizes.size == 1
 
 
+def test_recent_loss_is_the_mean_of_the_last_losses():
+    """The plain mean at first, then one that forgets; the same for any length of a call."""
+    params, data = problem()
+    state, losses = training.take_steps(loss, OPTIMIZER, start(params), data, 250)
+    wanted = 0.0
+    for step, value in enumerate(np.asarray(losses, np.float64)):
+        wanted += (value - wanted) / min(step + 1, 100)
+    np.testing.assert_allclose(float(state.recent_loss), wanted, rtol=1e-5)
+    short, _ = training.take_steps(loss, OPTIMIZER, start(params), data, 60)
+    np.testing.assert_allclose(float(short.recent_loss), np.mean(losses[:60]), rtol=1e-5)
+    again, _ = training.take_steps(loss, OPTIMIZER, short, data, 190)
+    assert float(again.recent_loss) == float(state.recent_loss)
+
+
 def test_sampling_stays_uniform_while_the_loss_falls():
-    """Looked at every 8 steps by the loss of the same examples; nothing is sketched before."""
+    """Looked at every 8 steps by the mean of the training losses; nothing is sketched before."""
     params, data = problem()
     options: dict[str, Any] = {"first": 16, "every": 8, "cost": 0.0, "dim": 16, "batch_size": 16}
     options["overhead"] = np.inf
-    plan = training.resample(loss, plateau=0.0, num_probes=NUM_EXAMPLES, **options)
+    plan = training.resample(loss, plateau=0.0, **options)
     state, found = reports(plan, data, params, 42)
     assert [record["step"] for record in found] == [16, 24, 32, 40]
     assert all(record["sampler"] == "uniform" and "noise_share" not in record for record in found)
     assert state.sampler.running is None
-    losses = []
-    for record in found:  # of the plain run, which is the same
-        plain, _ = run(start(params), data, record["step"])
-        losses.append(np.mean(jax.vmap(loss, (None, 0))(plain.params, data)))
+    # Of the plain run, which is the same.
+    seen = [float(run(start(params), data, r["step"])[0].recent_loss) for r in found]
     assert "fall" not in found[0]
-    falls = -np.diff(losses) / losses[:-1]
-    np.testing.assert_allclose([record["fall"] for record in found[1:]], falls, rtol=1e-3)
+    falls = -np.diff(seen) / seen[:-1]
+    np.testing.assert_allclose([record["fall"] for record in found[1:]], falls, rtol=1e-4)
     assert np.all(falls > 0)
     # Where the largest of these falls counts as a plateau, the scores are used from then on.
     plan = training.resample(loss, plateau=2 * float(np.max(falls)), **options)
@@ -457,18 +470,28 @@ def test_back_to_uniform_where_the_ratio_is_no_gain(monkeypatch):
     assert [record["sampler"] for record in found] == ["stratified"] * 3
 
 
-def test_counted_cost_knows_what_clusters_take():
-    """A small model's gradients are cheap, and clusters of them are not."""
-    params, data = problem()  # 36 params
-    options: dict[str, Any] = {"first": 2, "every": 100, "plateau": 1.0, "dim": 16}
-    options["overhead"] = np.inf
-    # Of a step's time, a refresh for scores takes 1.25 * 48 / 8 / 100 = 0.075, and clusters
-    # (1.25 + 2 * 48 * 16 * 5 / (6 * 36)) * 0.06 = 2.2: no ratio could save as much.
-    _, found = reports(training.resample(loss, **options), data, params, 4)
-    assert "ratio" in found[0]
-    _, found = reports(training.resample(loss, num_clusters=48, **options), data, params, 4)
-    assert "ratio" not in found[0]
-    assert found[0]["sampler"] == "uniform"
+def test_counted_costs():
+    """By hand, in steps; a small model's gradients are cheap, and clusters of them are not."""
+    from jaxrobust.training import _costs
+
+    params, data = problem()  # 36 params, of which 30 are one matrix
+    state = start(params)
+    options: dict[str, Any] = {"dim": 16, "max_passes": 3, "num_probes": 40, "cost": None}
+    gradient = per_example.gradient_cost(loss, params, data)
+    assert gradient == 3 * (30 + 6)
+    sketch = per_example.sketch_cost(loss, params, data, 16)
+    step = 8 * gradient + 5e4
+    scores = _costs.costs_of(loss, state, data, num_clusters=None, **options)
+    np.testing.assert_allclose(scores.look, 6e6 / step)
+    np.testing.assert_allclose(scores.probes, (40 * sketch + 8e6) / step)
+    np.testing.assert_allclose(scores.refresh, (48 * sketch + 12e6) / step)
+    clusters = _costs.costs_of(loss, state, data, num_clusters=6, **options)
+    blocks = 48 / 8  # of so many points that each cluster gets one
+    fit = 48 * 6 * 16 * 5 + 3 * blocks * 3e5
+    np.testing.assert_allclose(clusters.refresh - scores.refresh, fit / step)
+    assert clusters.probes > scores.probes
+    told = _costs.costs_of(loss, state, data, num_clusters=6, **(options | {"cost": 2.0}))
+    assert told.refresh == 2.0 * 48 / 8
 
 
 def many(number=2_048, seed=0):
@@ -478,29 +501,34 @@ def many(number=2_048, seed=0):
     return problem()[0], (x, jnp.asarray(rng.normal(size=number), jnp.float32))
 
 
-@pytest.mark.parametrize("plateau", [0.0, 1.0])
+@pytest.mark.parametrize("plateau", [0.0, 0.5, 1.0])
 def test_looks_that_lead_to_nothing_are_a_small_share_of_the_steps(plateau, monkeypatch):
-    """Each waits until it and all before are 2 % of the steps, counted in gradients."""
-    from jaxrobust.training import _looks
+    """After the first, each waits until it and all before are 2 % of the steps."""
+    from jaxrobust.training import _costs, _looks
 
-    monkeypatch.setattr(_looks, "fall", lambda loss_fn, state, *args: (state, 1.0))
+    # On a plateau with 0.5, and not with 0.
+    monkeypatch.setattr(_looks, "fall", lambda state, every: (state, 0.3))
     params, data = many()
     plan = training.resample(
-        loss, num_clusters=4, first=0, every=1, plateau=plateau, cost=1e9, num_probes=64, dim=16
-    )
+        loss, num_clusters=4, first=0, every=1, plateau=plateau, cost=0.003, num_probes=64, dim=16,
+        overhead=0.02,
+    )  # fmt: skip
+    monkeypatch.setattr(_looks, "noise_share", lambda *args: 0.0)  # so that no refresh pays
     state = start(params, sampling.uniform(2_048, 8))
-    look = 64 / 8 * (1 / 3 if plateau < 1 else 1.25)  # steps, by one loss or sketch per probe
-    steps, spent = [], 0.0
-    for _ in range(4):
-        steps.append(plan.next_call(state))
-        spent += look
-        assert 0.02 * (steps[-1] - 2) < spent <= 0.02 * steps[-1] * (1 + 1e-6)
-        state, report = plan.call(state._replace(step=jnp.int32(steps[-1])), data)
+    costs = _costs.costs_of(
+        loss, state, data, num_probes=64, num_clusters=4, dim=16, max_passes=3, cost=0.003
+    )
+    assert costs.refresh < 1
+    spent, sketched = 0.0, 0
+    for call in range(6):
+        step = plan.next_call(state)
+        state, report = plan.call(state._replace(step=jnp.int32(step)), data)
         assert report["sampler"] == "uniform"
-    free = training.resample(loss, first=0, overhead=np.inf)
-    assert free.next_call(start(params, sampling.uniform(2_048, 8))) == 0
-    always = training.resample(loss, first=0, automatic=False)
-    assert always.next_call(start(params, sampling.uniform(2_048, 8))) == 0
+        spent += costs.look + ("noise_share" in report) * costs.probes
+        sketched += "noise_share" in report
+        np.testing.assert_allclose(float(state.memory["resample/spent"]), spent, rtol=1e-6)
+        assert call == 0 or spent <= 0.02 * step * (1 + 1e-5)
+    assert sketched >= 2 if plateau > 0.3 else sketched == 0
 
 
 def test_a_refresh_for_nothing_is_paid_by_a_long_wait(monkeypatch):
@@ -512,15 +540,19 @@ def test_a_refresh_for_nothing_is_paid_by_a_long_wait(monkeypatch):
     monkeypatch.setattr(_looks, "ratio", lambda *args: 2.0)
     assert _resample.looks is _looks
     plan = training.resample(
-        loss, num_clusters=4, first=0, every=1_000, plateau=1.0, cost=2.0, overhead=0.1, dim=16,
+        loss, num_clusters=4, first=0, every=1_000, plateau=1.0, cost=2.0, overhead=0.008, dim=16,
         num_probes=64,
     )  # fmt: skip
-    state = start(params, sampling.uniform(2_048, 8))._replace(step=jnp.int32(1_000))
+    state = start(params, sampling.uniform(2_048, 8))._replace(step=jnp.int32(100_000))
     state, report = plan.call(state, data)
     assert report["ratio"] == 2.0
     assert report["sampler"] == "uniform"
-    refresh, look = 2 * 2_048 / 8, 1.25 * 64 / 8
-    assert plan.next_call(state) == pytest.approx((refresh + 2 * look) / 0.1, abs=1)
+    spent = float(state.memory["resample/spent"])
+    assert spent > 2 * 2_048 / 8
+    # Not after 1,000 steps, but when this and the next look are 0.8 % of all.
+    look = 6e6 / (8 * per_example.gradient_cost(loss, params, data) + 5e4)
+    assert plan.next_call(state) == pytest.approx((spent + look) / 0.008, abs=1)
+    assert plan.next_call(state) > 110_000
 
 
 @pytest.mark.parametrize("allocation", ["equal", "proportional", "neyman", None])
@@ -567,7 +599,7 @@ def test_refreshes_become_rare_while_they_gain_nothing(num_clusters):
     params, _ = problem()
     plan = training.resample(
         loss, num_clusters=num_clusters, allocation="equal", first=0, every=500, plateau=1.0,
-        cost=0.2, dim=256, max_passes=20,
+        cost=0.2, overhead=np.inf, dim=256, max_passes=20,
     )  # fmt: skip
     state = start(params, sampling.uniform(480, 8))
     steps = []

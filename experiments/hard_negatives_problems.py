@@ -1,0 +1,148 @@
+"""The pairs of `hard_negatives`: synthetic views, halves of digits, and real pairs from files."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import captions
+from jaxrobust import data
+
+VIEWS, DIGITS = "views", "digits"
+WIKIPEDIA, TRANSLATIONS, CAPTIONS = "wikipedia", "translations", "captions"
+NUM_CENTERS, SPREAD, NOISE = 100, 0.35, 0.25
+
+
+class Problem(NamedTuple):
+    """Two views of the same things; a view is a pytree of arrays with one row for each item."""
+
+    x_train: Any
+    y_train: Any
+    pairs: jax.Array  # (P, 2) int32: rows of x and y that belong together
+    things: jax.Array  # (P,) int32: what they show; pairs of one thing are no negatives
+    x_test: Any
+    y_test: Any
+    # Of the test set: the row of x that each y belongs to, (m,) int32.
+    groups: jax.Array
+    # (n,) and (m,) int32: classes of the test set; None where there are none.
+    labels: tuple[jax.Array, jax.Array] | None = None
+
+
+def views(seed: int, train: int = 4_000, test: int = 1_000, copies: int = 1) -> Problem:
+    """Noisy views of points around 100 centers: every pair can be told from the others.
+
+    Of every point that is trained on there are so many views, ``train`` in all.
+    """
+    rng = np.random.default_rng(seed)
+    number = train // copies + test
+    centers = rng.normal(size=(NUM_CENTERS, 16))
+    points = centers[rng.integers(0, NUM_CENTERS, number)] + SPREAD * rng.normal(size=(number, 16))
+    things = np.concatenate(
+        [np.repeat(np.arange(train // copies), copies), np.arange(train // copies, number)]
+    )
+    found = []
+    for features in (64, 48):
+        mixed = np.tanh(points @ rng.normal(size=(16, features)) / 4)[things]
+        found.append(mixed + NOISE * rng.normal(size=mixed.shape))
+    problem = of_arrays(*found, len(things) - test)
+    return problem._replace(things=jnp.asarray(things[: len(things) - test], jnp.int32))
+
+
+def digit_halves(seed: int, test: int = 500) -> Problem:
+    """Left and right halves of handwritten digits: many right halves fit a left one."""
+    dataset = data.digits(test_fraction=0.0)
+    order = np.random.default_rng(seed).permutation(len(dataset.x_train))
+    images = np.asarray(dataset.x_train).reshape(-1, 8, 8)[order]
+    halves = [images[:, :, :4].reshape(-1, 32), images[:, :, 4:].reshape(-1, 32)]
+    return of_arrays(*halves, len(images) - test)
+
+
+def of_arrays(x: np.ndarray, y: np.ndarray, train: int) -> Problem:
+    """Row i of x belongs to row i of y; the first ones are trained on."""
+    x, y = (jnp.asarray(view, jnp.float32) for view in (x, y))
+    own = np.arange(len(x))
+    return _problem(x[:train], y[:train], _same(train), x[train:], y[train:], own[: len(x) - train])
+
+
+def untold(problem: Problem) -> Problem:
+    """Nobody says which pairs show one thing: other pairs of it are taken for negatives."""
+    return problem._replace(things=jnp.arange(len(problem.pairs), dtype=jnp.int32))
+
+
+def wikipedia(seed: int) -> Problem:
+    """Images and texts of Wikipedia articles; features are roots of shares. One set for all seeds.
+
+    Of shares the root has a variance that does not depend on the share, and inner products of roots
+    are a similarity (Bhattacharyya). Then features have mean 0 and variance 1.
+    """
+    del seed
+    found = data.wikipedia()
+    views = []
+    for train, test in ((found.x_train, found.x_test), (found.y_train, found.y_test)):
+        roots = jnp.sqrt(jnp.maximum(train, 0))
+        mean, deviation = (np.array(of(roots, axis=0)) for of in (jnp.mean, jnp.std))
+        scale = lambda z, m=mean, s=deviation: (np.sqrt(np.maximum(z, 0)) - m) / (s + 1e-6)
+        views.append((scale(train), scale(test)))
+    (x, x_test), (y, y_test) = views
+    problem = _problem(x, y, _same(len(x)), x_test, y_test, np.arange(len(x_test)))
+    return problem._replace(labels=(found.labels_test, found.labels_test))
+
+
+class Texts(NamedTuple):
+    """Captions, and what they were made of."""
+
+    problem: Problem
+    sizes: tuple[int, int]  # of the vocabularies of x and y
+    x_test: list[str]
+    y_test: list[str]
+    untrained: np.ndarray | None  # (n, m): cosines of TF-IDF, where both have one vocabulary
+
+
+def translations(images: int) -> Texts:
+    """English captions and their German translations, of the first images and all test images."""
+    found = data.multi30k(("en", "de"))
+    columns = [[row[column] for row in found.train[:images]] for column in (0, 1)]
+    tests = [[row[column] for row in found.test] for column in (0, 1)]
+    known = [captions.vocabulary(column) for column in columns]
+    x, y = (captions.encode(c, k) for c, k in zip(columns, known, strict=True))
+    x_test, y_test = (captions.encode(c, k) for c, k in zip(tests, known, strict=True))
+    own = np.arange(len(tests[0]))
+    problem = _problem(
+        x, y, np.stack([np.arange(len(columns[0]))] * 2, axis=1), x_test, y_test, own
+    )
+    return Texts(problem, (known[0].size, known[1].size), *tests, None)
+
+
+def several_captions(images: int) -> Texts:
+    """The first of five captions of an image as x, the four others as y: several positives."""
+    found = data.multi30k([f"{number}.en" for number in range(1, 6)])
+    train = found.train[:images]
+    known = captions.vocabulary(caption for row in train for caption in row)
+    others = lambda rows: [caption for row in rows for caption in row[1:]]
+    firsts = lambda rows: [row[0] for row in rows]
+    of_image = lambda rows: np.repeat(np.arange(len(rows)), 4)
+    encode = lambda texts: captions.encode(texts, known)
+    pairs = np.stack([of_image(train), np.arange(4 * len(train))], axis=1)
+    x_test, y_test = encode(firsts(found.test)), encode(others(found.test))
+    problem = _problem(
+        encode(firsts(train)), encode(others(train)), pairs, x_test, y_test, of_image(found.test)
+    )
+    untrained = captions.similarities(x_test, y_test, known.size)
+    return Texts(
+        problem, (known.size, known.size), firsts(found.test), others(found.test), untrained
+    )
+
+
+def _same(number: int) -> np.ndarray:
+    """Row i to row i."""
+    return np.stack([np.arange(number)] * 2, axis=1)
+
+
+def _problem(x, y, pairs: np.ndarray, x_test, y_test, groups: np.ndarray) -> Problem:
+    as_arrays = lambda view: jax.tree.map(jnp.asarray, view)
+    as_numbers = lambda numbers: jnp.asarray(numbers, jnp.int32)
+    return Problem(
+        *map(as_arrays, (x, y)), as_numbers(pairs), as_numbers(pairs[:, 0]),
+        *map(as_arrays, (x_test, y_test)), as_numbers(groups),
+    )  # fmt: skip

@@ -1,0 +1,65 @@
+"""What looks and refreshes cost, in training steps, counted before they are made.
+
+Counted and not measured, so that a run does the same every time. Besides multiply-adds there is
+what they do not tell: a call from Python, and an iteration of a loop of a program, take so many
+multiply-adds' worth of time of a CPU core whatever they compute.
+"""
+
+from typing import Any, NamedTuple
+
+from jaxrobust import per_example
+from jaxrobust.training import _looks as looks
+from jaxrobust.training._state import TrainState
+from jaxrobust.training._steps import LossFn
+
+_CALL = 1e6
+_STOP = 6e6  # to leave the loop of training steps, and to begin it again
+_ITERATION = 5e4
+_MOVES = 3e5  # the decisions about a block of points that may change their clusters
+# Programs that are called, besides that of the sketches.
+_CALLS_OF_PROBES, _CALLS_OF_REFRESH = 8, 12
+
+
+class Costs(NamedTuple):
+    """In training steps."""
+
+    look: float  # at what is known already
+    probes: float  # sketches of some examples, and what a refresh would bring by these
+    refresh: float
+
+
+def costs_of(
+    loss_fn: LossFn,
+    state: TrainState,
+    data: Any,
+    *,
+    num_probes: int,
+    num_clusters: int | None,
+    dim: int,
+    max_passes: int,
+    cost: float | None,
+) -> Costs:
+    """For a state and data; ``cost`` of a refresh relative to a pass of steps, None to count."""
+    size, number = state.sampler.batch_size, state.sampler.num_examples
+    gradient = per_example.gradient_cost(loss_fn, state.params, data)
+    sketch = per_example.sketch_cost(loss_fn, state.params, data, dim)
+    step = gradient * size + _ITERATION
+    half, block = num_probes // 2, min(looks.BLOCK_AHEAD, max(num_probes // 2, 1))
+    ahead = _clusters(half, num_clusters, dim, looks.PASSES_AHEAD, block)
+    if num_clusters is not None:  # others are assigned one by one
+        ahead += half * (num_clusters * dim + _ITERATION)
+    probes = num_probes * sketch + ahead + _CALLS_OF_PROBES * _CALL
+    if cost is None:
+        block = max(1, min(128, number // (num_clusters or 1)))
+        fit = _clusters(number, num_clusters, dim, max_passes, block)
+        refresh = (number * sketch + fit + _CALLS_OF_REFRESH * _CALL) / step
+    else:
+        refresh = cost * number / size
+    return Costs(_STOP / step, probes / step, refresh)
+
+
+def _clusters(number: int, num_clusters: int | None, dim: int, passes: int, block: int) -> float:
+    """Of a fit: seeds and first sums as much as a pass each, and passes block by block."""
+    if num_clusters is None:
+        return 0.0
+    return number * num_clusters * dim * (passes + 2) + passes * _MOVES * number / block
