@@ -49,7 +49,7 @@ DIMS = (64, 128, 256)  # of the sketches
 DIM = 256  # of the usual one
 BATCH = 64
 EPOCH_BATCH = 128
-SKETCH_BATCH = 512  # examples that are sketched at once
+SKETCH_BATCH = 1024  # examples that are sketched at once
 SHOWN = 8  # clusters in the picture, and members of each
 JITTER = 1e-9  # relative: the Gram matrix is singular, and rounding makes it indefinite
 

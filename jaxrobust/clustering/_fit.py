@@ -62,7 +62,8 @@ def fit(
 
     ``"hartigan"``: a point moves to the cluster where the objective, by its exact change, becomes
     smallest. Points are looked at in blocks; moves of a block that together would raise the
-    objective are not made, so that no pass raises it. With ``block_size=1`` it is Hartigan's
+    objective are not made, so that no pass raises it. After the first pass, points that would gain
+    nothing at the beginning of a pass are left out of it. With ``block_size=1`` it is Hartigan's
     method point by point, the slow twin. An empty cluster is filled by the first point that gains
     by being alone.
 
@@ -84,7 +85,7 @@ def fit(
       max_passes: passes over the points, at most.
       tolerance: passes end when one lowers the objective by less than this share of it.
       block_size: for ``"hartigan"``, points whose moves are decided at once; None for about as many
-        as a cluster has members, at most 128. More are not faster, and may end earlier than they
+        as a cluster has members, at most 512. More are not faster, and may end earlier than they
         should.
       sample_size: with ``"k-means++"``, if there are more than twice as many points: they are
         seeded and fitted among so many random ones first, those far from the mean more likely than
@@ -115,7 +116,7 @@ def fit(
     _check_algorithm(algorithm, objective, block_size)
     max_passes = trees.check_count("max_passes", max_passes)
     if block_size is None:
-        block_size = max(1, min(128, points.shape[0] // num_clusters))
+        block_size = max(1, min(512, points.shape[0] // num_clusters))
     block_size = min(trees.check_count("block_size", block_size), points.shape[0])
     check_tolerance("tolerance", tolerance)
     init = check_init(init, SEEDINGS, points.shape[0], num_clusters)
@@ -290,7 +291,9 @@ def _improve(
 
     def one_pass(state):
         assignments, sums, value, num_passes, _ = state
-        sums, assignments = pass_over(sums, points, assignments, middle, objective, block_size)
+        sums, assignments = pass_over(
+            sums, points, assignments, middle, objective, block_size, num_passes == 0
+        )
         # Anew, so that rounding errors do not add up; about centers that are close to the means.
         sums = sums_of(points, assignments, sums.centers)
         after = jnp.sum(by_cluster(sums, objective))

@@ -1,12 +1,12 @@
 """Hartigan's method: points move while a move lowers the objective, by its exact change."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxrobust.clustering._batches import batch_at, batch_starts
+from jaxrobust.clustering._batches import map_batches
+from jaxrobust.clustering._leaders import numbers_where
 from jaxrobust.clustering._objectives import (
     Objective,
     by_cluster,
@@ -17,6 +17,8 @@ from jaxrobust.clustering._sums import Sums, squared_distances
 
 # Moves are made together if they gain at least this share of what each by itself would.
 _LEAST_SHARE = 0.25
+# That are formed at once: 64 MiB.
+_MOST_DISTANCES = 2**24
 
 
 class Proposal(NamedTuple):
@@ -34,8 +36,12 @@ def pass_over(
     middle: jax.Array,
     objective: Objective,
     block_size: int,
+    is_first: jax.Array | bool = False,
 ) -> tuple[Sums, jax.Array]:
     """One pass over the points, block by block, which never raises the objective.
+
+    Points that would gain nothing by a move at the beginning of the pass are left out: after a few
+    passes these are nearly all. In the first one they are few, and it is not worth to look.
 
     Args:
       sums: of the clusters.
@@ -44,27 +50,64 @@ def pass_over(
       middle: ``(d,)``, the mean of the points.
       objective: what is lowered.
       block_size: points whose moves are decided at once.
+      is_first: () bool, whether to look at all points.
 
     Returns:
       Sums and assignments after the pass.
     """
-    starts, size = batch_starts(points.shape[0], block_size)
+    number, size = points.shape[0], block_size
+    wants = jax.lax.cond(
+        is_first,
+        lambda: jnp.ones(number, bool),
+        lambda: _want_to_move(sums, points, assignments, objective, middle),
+    )
+    # The numbers of those that do, in order, then N for each of the others.
+    waiting = numbers_where(wants)
+    waiting = jnp.pad(waiting, (0, -number % size), constant_values=number)
+    count = jnp.sum(wants, dtype=jnp.int32)
 
-    def step(state, block):
-        sums, assignments, most = state
-        number, begin = block
-        rows, assigned = batch_at((points, assignments), begin, size)
-        # The last block begins early enough to be full; what it has seen before stays.
-        new = begin + jnp.arange(size) >= number * size
-        proposal = propose(sums, rows, assigned, new, objective, middle)
+    def block(state):
+        begin, sums, assignments, most = state
+        places = jax.lax.dynamic_slice_in_dim(waiting, begin, size)
+        rows, assigned = (a.at[places].get(mode="clip") for a in (points, assignments))
+        proposal = propose(sums, rows, assigned, places < number, objective, middle)
         sums, assigned, most = apply(sums, rows, assigned, proposal, objective, most)
-        assignments = jax.lax.dynamic_update_slice_in_dim(assignments, assigned, begin, 0)
-        return (sums, assignments, jnp.clip(2 * most, 1, size)), None
+        assignments = assignments.at[places].set(assigned, mode="drop")
+        return begin + size, sums, assignments, jnp.clip(2 * most, 1, size)
 
-    start = (sums, assignments, jnp.int32(size))
-    blocks = (np.arange(len(starts)), starts)
-    (sums, assignments, _), _ = jax.lax.scan(step, start, blocks)
+    start = (jnp.int32(0), sums, assignments, jnp.int32(size))
+    _, sums, assignments, _ = jax.lax.while_loop(lambda state: state[0] < count, block, start)
     return sums, assignments
+
+
+def _want_to_move(
+    sums: Sums, points: jax.Array, assignments: jax.Array, objective: Objective, middle: jax.Array
+) -> jax.Array:
+    """Whether the best move of a point alone would lower the objective, ``(N,)`` bool."""
+
+    def of_some(some):
+        points, assigned = some
+        _, change = _best_moves(sums, points, assigned, objective, middle)
+        return change < 0
+
+    number, count = points.shape[0], sums.counts.size
+    if number * count <= _MOST_DISTANCES:
+        return of_some((points, assignments))
+    return map_batches(of_some, (points, assignments), max(1, _MOST_DISTANCES // count))
+
+
+def _best_moves(
+    sums: Sums, points: jax.Array, assigned: jax.Array, objective: Objective, middle: Any
+) -> tuple[jax.Array, jax.Array]:
+    """Where each point would go, and the change of the objective by that alone, ``(n,)``."""
+    # About the mean, for distances are found from products: their error is eps of the norms.
+    distances = squared_distances(points, sums.centers, middle)
+    own = jnp.take_along_axis(distances, assigned[:, None], axis=1)[:, 0]
+    joining = cost_of_joining(sums, distances, objective)
+    elsewhere = jnp.arange(distances.shape[1])[None, :] != assigned[:, None]
+    joining = jnp.where(elsewhere, joining, jnp.inf)
+    target = jnp.argmin(joining, axis=1).astype(assigned.dtype)  # the lowest index of equal ones
+    return target, jnp.min(joining, axis=1) - gain_of_leaving(sums, assigned, own, objective)
 
 
 def propose(
@@ -76,14 +119,7 @@ def propose(
     middle: jax.Array | None = None,
 ) -> Proposal:
     """The best move of every point, as if it were the only one."""
-    # About the mean, for distances are found from products: their error is eps of the norms.
-    distances = squared_distances(points, sums.centers, middle)
-    own = jnp.take_along_axis(distances, assigned[:, None], axis=1)[:, 0]
-    joining = cost_of_joining(sums, distances, objective)
-    elsewhere = jnp.arange(distances.shape[1])[None, :] != assigned[:, None]
-    joining = jnp.where(elsewhere, joining, jnp.inf)
-    target = jnp.argmin(joining, axis=1).astype(assigned.dtype)  # the lowest index of equal ones
-    change = jnp.min(joining, axis=1) - gain_of_leaving(sums, assigned, own, objective)
+    target, change = _best_moves(sums, points, assigned, objective, middle)
     change = jnp.where(may_move, change, jnp.inf)
     return Proposal(target, change, _ranks(target, change))
 
