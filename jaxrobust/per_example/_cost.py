@@ -7,7 +7,13 @@ from typing import Any
 import jax
 
 from jaxrobust import trees
-from jaxrobust.per_example._sketches import cost_of_sketch
+from jaxrobust.per_example._sketches import (
+    FOLDED_SIZE,
+    cost_of_group,
+    frames_of_leaf,
+    is_kept_whole,
+    sketch_shapes,
+)
 from jaxrobust.per_example._trace import LossFn, Traced, trace
 
 
@@ -72,3 +78,29 @@ def cost_of_gradient(traced: Traced) -> int:
         products = sum(s.blocks * s.positions * s.rows * s.columns for s in uses)
         total += products or math.prod(traced.leaves[leaf].shape)
     return 3 * total
+
+
+def cost_of_sketch(traced: Traced, dim: int) -> int:
+    """Multiply-adds per example: a pass without the products that give the gradient, and the maps.
+
+    Gradients that are formed and then sketched entry by entry count as often as they are read.
+    """
+    total, shapes = 0, sketch_shapes(traced, dim)
+    for leaf, how in enumerate(traced.plan.leaves):
+        if how.method == "unused":
+            continue
+        size = math.prod(traced.leaves[leaf].shape)
+        products = sum(
+            use.sizes.blocks * use.sizes.positions * use.sizes.rows * use.sizes.columns
+            for group in how.groups
+            for use in group
+        )
+        total += 2 * (products or size)
+        if how.method in ("expand", "chunks") or is_kept_whole(traced.leaves[leaf], dim):
+            total += products + size * (1 if size <= FOLDED_SIZE else 16)
+            continue
+        for frame in frames_of_leaf(traced, leaf):
+            shape = shapes[leaf, frame.parts[0].number]
+            for part in frame.parts:
+                total += cost_of_group(how.groups[part.number], shape)
+    return total

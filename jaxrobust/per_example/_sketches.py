@@ -38,8 +38,10 @@ _COMMON_BUDGET = {"dot": 0.05, "lookup": 0.05, "conv": 0.01}
 _TYPICAL_POSITIONS = {"dot": 1, "lookup": 1, "conv": 256}
 # The most blocks of P and Q whose products are found among those of all pairs of blocks.
 _FEW_BLOCKS = 4
-# Of leaves whose gradients are formed, the most entries that are sketched by one dense matrix.
-_DENSE_SIZE = 4096
+# Of leaves whose gradients are formed, the most entries that are sketched one by one.
+FOLDED_SIZE = 4096
+# Pieces that are folded by a program that names each; more, by a loop.
+_FEW_PIECES = 8
 
 
 def sketches(
@@ -152,13 +154,13 @@ def _num_words(traced: Traced, leaf: int, shapes: dict, dim: int) -> int:
     array, method = traced.leaves[leaf], traced.plan.leaves[leaf].method
     if method == "unused":
         return 0
-    if method in ("expand", "chunks") or _is_kept_whole(array, dim):
+    if method in ("expand", "chunks") or is_kept_whole(array, dim):
         return _num_words_of_array(array.shape, dim)
-    frames = _frames(traced, leaf)
+    frames = frames_of_leaf(traced, leaf)
     return sum(-(-_num_signs(f.sizes, shapes[leaf, f.parts[0].number]) // 32) for f in frames)
 
 
-def _frames(traced: Traced, leaf: int) -> list[Frame]:
+def frames_of_leaf(traced: Traced, leaf: int) -> list[Frame]:
     return frames_of(traced.plan.leaves[leaf].groups, traced.leaves[leaf].shape)
 
 
@@ -168,14 +170,12 @@ def _num_signs(size: Sizes, shape: Shape) -> int:
 
 def _num_words_of_array(shape: tuple[int, ...], dim: int) -> int:
     size = math.prod(shape)
-    if size <= dim:
-        return 1 + -(-size // 32)
-    if size <= _DENSE_SIZE:
-        return -(-size * dim // 32)
+    if size <= FOLDED_SIZE:
+        return -(-size // dim) + -(-size // 32)
     return -(-(size // shape[-1] + shape[-1]) * dim // max(_ranks(dim)) // 32)
 
 
-def _is_kept_whole(leaf: jax.Array, dim: int) -> bool:
+def is_kept_whole(leaf: jax.Array, dim: int) -> bool:
     """Whether the gradients are so small that they are formed, and sketched without error."""
     return math.prod(leaf.shape) <= dim
 
@@ -191,7 +191,7 @@ def sketch_shapes(traced: Traced, dim: int) -> dict[tuple[int, int], Shape]:
     return {
         (leaf, part.number): _shape(frame, dim, total)
         for leaf in leaves
-        for frame in _frames(traced, leaf)
+        for frame in frames_of_leaf(traced, leaf)
         for part in frame.parts
     }
 
@@ -237,7 +237,7 @@ def _of_leaf(
 ) -> jax.Array:
     """Sketches of the gradients of one leaf that is known by its factors, ``(B, dim)``."""
     found = recorded(traced, done, leaf)
-    if _is_kept_whole(traced.leaves[leaf], dim):
+    if is_kept_whole(traced.leaves[leaf], dim):
 
         def gradient(inputs, cotangents):
             parts = factors_of(traced, leaf, inputs, cotangents)
@@ -245,7 +245,7 @@ def _of_leaf(
 
         return _of_arrays(words, map_examples(gradient, *found), dim)
     dtype, parts, begin = trees.accumulator(traced.leaves[leaf].dtype), [], 0
-    for frame in _frames(traced, leaf):
+    for frame in frames_of_leaf(traced, leaf):
         shape = shapes[leaf, frame.parts[0].number]
         count = _num_signs(frame.sizes, shape)
         end = begin + -(-count // 32)
@@ -291,34 +291,8 @@ def _cost_of_projecting_all(group: Sequence[Use], shape: Shape) -> float:
     return total
 
 
-def cost_of_sketch(traced: Traced, dim: int) -> int:
-    """Multiply-adds per example: a pass without the products that give the gradient, and the maps.
-
-    Gradients that are formed and then sketched entry by entry count as often as they are read.
-    """
-    total, shapes = 0, sketch_shapes(traced, dim)
-    for leaf, how in enumerate(traced.plan.leaves):
-        if how.method == "unused":
-            continue
-        size = math.prod(traced.leaves[leaf].shape)
-        products = sum(
-            use.sizes.blocks * use.sizes.positions * use.sizes.rows * use.sizes.columns
-            for group in how.groups
-            for use in group
-        )
-        total += 2 * (products or size)
-        if how.method in ("expand", "chunks") or _is_kept_whole(traced.leaves[leaf], dim):
-            total += products + size * (1 if size <= dim else dim if size <= _DENSE_SIZE else 16)
-            continue
-        for frame in _frames(traced, leaf):
-            shape = shapes[leaf, frame.parts[0].number]
-            for part in frame.parts:
-                total += _cost_of_group(how.groups[part.number], shape)
-    return total
-
-
-def _cost_of_group(group: Sequence[Use], shape: Shape) -> int:
-    """The less of what :func:`_is_projected` compares."""
+def cost_of_group(group: Sequence[Use], shape: Shape) -> int:
+    """Multiply-adds of the sketch of one group of uses, as it is made."""
     positions = sum(use.sizes.positions for use in group)
     formed = _cost_of_forming(group[0].sizes._replace(positions=positions), shape)
     return int(min(_cost_of_projecting_all(group, shape), formed))
@@ -380,17 +354,34 @@ def _of_local_arrays(words: jax.Array, gradients: jax.Array, dim: int) -> jax.Ar
     gradients = trees.promote(gradients)
     size, columns = math.prod(gradients.shape[1:]), gradients.shape[-1]
     flat = gradients.reshape(-1, size)
-    if size <= dim:
-        # Entry by entry, with random signs, from a random place on: exact within the leaf.
-        place, signs = words[0] % dim, signs_from(words[1:], size, flat.dtype)
-        signed = jnp.pad(flat * signs[None, :], ((0, 0), (0, dim - size)))
-        return jnp.roll(signed, place.astype(jnp.int32), axis=1)
-    if size <= _DENSE_SIZE:
-        matrix = signs_from(words, size * dim, flat.dtype).reshape(size, dim) / math.sqrt(dim)
-        return jnp.matmul(flat, matrix, precision=_HIGHEST)
+    if size <= FOLDED_SIZE:
+        return _folded(words, flat, dim)
     rank = max(_ranks(dim))
     shape = Shape(dim // rank**2, rank)
     sizes = Sizes(1, 1, size // columns, columns)
     signs = signs_from(words, _num_signs(sizes, shape), flat.dtype)
     left, right = _matrices(signs, sizes, shape)
     return jax.vmap(lambda g: _of_matrix(g.reshape(sizes.rows, columns), left, right))(flat)
+
+
+def _folded(words: jax.Array, rows: jax.Array, dim: int) -> jax.Array:
+    """Every entry to one of ``dim`` places, with a random sign: a count sketch.
+
+    In pieces of ``dim`` entries, each from a random place on, round and round. Two entries of one
+    piece never meet, those of different pieces with probability ``1 / dim``: so no matrix of random
+    signs is needed, and a single piece is sketched without error.
+    """
+    size = rows.shape[1]
+    pieces = -(-size // dim)
+    signs = signs_from(words[pieces:], size, rows.dtype)
+    signed = jnp.pad(rows * signs[None, :], ((0, 0), (0, pieces * dim - size)))
+    places = (words[:pieces] % dim).astype(jnp.int32)
+
+    def piece(number):
+        entries = jax.lax.dynamic_slice_in_dim(signed, number * dim, dim, axis=1)
+        return jnp.roll(entries, places[number], axis=1)
+
+    if pieces <= _FEW_PIECES:
+        return functools.reduce(jnp.add, map(piece, range(pieces)))
+    add = lambda number, total: total + piece(number)
+    return jax.lax.fori_loop(1, pieces, add, piece(0))

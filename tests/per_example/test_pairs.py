@@ -323,3 +323,28 @@ def test_maps_keep_every_entry_on_average(taps, rank):
     q = np.asarray(right).reshape(columns, shape.blocks, rank)
     kept = np.einsum("ibj,obs->io", p**2, q**2)
     np.testing.assert_allclose(kept, 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "dim"), [(16, 16), (10, 16), (40, 16), (150, 16)])
+def test_entries_are_sketched_one_by_one(size, dim):
+    """Over keys unbiased, with the variance of a count sketch; a single piece without error."""
+    rng = np.random.default_rng(0)
+    # A leaf that is used entry by entry, so that its gradient is formed: it is the example.
+    loss = lambda params, example: jnp.sum(params * example)
+    x = jnp.asarray(rng.normal(size=(2, size)) + 0.5, jnp.float32)
+    params = jnp.ones(size)
+    assert per_example.explain(loss)(params, x).rows[0].method == "expand"
+    one = lambda key: per_example.sketches(loss, key=key, dim=dim)(params, x)
+    sketches = np.asarray(jax.vmap(one)(jax.random.split(jax.random.key(0), 4_000)), np.float64)
+    found = sketches[:, 0] * sketches[:, 1]
+    products, wanted = found.sum(axis=1), float(x[0] @ x[1])
+    bound = 2 * float(jnp.sum(x[0] ** 2) * jnp.sum(x[1] ** 2)) / dim
+    if size <= dim:
+        np.testing.assert_allclose(products, wanted, rtol=1e-5)
+    else:
+        assert abs(products.mean() - wanted) < 4 * np.sqrt(bound / len(products))
+        assert 0.2 * bound < products.var() <= bound
+    # Every entry goes to every place, as often.
+    np.testing.assert_allclose(
+        found.mean(axis=0), wanted / dim, atol=0.35 * abs(wanted) / dim + 0.1
+    )
