@@ -195,7 +195,7 @@ def test_one_leaf_as_a_kernel_and_as_a_matrix(monkeypatch):
     loss, params, batch = CASES["kernel_and_matrix_in_one"]()
     assert_sketches_exact(loss, params, batch)
     # Projected: by both uses, and as the gradient that is formed of both.
-    monkeypatch.setattr(_sketches, "_is_kept_whole", lambda *_: False)
+    monkeypatch.setattr(_sketches, "is_kept_whole", lambda *_: False)
     found = []
     for projected in (True, False):
         monkeypatch.setattr(_sketches, "_is_projected", lambda *_, way=projected: way)

@@ -193,7 +193,7 @@ def test_the_same_key_gives_the_same_map():
 def test_all_ways_to_a_sketch_lead_to_the_same(name, dim, monkeypatch):
     loss, params, batch, _ = exact(name)
     sketch = per_example.sketches(loss, key=jax.random.key(0), dim=dim)
-    monkeypatch.setattr(_sketches, "_is_kept_whole", lambda *_: False)
+    monkeypatch.setattr(_sketches, "is_kept_whole", lambda *_: False)
     found = {}
     for way, costs in {
         "pixels projected": (0, 1, 2),
@@ -276,7 +276,7 @@ def test_gram_with_aux():
 def test_look_ups_projected(monkeypatch):
     # Tables of more entries than the sketch has numbers, so that they are not kept whole.
     loss, params, batch, expected = exact("embedding_out_of_range")
-    monkeypatch.setattr(_sketches, "_is_kept_whole", lambda *_: False)
+    monkeypatch.setattr(_sketches, "is_kept_whole", lambda *_: False)
     s = jax.jit(jax.vmap(lambda key: per_example.sketches(loss, key=key, dim=64)(params, batch)))(
         jax.random.split(jax.random.key(0), NUM_KEYS)
     )
