@@ -296,7 +296,7 @@ def unbiased_claims(
             best,
             LEAST_GAIN,
             should_hold=source == "digits",
-            reason="on the digits it does (preset quick: 0.62 to 0.70). On MNIST, SVRG takes 0.6 of "
+            reason="on the digits it does (quick: 0.62 to 0.70). On MNIST, SVRG takes 0.6 of "
             "the steps, each of two gradients, and a step is little else",
         ),
     ]
