@@ -14,7 +14,7 @@ whose gradients are alike.
 
 Presets:
     quick: 50 s on 2 cores; 1,797 digits, 200 steps, 8 to 128 clusters
-    full: 15 min on 2 cores and 8 GB; MNIST (JAXROBUST_DATA), 64 clusters of 10,000 and 60,000
+    full: 3 min on 2 cores and 8 GB; MNIST (JAXROBUST_DATA), 64 clusters of 10,000 and 60,000
 """
 
 import dataclasses
