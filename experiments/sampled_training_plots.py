@@ -44,7 +44,12 @@ def unbiased(result: Result):
     rows = [method for method in UNBIASED if method != UNIFORM]
     values = np.array([[np.asarray(by[method])[1] for by in found.values()] for method in rows])
     steps = np.array([[np.asarray(by[method])[0] for by in found.values()] for method in rows])
-    figure, axes = plots.subplots(1, 2, width=10, height=4.2)
+    # Side by side while there is room, then one below the other.
+    few = len(found) <= 4
+    size = (
+        {"width": 10, "height": 4.2} if few else {"width": 2.4 + 1.02 * len(found), "height": 8.4}
+    )
+    figure, axes = plots.subplots(1 if few else 2, 2 if few else 1, **size)
     for ax, numbers, what in ((axes[0], steps, "Steps"), (axes[1], values, "Seconds")):
         finite = np.where(np.isfinite(numbers), numbers, np.nan)
         plots.heat_table(ax, finite, rows=rows, columns=[n.replace(", ", "\n") for n in found],
