@@ -65,7 +65,6 @@ from experiments.report import Result
 
 TOUR = False
 WIDTH = 64  # of the embeddings of vectors
-PAIR = 2  # towers
 DEEP_METHODS = (ALL, HARDEST, WARM, SOFT)
 SIZE_METHODS = (ALL, HARDEST, SOFT)
 COPY_METHODS = (ALL, HARDEST, SOFT, INFO_NCE)
@@ -138,7 +137,7 @@ PRESETS = {
     "full": Config(
         seeds=5, epochs=60, epochs_of_deep=20, batch_sizes=(16, 64, 256, 1024), copies=(1, 4, 20)
     ),
-    "wikipedia": Config(problems=(WIKIPEDIA,), epochs=40, epochs_of_deep=0),
+    "wikipedia": Config(problems=(WIKIPEDIA,), epochs=12, epochs_of_deep=0),
     "captions": Config(problems=(TRANSLATIONS, CAPTIONS), epochs=8, epochs_of_deep=0),
     "recurrent": Config(
         problems=(TRANSLATIONS, CAPTIONS), epochs=8, epochs_of_deep=0, encoder="gru"
@@ -188,12 +187,12 @@ def _problem(config: Config, name: str) -> tuple[dict[str, Run], examples.Shown]
     texts = None
     if name in (TRANSLATIONS, CAPTIONS):
         texts = _FROM_FILES[name](config.images)
-        problems, towers, methods = [texts.problem] * config.seeds, _text_towers(config, texts), ()
+        problems, towers = [texts.problem] * config.seeds, _text_towers(config, texts)
         methods = TEXT_METHODS if config.encoder == "bag" else RECURRENT_METHODS
     else:
         make = {VIEWS: views, DIGITS: digit_halves, WIKIPEDIA: wikipedia}[name]
         problems = [make(seed) for seed in range(config.seeds)]
-        towers = (Tower((2 * WIDTH, WIDTH)),) * PAIR
+        towers = _twice(Tower((2 * WIDTH, WIDTH)))
         methods = TEXT_METHODS if name == WIKIPEDIA else METHODS
     setting = Setting(towers, config.epochs, config.batch)
     runs, embedded = {}, {}
@@ -204,6 +203,10 @@ def _problem(config: Config, name: str) -> tuple[dict[str, Run], examples.Shown]
     return runs, examples.show(name, problems[0], texts, embedded)
 
 
+def _twice(tower: Any) -> tuple[Any, Any]:
+    return tower, tower
+
+
 def _text_towers(config: Config, texts: Texts) -> Any:
     make = Bag if config.encoder == "bag" else Recurrent
     width = TEXT_WIDTH if config.encoder == "bag" else RECURRENT_WIDTH
@@ -211,7 +214,7 @@ def _text_towers(config: Config, texts: Texts) -> Any:
 
 
 def _deep(config: Config) -> dict[str, Run]:
-    towers = (Tower((WIDTH,) * 9, 0.1),) * PAIR
+    towers = _twice(Tower((WIDTH,) * 9, 0.1))
     deep = Setting(towers, config.epochs_of_deep, config.batch, warm=3)
     problems = [views(seed, 2_000, 500) for seed in range(config.seeds)]
     return {method: repeated(method, deep, problems)[0] for method in DEEP_METHODS}
@@ -219,7 +222,7 @@ def _deep(config: Config) -> dict[str, Run]:
 
 def _sizes(config: Config) -> Found:
     """By batch size, at equal steps."""
-    towers = (Tower((2 * WIDTH, WIDTH)),) * PAIR
+    towers = _twice(Tower((2 * WIDTH, WIDTH)))
     problems = [views(seed, EQUAL_PAIRS) for seed in range(config.seeds)]
     found = {}
     for size in config.batch_sizes:
@@ -231,7 +234,7 @@ def _sizes(config: Config) -> Found:
 
 def _copies(config: Config) -> Found:
     """By views of each thing; with the methods that are not told, and the hardest that is."""
-    setting = Setting((Tower((2 * WIDTH, WIDTH)),) * PAIR, config.epochs, config.batch)
+    setting = Setting(_twice(Tower((2 * WIDTH, WIDTH))), config.epochs, config.batch)
     found = {}
     for copies in config.copies:
         known = [views(seed, copies=copies) for seed in range(config.seeds)]
@@ -259,7 +262,7 @@ def repeated(method: str, setting: Setting, problems: list[Problem]) -> tuple[Ru
 
 def plot(result: Result):
     """Learning curves, what becomes of deep towers, and what is retrieved."""
-    figures = {"curves": hard_negatives_plots.curves(result)}
+    figures: dict[str, Any] = {"curves": hard_negatives_plots.curves(result)}
     series = result.series
     if "deep" in series:
         figures["collapse"] = hard_negatives_plots.collapse(result)

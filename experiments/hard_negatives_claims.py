@@ -176,7 +176,7 @@ def _claims_of_deep(deep: dict[str, Run]) -> list[Claim]:
     ]
 
 
-def _as_before(name: str, before: dict[str, float], by: dict[str, Run]) -> Claim:
+def _as_before(name: str, before: dict[str, int], by: dict[str, Run]) -> Claim:
     """The differences to `all`, of which the level of the data sets drops out."""
     ours = {method: last(by[method]) - last(by[ALL]) for method in before if method != ALL}
     off = [abs(values.mean() - (before[method] - before[ALL])) for method, values in ours.items()]

@@ -39,18 +39,21 @@ def curves(result: Result):
     names = [name for name in TITLES if name in result.series]
     figure, axes = plots.subplots(1, len(names), width=5.5 * len(names), height=4.2)
     for ax, name in zip(np.atleast_1d(axes), names, strict=True):
-        _draw(ax, result.series[name], result.series[name], "recall")
-        plots.describe(ax, title=TITLES[name], x="epochs", y="R@1 on test pairs (%)")
+        # So few are found at the first place that only all recalls together tell.
+        what = "rsum" if name == WIKIPEDIA else "recall"
+        _draw(ax, result.series[name], result.series[name], what)
+        label = "sum of recalls on test pairs (%)" if what == "rsum" else "R@1 on test pairs (%)"
+        plots.describe(ax, title=TITLES[name], x="epochs", y=label)
         ax.set_ylim(bottom=0)
         ax.autoscale_view()
         if told.UNTRAINED in result.series[name]:
             by = result.series[name]
-            level = float(np.asarray(by[told.UNTRAINED]["recall"])[0, -1])
+            level = float(np.asarray(by[told.UNTRAINED][what])[0, -1])
             length = np.asarray(by[ALL]["recall"]).shape[1]
             plots.theory_line(ax, [1, length], [level, level], label=told.UNTRAINED)
         plots.direct_labels(ax)
     text = (
-        "How often the partner is the first of all test items, after each epoch; bands: one "
+        "R@1: how often the partner is the first of all test items, after each epoch; bands: one "
         "standard deviation over seeds."
     )
     if VIEWS in names and DIGITS in names:

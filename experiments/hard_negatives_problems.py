@@ -41,11 +41,11 @@ def views(seed: int, train: int = 4_000, test: int = 1_000, copies: int = 1) -> 
     things = np.concatenate(
         [np.repeat(np.arange(train // copies), copies), np.arange(train // copies, number)]
     )
-    found = []
+    found: list[Any] = []
     for features in (64, 48):
         mixed = np.tanh(points @ rng.normal(size=(16, features)) / 4)[things]
         found.append(mixed + NOISE * rng.normal(size=mixed.shape))
-    problem = of_arrays(*found, len(things) - test)
+    problem = of_arrays(found[0], found[1], len(things) - test)
     return problem._replace(things=jnp.asarray(things[: len(things) - test], jnp.int32))
 
 
@@ -55,10 +55,10 @@ def digit_halves(seed: int, test: int = 500) -> Problem:
     order = np.random.default_rng(seed).permutation(len(dataset.x_train))
     images = np.asarray(dataset.x_train).reshape(-1, 8, 8)[order]
     halves = [images[:, :, :4].reshape(-1, 32), images[:, :, 4:].reshape(-1, 32)]
-    return of_arrays(*halves, len(images) - test)
+    return of_arrays(halves[0], halves[1], len(images) - test)
 
 
-def of_arrays(x: np.ndarray, y: np.ndarray, train: int) -> Problem:
+def of_arrays(x: Any, y: Any, train: int) -> Problem:
     """Row i of x belongs to row i of y; the first ones are trained on."""
     x, y = (jnp.asarray(view, jnp.float32) for view in (x, y))
     own = np.arange(len(x))
@@ -111,7 +111,7 @@ def translations(images: int) -> Texts:
     problem = _problem(
         x, y, np.stack([np.arange(len(columns[0]))] * 2, axis=1), x_test, y_test, own
     )
-    return Texts(problem, (known[0].size, known[1].size), *tests, None)
+    return Texts(problem, (known[0].size, known[1].size), tests[0], tests[1], None)
 
 
 def several_captions(images: int) -> Texts:
@@ -143,6 +143,6 @@ def _problem(x, y, pairs: np.ndarray, x_test, y_test, groups: np.ndarray) -> Pro
     as_arrays = lambda view: jax.tree.map(jnp.asarray, view)
     as_numbers = lambda numbers: jnp.asarray(numbers, jnp.int32)
     return Problem(
-        *map(as_arrays, (x, y)), as_numbers(pairs), as_numbers(pairs[:, 0]),
-        *map(as_arrays, (x_test, y_test)), as_numbers(groups),
+        as_arrays(x), as_arrays(y), as_numbers(pairs), as_numbers(pairs[:, 0]),
+        as_arrays(x_test), as_arrays(y_test), as_numbers(groups),
     )  # fmt: skip

@@ -216,13 +216,13 @@ def pulled(
 def gradient_of(own, dy, embedded: Embedded, statistics, found, cotangents) -> Embedded:
     """All of it, in the dtypes of what it is the gradient of."""
     dx, dscale, dbias = own
-    positives = (
+    positive_x, positive_y = (
         _pull_positive(of, state, cotangent, partner)
         for of, state, cotangent, partner in zip(
             statistics, found, cotangents, (embedded.positive_x, embedded.positive_y), strict=True
         )
     )
-    gradient = Embedded(dx, dy, *positives, dscale, dbias)
+    gradient = Embedded(dx, dy, positive_x, positive_y, dscale, dbias)
     return jax.tree.map(lambda g, e: g.astype(e.dtype), gradient, embedded)
 
 

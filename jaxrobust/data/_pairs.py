@@ -77,7 +77,8 @@ def wikipedia(path: str | os.PathLike | None = None) -> Pairs:
             )
         arrays += [x.astype(np.float32), y.astype(np.float32), labels]
     info = Info("wikipedia", f"files in {found.folder}", (arrays[0].shape[1],), _CLASSES)
-    return Pairs(*jax.device_put(arrays), info)
+    x, y, labels, x_test, y_test, labels_test = jax.device_put(arrays)
+    return Pairs(x, y, labels, x_test, y_test, labels_test, info)
 
 
 def _features(path: Path) -> dict[str, np.ndarray]:

@@ -175,7 +175,8 @@ class _Resample:
     def _refreshed_if_it_may_pay(self, state: TrainState, data: Any) -> tuple[TrainState, Report]:
         """From uniform draws on: looks, the cheapest first, as far as they can be afforded."""
         costs = self._costs(state, data)
-        state, report = _spent(state, costs.look), {"sampler": "uniform"}
+        report: Report = {"sampler": "uniform"}
+        state = _spent(state, costs.look)
         if costs.refresh >= self.every:  # no ratio could save as much
             return self._uniform_for_longer(state, costs.look), report
         if self.plateau < 1:

@@ -30,7 +30,7 @@ from experiments.hard_negatives_runs import (
     train,
 )
 
-TOWERS = (Tower((128, 64)),) * 2
+TOWERS: Any = (Tower((128, 64)),) * 2
 
 
 def test_pairs_are_as_described():
@@ -87,7 +87,7 @@ def test_encoders():
     known = captions.vocabulary(WORDS, least=1)
     words = captions.encode(WORDS, known, length=5)
     key = jax.random.key(0)
-    bag = Bag(known.size, 4)
+    bag: Any = Bag(known.size, 4)
     params = bag.init(key, words)
     table = np.asarray(jax.tree.leaves(params)[0])
     np.testing.assert_allclose(
@@ -95,7 +95,7 @@ def test_encoders():
         sum(w * table[i] for i, w in zip(words.ids[1], words.weights[1], strict=True)),
         rtol=1e-5, atol=1e-7,
     )  # fmt: skip
-    gru = Recurrent(known.size, 6, word_width=3)
+    gru: Any = Recurrent(known.size, 6, word_width=3)
     params = gru.init(key, words)
     found = gru.apply(params, words)
     assert found.shape == (4, 6)
@@ -105,7 +105,7 @@ def test_encoders():
     cut = jax.tree.map(lambda leaf: leaf[:1, :3] if leaf.ndim == 2 else leaf[:1], words)
     np.testing.assert_allclose(gru.apply(params, cut), found[:1], rtol=1e-5)
     images = jnp.ones((2, 8, 8, 1))
-    tower = ImageTower(5)
+    tower: Any = ImageTower(5)
     assert tower.apply(tower.init(key, images), images).shape == (2, 5)
 
 
@@ -192,7 +192,7 @@ def test_each_claim_can_fail(number, problem, method, bad):
 
 
 def test_what_was_measured_before():
-    before = told.BEFORE[VIEWS][1]
+    before: Any = told.BEFORE[VIEWS][1]
     config = types.SimpleNamespace(epochs=30)
     by = {method: run_of(SLOW, value - 10) for method, value in before.items()}
     claim = told._as_before(VIEWS, before, by)
@@ -293,7 +293,7 @@ def test_real_pairs(encoder, names, monkeypatch):
 
 
 def test_bad_configurations():
-    for options, message in (
+    cases: Any = (
         ({"seeds": 1}, "seeds must be at least 2"),
         ({"epochs_of_deep": 3}, "epochs must be at least 4, got 30 and 3"),
         ({"batch": 1}, r"batch must be in 2\.\.1000"),
@@ -302,6 +302,7 @@ def test_bad_configurations():
         ({"copies": (0,)}, "copies must be at least 1"),
         ({"images": 10}, r"images must be in 1000\.\.29000"),
         ({"encoder": "cnn"}, "encoder must be 'bag' or 'gru'"),
-    ):
+    )
+    for options, message in cases:
         with pytest.raises(ValueError, match=message):
             Config(**options)
