@@ -178,7 +178,8 @@ def _claims_of_deep(deep: dict[str, Run]) -> list[Claim]:
 
 def _as_before(name: str, before: dict[str, int], by: dict[str, Run]) -> Claim:
     """The differences to `all`, of which the level of the data sets drops out."""
-    ours = {method: last(by[method]) - last(by[ALL]) for method in before if method != ALL}
+    others = [method for method in before if method in by and method != ALL]
+    ours = {method: last(by[method]) - last(by[ALL]) for method in others}
     off = [abs(values.mean() - (before[method] - before[ALL])) for method, values in ours.items()]
     return Claim.at_most(
         SPEC,

@@ -44,13 +44,13 @@ def curves(result: Result):
         _draw(ax, result.series[name], result.series[name], what)
         label = "sum of recalls on test pairs (%)" if what == "rsum" else "R@1 on test pairs (%)"
         plots.describe(ax, title=TITLES[name], x="epochs", y=label)
-        ax.set_ylim(bottom=0)
-        ax.autoscale_view()
         if told.UNTRAINED in result.series[name]:
             by = result.series[name]
             level = float(np.asarray(by[told.UNTRAINED][what])[0, -1])
             length = np.asarray(by[ALL]["recall"]).shape[1]
             plots.theory_line(ax, [1, length], [level, level], label=told.UNTRAINED)
+        ax.autoscale_view()
+        ax.set_ylim(bottom=0)
         plots.direct_labels(ax)
     text = (
         "R@1: how often the partner is the first of all test items, after each epoch; bands: one "
@@ -139,11 +139,11 @@ def retrieved(result: Result):
             if row == 0:
                 ax.set_title("query" if column == 0 else f"{column}.", fontsize=9, loc="center")
     with plots.style():
-        figure.suptitle("Left halves, and with the right halves that they retrieve")
+        figure.suptitle("Left halves, completed by the right halves that they retrieve")
     return plots.finish(figure), (
         "Each row: the left half of a digit, and beside it the five right halves that are most "
-        "similar by the soft maximum, of 500. Framed: the half that belongs to it. Most of the "
-        "others would do as well: the pairs are ambiguous."
+        "similar by the soft maximum, of 500. Framed: the half that belongs to it, where it is "
+        "among them. Most of the others do as well: the pairs are ambiguous."
     )
 
 

@@ -262,7 +262,7 @@ def test_a_short_run_has_all_its_parts(monkeypatch):
     )  # fmt: skip
     result = hard_negatives.run(config)
     assert len(result.claims) == 10
-    assert set(result.series["views"]) == set(METHODS)
+    assert set(result.series["views"]) == set(config.methods)
     figures = hard_negatives.plot(dataclasses.replace(result))
     assert set(figures) == {"curves", "collapse", "sizes", "copies", "retrieved"}
     for figure, caption in figures.values():
@@ -294,6 +294,7 @@ def test_real_pairs(encoder, names, monkeypatch):
 
 def test_bad_configurations():
     cases: Any = (
+        ({"methods": (ALL,)}, "methods must be of"),
         ({"seeds": 1}, "seeds must be at least 2"),
         ({"epochs_of_deep": 3}, "epochs must be at least 4, got 30 and 3"),
         ({"batch": 1}, r"batch must be in 2\.\.1000"),
