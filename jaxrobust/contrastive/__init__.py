@@ -25,8 +25,10 @@ r"""Losses of pairs, with negatives mined in the batch; and how well embeddings 
 :func:`retrieval_metrics`        recall, ranks and mean average precision
 ===============================  ==================================================================
 
-All losses take ``block_size``, which bounds their memory, and ``axis_name``, with which negatives
-come from all devices; neither changes the value or the gradient.
+All losses take ``block_size``, which bounds their memory. Those of pairs take ``axis_name``, with
+which negatives come from all devices, gathered or sent around a ring; :func:`sup_con` and
+:func:`triplet_loss`, within one set, bring the set together on every device. None of this changes
+the value or the gradient.
 """
 
 from jaxrobust.contrastive._chunks import in_chunks

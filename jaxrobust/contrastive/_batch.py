@@ -77,11 +77,13 @@ class Batch(NamedTuple):
         return passes.values(plan, embedded, known, wanted, ())[0]
 
     def again(self, columns: list[jax.Array]) -> list[jax.Array]:
-        """Scores ``(n, k)`` of the anchors of each side with candidates, with their gradient."""
+        """Scores ``(n, k)`` of the anchors of each side with candidates, with their gradient.
+
+        The first column is that of the partners.
+        """
         if self.has_ring:
             found = [
-                self._scores_of(side, ring.rows_of(self.axis_name, side.candidates, of))
-                for side, of in zip(self.sides, columns, strict=True)
+                self._scores_around(side, of) for side, of in zip(self.sides, columns, strict=True)
             ]
         elif self.square is not None:
             side = self.sides[0]
@@ -93,10 +95,15 @@ class Batch(NamedTuple):
             ]
         return [self.scale * part + self.bias for part in found]
 
-    def _scores_of(self, side: Side, rows: jax.Array) -> jax.Array:
-        """Of the anchors with rows ``(n, k, D)``."""
-        anchors = prepared(side.similarity, side.anchors)[:, None, :]
-        return side.similarity.pairs(anchors, prepared(side.similarity, rows))
+    def _scores_around(self, side: Side, columns: jax.Array) -> jax.Array:
+        """The same where candidates are elsewhere, but for the partner, the first column."""
+        rows = jnp.arange(len(side.anchors), dtype=jnp.int32)[:, None]
+        own = picked_scores(side.similarity, side.anchors, side.candidates, rows)
+        if columns.shape[1] == 1:
+            return own
+        arrays = side.anchors, side.candidates, columns[:, 1:]
+        others = ring.picked_scores(self.axis_name, side.similarity, *arrays)
+        return jnp.concatenate([own, others], axis=1)
 
     def sum(self, of_anchors: jax.Array) -> jax.Array:
         """Over all anchors, on all devices."""
@@ -132,7 +139,12 @@ def batch_of(
     pairs.check_alike(x, y)
     check_choice("directions", directions, DIRECTIONS)
     check_choice("communication", communication, COMMUNICATIONS)
-    has_ring = axis_name is not None and communication == "ring"
+    has_ring = communication == "ring"
+    if has_ring and axis_name is None:
+        raise ValueError(
+            "communication='ring' needs axis_name, or pairs that are sharded over explicit mesh "
+            "axes: here nothing is known of several devices"
+        )
     similarity = similarity_of(similarity)
     number = len(x)
     num_all = number if axis_name is None else number * jax.lax.axis_size(axis_name)
@@ -212,10 +224,9 @@ def set_of(
 ) -> tuple[jax.Array, Embedded, Known]:
     """Checked embeddings of one set, not prepared; and their scores with each other."""
     z = trees.bring_together(pairs.check_embeddings("z", z, valid))
-    labels = pairs.check_labels("labels", labels, len(z))
-    items = Items(
-        jnp.arange(len(z), dtype=jnp.int32), labels, pairs.check_valid("valid", valid, len(z))
-    )
+    labels = trees.bring_together(pairs.check_labels("labels", labels, len(z)))
+    valid = trees.bring_together(pairs.check_valid("valid", valid, len(z)))
+    items = Items(jnp.arange(len(z), dtype=jnp.int32), labels, valid)
     unit = prepared(similarity, z)
     dtype = trees.accumulator(unit.dtype)
     nobody = jnp.zeros(len(z), dtype)  # a set has no partners

@@ -111,8 +111,9 @@ def hinge_loss(
         whole on every device. Take the gradient outside of ``shard_map``, or inside of one with
         ``check_vma=True``; without, JAX multiplies gradients there by the number of devices.
       communication: ``"gather"`` brings the embeddings of all devices to each; with ``"ring"`` they
-        are sent from one to the next and none has more than two devices' at once, scores are formed
-        once for both directions, and there can be no memory. Values and gradients are the same.
+        are sent from one to the next, so that none has more than its own and another's at once;
+        there can be no memory then. Values and gradients are the same. It needs ``axis_name``, or
+        pairs that are sharded over explicit mesh axes.
 
     Returns:
       The loss ``()``, in float32 at least, and :class:`Info`. An anchor without negatives has loss

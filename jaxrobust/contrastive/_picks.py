@@ -65,8 +65,10 @@ class Pick(abc.ABC):
             later |= jnp.isnan(b.priorities)
             return jax.tree.map(lambda x, y: jnp.where(later, y, x), a, b)
         both = [jnp.concatenate(pair, axis=1) for pair in zip(a, b, strict=True)]
-        negated, columns = jax.lax.sort((-both[0], both[1]), dimension=1, num_keys=2)
-        return Picked(-negated[:, : self.k], columns[:, : self.k])
+        # NaN comes first, as in `top_k`: it must not be lost.
+        keys = jnp.where(jnp.isnan(both[0]), -jnp.inf, -both[0])
+        _, columns, priorities = jax.lax.sort((keys, both[1], both[0]), dimension=1, num_keys=2)
+        return Picked(priorities[:, : self.k], columns[:, : self.k])
 
     def value(self, state: Picked) -> Picked:
         """The state."""
@@ -129,7 +131,7 @@ class HardestHinges(Pick):
         return -cotangent * jnp.sum(active, axis=1).astype(cotangent.dtype)
 
     def _counted(self, state: Picked) -> jax.Array:
-        return (jnp.arange(self.k) < self.count)[None, :] & (state.priorities > -jnp.inf)
+        return (jnp.arange(self.k) < self.count)[None, :] & ~(state.priorities == -jnp.inf)
 
 
 @jax.tree_util.register_dataclass

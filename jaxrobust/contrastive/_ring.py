@@ -2,7 +2,7 @@
 
 Every device compares its x with the y that visit it, and sends these on to the next one. With the
 y travel their states as anchors, which are complete when they are home again: one pass serves both
-directions, and no device ever has more than two parts of the y.
+directions. No device has more than its own part and that of the visitors, and their gradients.
 """
 
 import functools
@@ -13,7 +13,9 @@ import jax.numpy as jnp
 
 from jaxrobust import trees
 from jaxrobust.contrastive import _passes as passes
+from jaxrobust.contrastive import _picked as picked
 from jaxrobust.contrastive._passes import Embedded, Known, Plan, Statistics
+from jaxrobust.contrastive._similarity import Similarity
 from jaxrobust.contrastive._tiles import Items
 
 
@@ -41,26 +43,73 @@ def values(
     return _values(axis_name, plan, embedded, known, rows, columns)
 
 
-def rows_of(axis_name: Any, array: jax.Array, numbers: jax.Array) -> jax.Array:
-    """Rows of an array that is spread over devices, ``(n, D)`` each, by their numbers in all.
+def picked_scores(
+    axis_name: Any,
+    similarity: Similarity,
+    anchors: jax.Array,
+    candidates: jax.Array,
+    columns: jax.Array,
+) -> jax.Array:
+    """As :func:`_picked.picked_scores`, of candidates that are spread, by their numbers in all.
 
-    ``(m, k)`` numbers give ``(m, k, D)``. The gradient travels back around the ring.
+    ``(n, k)`` columns give ``(n, k)``. Every device scores those that are among its visitors; the
+    gradient is scored around the ring once more, and nothing of size ``(n, k, D)`` is kept.
     """
-    size, number = jax.lax.axis_size(axis_name), array.shape[0]
-    array, numbers = trees.vary_alike((array, numbers))
-    here = jax.lax.axis_index(axis_name)
-    found = jnp.zeros_like(array, shape=(*numbers.shape, array.shape[1]))
+    anchors, candidates, columns = trees.vary_alike((anchors, candidates, columns))
+    return _picked(axis_name, similarity, anchors, candidates, columns)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _picked(axis_name, similarity, anchors, candidates, columns):
+    return _picked_forward(axis_name, similarity, anchors, candidates, columns)[0]
+
+
+def _here(axis_name, columns, number, step):
+    """Which columns are among the visitors of a hop, and their rows there."""
+    size = jax.lax.axis_size(axis_name)
+    local = columns - number * ((jax.lax.axis_index(axis_name) - step) % size)
+    there = (local >= 0) & (local < number)
+    return there, jnp.where(there, local, 0)
+
+
+def _picked_forward(axis_name, similarity, anchors, candidates, columns):
+    number = candidates.shape[0]
 
     def hop(state, step):
         visiting, found = state
-        local = numbers - number * ((here - step) % size)
-        there = (local >= 0) & (local < number)
-        rows = visiting[jnp.where(there, local, 0)]
-        found = jnp.where(there[..., None], rows, found)
-        return (_sent(axis_name, visiting), found), None
+        there, rows = _here(axis_name, columns, number, step)
+        scores = picked.picked_scores(similarity, anchors, visiting, rows)
+        return (_sent(axis_name, visiting), jnp.where(there, scores, found)), None
 
-    (_, found), _ = jax.lax.scan(hop, (array, found), jnp.arange(size))
-    return found
+    shape = jax.eval_shape(
+        functools.partial(picked.picked_scores, similarity), anchors, candidates, columns
+    )
+    nothing = trees.vary_like(jnp.zeros(shape.shape, shape.dtype), (anchors, candidates))
+    hops = jnp.arange(jax.lax.axis_size(axis_name))
+    (_, found), _ = jax.lax.scan(hop, (candidates, nothing), hops)
+    return found, (anchors, candidates, columns)
+
+
+def _picked_backward(axis_name, similarity, kept, cotangent):
+    anchors, candidates, columns = kept
+    number = candidates.shape[0]
+
+    def hop(state, step):
+        own, visiting, slopes = state
+        there, rows = _here(axis_name, columns, number, step)
+        of = lambda anchors, visiting: picked.picked_scores(similarity, anchors, visiting, rows)
+        _, pull = jax.vjp(of, anchors, visiting)
+        more, theirs = trees.promote(pull(jnp.where(there, cotangent, 0)))
+        return (own + more, *_sent(axis_name, (visiting, slopes + theirs))), None
+
+    zeros = jax.tree.map(jnp.zeros_like, trees.promote((anchors, candidates)))
+    own, slopes = trees.vary_like(zeros, (kept, cotangent))
+    hops = jnp.arange(jax.lax.axis_size(axis_name))
+    (own, _, slopes), _ = jax.lax.scan(hop, (own, candidates, slopes), hops)
+    return (*trees.cast_like((own, slopes), (anchors, candidates)), None)
+
+
+_picked.defvjp(_picked_forward, _picked_backward)
 
 
 def _sent(axis_name: Any, tree: Any) -> Any:

@@ -30,7 +30,7 @@ class Captions(NamedTuple):
 
 
 def multi30k(
-    columns: Sequence[str] = ("en", "de"), path: str | os.PathLike | None = None
+    columns: str | Sequence[str] = ("en", "de"), path: str | os.PathLike | None = None
 ) -> Captions:
     """Captions of the images of Flickr30k: 29,000 to train, 1,014 to validate, 1,000 to test.
 
@@ -39,10 +39,10 @@ def multi30k(
     columns asked for are read.
 
     Args:
-      columns: what to have of every image. ``"en"``, ``"de"``, ``"fr"``, ``"cs"`` are one caption
-        and its translations (task 1); ``"1.en"`` to ``"5.en"`` and ``"1.de"`` to ``"5.de"`` are
-        captions that were written independently (task 2). Both are of the same images in the same
-        order, so that they can be asked for together.
+      columns: what to have of every image, one or several. ``"en"``, ``"de"``, ``"fr"``, ``"cs"``
+        are one caption and its translations (task 1); ``"1.en"`` to ``"5.en"`` and ``"1.de"`` to
+        ``"5.de"`` are captions that were written independently (task 2). Both are of the same
+        images in the same order, so that they can be asked for together.
       path: folder with ``task1/raw/train.en.gz``, ``task2/raw/train.1.en.gz`` and so on, or with a
         subfolder ``multi30k/`` that has them. Files may be unzipped, without ``.gz``.
 
@@ -56,7 +56,7 @@ def multi30k(
 
     Source: Elliott et al., "Multi30K: Multilingual English-German Image Descriptions", 2016.
     """
-    columns = tuple(columns)
+    columns = (columns,) if isinstance(columns, str) else tuple(columns)
     known = _TRANSLATIONS + _INDEPENDENT
     if not columns or len(set(columns)) < len(columns) or set(columns) - set(known):
         raise ValueError(f"columns must be different ones of {known}, got {columns}")

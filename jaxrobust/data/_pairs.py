@@ -103,7 +103,11 @@ def _features(path: Path) -> dict[str, np.ndarray]:
 
 def _labels(path: Path) -> np.ndarray:
     """Categories 1..10 in the third column, as 0..9."""
-    rows = [line.split("\t") for line in path.read_text().splitlines() if line.strip()]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    rows = [line.split("\t") for line in lines if line.strip()]
     known = {str(number + 1): number for number in range(len(_CLASSES))}
     for number, row in enumerate(rows, 1):
         if len(row) != 3 or row[2].strip() not in known:

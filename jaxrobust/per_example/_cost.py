@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from jaxrobust import trees
+from jaxrobust.per_example._plan import Leaf
 from jaxrobust.per_example._sketches import (
     FOLDED_SIZE,
     cost_of_group,
@@ -74,10 +75,18 @@ def cost_of_gradient(traced: Traced) -> int:
     for leaf, how in enumerate(traced.plan.leaves):
         if how.method == "unused":
             continue
-        uses = [use.sizes for group in how.groups for use in group]
-        products = sum(s.blocks * s.positions * s.rows * s.columns for s in uses)
-        total += products or math.prod(traced.leaves[leaf].shape)
+        total += _products(how) or math.prod(traced.leaves[leaf].shape)
     return 3 * total
+
+
+def _products(leaf: Leaf) -> int:
+    """Multiply-adds of the products with a leaf; a row that is looked up is only copied."""
+    total = 0
+    for use in (use for group in leaf.groups for use in group):
+        sizes = use.sizes
+        rows = 1 if use.site.kind == "lookup" else sizes.rows
+        total += sizes.blocks * sizes.positions * rows * sizes.columns
+    return total
 
 
 def cost_of_sketch(traced: Traced, dim: int) -> int:
@@ -90,11 +99,7 @@ def cost_of_sketch(traced: Traced, dim: int) -> int:
         if how.method == "unused":
             continue
         size = math.prod(traced.leaves[leaf].shape)
-        products = sum(
-            use.sizes.blocks * use.sizes.positions * use.sizes.rows * use.sizes.columns
-            for group in how.groups
-            for use in group
-        )
+        products = _products(how)
         total += 2 * (products or size)
         if how.method in ("expand", "chunks") or is_kept_whole(traced.leaves[leaf], dim):
             total += products + size * (1 if size <= FOLDED_SIZE else 16)

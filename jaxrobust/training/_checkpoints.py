@@ -238,7 +238,8 @@ def _assemble(template: TrainState, description: dict[str, Any], arrays: Any) ->
         ),
         memory=dict(zip(description["memory"], leaves("memory"), strict=True)),
         key=_as_key(leaves("key")[0], description["keys"]["key"]),
-        recent_loss=leaves("recent_loss")[0],
+        # Older checkpoints have none.
+        recent_loss=(leaves("recent_loss") or [template.recent_loss])[0],
     )
 
 

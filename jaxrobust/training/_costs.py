@@ -17,7 +17,7 @@ _STOP = 6e6  # to leave the loop of training steps, and to begin it again
 _ITERATION = 5e4
 _MOVES = 3e5  # the decisions about a block of points that may change their clusters
 # Programs that are called, besides that of the sketches.
-_CALLS_OF_PROBES, _CALLS_OF_REFRESH = 8, 12
+_CALLS_OF_PROBES, _CALLS_OF_REFRESH = 12, 12
 
 
 class Costs(NamedTuple):
@@ -47,7 +47,7 @@ def costs_of(
     half, block = num_probes // 2, min(looks.BLOCK_AHEAD, max(num_probes // 2, 1))
     ahead = _clusters(half, num_clusters, dim, looks.PASSES_AHEAD, block)
     if num_clusters is not None:  # others are assigned one by one
-        ahead += half * (num_clusters * dim + _ITERATION)
+        ahead = 2 * (ahead + half * (num_clusters * dim + _ITERATION))
     probes = num_probes * sketch + ahead + _CALLS_OF_PROBES * _CALL
     if cost is None:
         block = max(1, min(128, number // (num_clusters or 1)))

@@ -16,14 +16,15 @@ PASSES_AHEAD, BLOCK_AHEAD = 2, 64
 def fall(state: TrainState, every: int) -> tuple[TrainState, float | None]:
     """How much the mean training loss fell in so many steps, relative to what it was.
 
-    Since the last look, as if it had fallen evenly; None at the first look.
+    Since the last look, as if it had fallen evenly; None at the first look, and for losses that are
+    not above 0, of which no share says anything.
     """
     seen = {"seen_loss": state.recent_loss, "seen_step": state.step}
     fallen = None
     if "seen_loss" in state.memory:
         before, now = float(state.memory["seen_loss"]), float(state.recent_loss)
         steps = max(int(state.step) - int(state.memory["seen_step"]), 1)
-        fallen = (before - now) / max(abs(before), 1e-30) * every / steps
+        fallen = (before - now) / before * every / steps if before > 0 else None  # not if NaN
     return state._replace(memory=state.memory | seen), fallen
 
 
@@ -86,18 +87,32 @@ def ratio_ahead(
 ) -> float:
     """About the ratio that clusters of all examples would have, from the gradients of some.
 
-    Clusters of one half, and how far from their centers the other half is. Few points are always
-    close to centers that were fitted to them; others are not. As if draws were independent.
+    Clusters of one half, and how far from their centers the other half is; the worse of both ways
+    round, for where few gradients are most of the variance one half may have none of them. Few
+    points are always close to centers that were fitted to them; others are not. As if draws were
+    independent.
     """
     half = points.shape[0] // 2
+    ways = ((points[:half], points[half:]), (points[half:], points[:half]))
+    return max(_ratio_of_others(*way, num_clusters, allocation, size, key) for way in ways)
+
+
+def _ratio_of_others(
+    points: jax.Array,
+    others: jax.Array,
+    num_clusters: int,
+    allocation: sampling.Allocation,
+    size: int,
+    key: jax.Array,
+) -> float:
+    """Of the others, with clusters of the points."""
     objective = objective_of(allocation)
     # From random seeds and in large blocks: what is cheap is good enough here.
     clusters = clustering.fit(
-        points[:half], num_clusters, key=key, objective=objective, tolerance=0.01,
-        init=_closest(points[:half], num_clusters), max_passes=PASSES_AHEAD,
-        block_size=min(BLOCK_AHEAD, half),
+        points, num_clusters, key=key, objective=objective, tolerance=0.01,
+        init=_closest(points, num_clusters), max_passes=PASSES_AHEAD,
+        block_size=min(BLOCK_AHEAD, points.shape[0]),
     )  # fmt: skip
-    others = points[half:]
     strata = clustering.assign(clusters, others, objective=objective)
     off = others - clusters.centers[strata]
     # Points on both sides of the centers have these for their means.

@@ -94,7 +94,8 @@ def remove_redundancy(
             found = int(clustering.duplicates(probes, **near).num_groups)
             redundancy = 1 - found / probes.shape[0]
         if redundancy < least:
-            state = with_sampler(state, uniform_like(state.sampler))
+            if isinstance(state.sampler, sampling.GroupSampler):  # not the strata of another plan
+                state = with_sampler(state, uniform_like(state.sampler))
             return state, {"redundancy": redundancy, "tolerance": float(limit)}
         points = _with_directions(group_key, sketches(data))
         among = {"num_probes": num_probes, "key": group_key}

@@ -65,11 +65,14 @@ def resample(
     without noise, so a ratio saves a share :math:`(1-\mathrm{ratio})\,\nu` of them. A refresh costs
     as much as :math:`cN/B` steps. Before one, on a plateau, the gradients of some examples tell
     :math:`\nu` and, by clusters of one half and how far the other half is from them, about the
-    ratio; if :math:`(1-\mathrm{ratio})\,\nu\cdot\mathrm{every}\le cN/B`, none is made. After one,
-    sampling returns to uniform where the same holds for the ratio that it has. Each time that
-    nothing was gained the plan waits twice as long as before; so it does if the strata or scores of
-    before would have done nearly as well, and the refresh saved less than it cost. All looks, and
-    all refreshes that led to nothing, are at most a share ``overhead`` of the steps.
+    ratio; if :math:`(1-\mathrm{ratio})\,\nu\cdot\mathrm{every}\le cN/B`, none is made. One that was
+    made is used if its ratio is below 1; if it saved less than it cost, sampling returns to uniform
+    after ``every`` steps. Each time that nothing was gained the plan waits twice as long as before;
+    so it does if the strata or scores of before would have done nearly as well. All looks, and what
+    refreshes cost more than they saved, are at most a share ``overhead`` of the steps before there
+    is another look; a refresh that promises to pay is made at once, so that a promise which is not
+    kept is paid back by the wait for the next one. Samplers of other plans are left alone until a
+    refresh is used.
 
     Args:
       loss_fn: ``loss_fn(params, example) -> ()``, the loss of one example.
@@ -83,14 +86,15 @@ def resample(
       stale: the ratio, relative to uniform sampling.
       automatic: whether to return to uniform sampling, and to spare refreshes that cannot pay.
       plateau: with ``automatic``, the largest fall of the loss in ``every`` steps, relative to the
-        loss, at which training counts as limited by noise; 1 for always. For losses that are 0 or
-        more.
+        loss, at which training counts as limited by noise; 1 for always. A loss that is not above 0
+        never does.
       cost: c, what a refresh costs relative to a pass of training steps over the data. None to
         count multiply-adds (:func:`per_example.sketch_cost` and what :func:`clustering.fit` takes,
         over :func:`per_example.gradient_cost`), with an allowance for calls and loops, which are
-        most of the cost where models are small.
+        most of the cost where models are small: of a CPU. On an accelerator say what was measured.
       overhead: with ``automatic``, the largest share of looks in all that was computed so far,
-        counted as ``cost`` is: each waits until it can be afforded. Above 0; ``inf`` for no limit.
+        counted as ``cost`` is: each waits until it can be afforded. Those of ``check_every`` are
+        asked for, and do not count. Above 0; ``inf`` for no limit.
       num_probes: examples whose gradients are looked at; at least 8 for every cluster before the
         first refresh.
       max_passes: of :func:`clustering.fit`.
@@ -103,7 +107,8 @@ def resample(
       look at those that there are ``ratio_now``.
 
     Raises:
-      ValueError: for numbers out of range.
+      ValueError: for numbers out of range; before the first step, for more clusters than examples,
+        or than draws with equal allocation.
 
     Source:
       Steps under noise: McCandlish et al., arXiv:1812.06162; switching on where it pays:
@@ -130,7 +135,7 @@ def resample(
         loss_fn, num_clusters, allocation, first, every, check_every, stale, automatic, plateau,
         cost, overhead, num_probes, max_passes, dim, batch_size,
     )  # fmt: skip
-    return with_own_memory("resample", Plan(next_call_from(first), plan.call))
+    return with_own_memory("resample", Plan(plan.next_call, plan.call))
 
 
 # Probes for every cluster, to tell what clusters would gain.
@@ -157,6 +162,20 @@ class _Resample:
     dim: int
     batch_size: int
 
+    def next_call(self, state: TrainState) -> int | None:
+        number, size = state.sampler.num_examples, state.sampler.batch_size
+        if self.num_clusters is not None:  # before the first step, not when a refresh is due
+            if self.num_clusters > number:
+                raise ValueError(
+                    f"num_clusters must be at most the {number} examples, got {self.num_clusters}"
+                )
+            if self.allocation == "equal" and size < self.num_clusters:
+                raise ValueError(
+                    f"num_clusters must be at most the batch size, {size}, with allocation='equal',"
+                    f" got {self.num_clusters}"
+                )
+        return next_call_from(self.first)(state)
+
     def call(self, state: TrainState, data: Any) -> tuple[TrainState, Report]:
         refresh = int(state.memory.get("next_refresh", 0))
         # What another plan put in place of the strata or scores has no ratio: a refresh is due.
@@ -167,8 +186,11 @@ class _Resample:
                 return _looked(state, self.check_every, refresh), {"ratio_now": now}
             after, report = self._refreshed(state, data, probes)
             return after, {"ratio_now": now, **report}
-        if self.automatic and is_uniform(state.sampler):
+        if self.automatic and not _has_strata(state.sampler):
             return self._refreshed_if_it_may_pay(state, data)
+        if self.automatic and int(state.memory.get("only_once", 0)):
+            look = self._costs(state, data).look
+            return self._uniform_for_longer(state, look), {"sampler": "uniform"}
         probes = self._probes(state, data)[0] if self.automatic else None
         return self._refreshed(state, data, probes)
 
@@ -211,11 +233,16 @@ class _Resample:
             self._keys(state)[2],
         )  # fmt: skip
         report["ratio"] = ratio = looks.ratio(points, sampler)
-        had_ratio = isinstance(state.sampler, sampling.Sampler) and not is_uniform(state.sampler)
-        state = state._replace(memory=state.memory | memory)
-        if self.automatic and (1 - ratio) * noise <= price:
-            state = self._uniform_for_longer(_spent(state, costs.refresh), costs.look)
-            return state, report | {"sampler": "uniform"}
+        had_ratio, once = _has_strata(state.sampler), 0
+        if self.automatic:
+            # What it cost is gone: it is used if it saves a bit, but then not made again.
+            lost = costs.refresh - max(1 - ratio, 0) * noise * self.every
+            once = int(lost >= 0)
+            state = _spent(state, max(lost, 0.0))
+            if ratio >= 1:
+                state = self._uniform_for_longer(state, costs.look)
+                return state, report | {"sampler": "uniform"}
+        state = state._replace(memory=state.memory | memory | {"only_once": np.int32(once)})
         wait = self.every
         if self.automatic and "wait" in state.memory and had_ratio:
             report["ratio_before"] = before = looks.ratio(points, state.sampler)
@@ -238,7 +265,7 @@ class _Resample:
     def _num_probes(self, state: TrainState) -> int:
         """More where clusters of them are to tell what those of all would bring."""
         number, enough = self.num_probes, 0
-        if self.automatic and self.num_clusters is not None and is_uniform(state.sampler):
+        if self.automatic and self.num_clusters is not None and not _has_strata(state.sampler):
             enough = _PROBES_PER_CLUSTER * self.num_clusters
         return min(max(number, enough), state.sampler.num_examples)
 
@@ -250,7 +277,7 @@ class _Resample:
 
     def _ratio_ahead(self, state: TrainState, probes: jax.Array) -> float | None:
         """About what a refresh would bring; None if all that there is was needed to tell."""
-        if not is_uniform(state.sampler) or 2 * len(probes) > state.sampler.num_examples:
+        if _has_strata(state.sampler) or 2 * len(probes) > state.sampler.num_examples:
             return None
         if self.num_clusters is None:
             norms = jnp.linalg.norm(probes, axis=1)
@@ -277,13 +304,21 @@ class _Resample:
     def _uniform(self, state: TrainState, wait: int, cost: float) -> TrainState:
         """Uniform draws until the next look, of this cost: in so many steps or later."""
         due = min(max(int(state.step) + wait, self._affordable(state, cost)), NEVER)
-        return with_sampler(_looked(state, None, due), uniform_like(state.sampler))
+        state = _looked(state, None, due)
+        # The sampler of another plan is none of its business.
+        plain = uniform_like(state.sampler) if _has_strata(state.sampler) else state.sampler
+        return with_sampler(state, plain)
 
     def _uniform_for_longer(self, state: TrainState, cost: float) -> TrainState:
         """Uniform, and twice as long as the last time that nothing was gained."""
-        again = is_uniform(state.sampler) and "wait" in state.memory
+        again = not _has_strata(state.sampler) and "wait" in state.memory
         wait = min(2 * int(state.memory["wait"]), NEVER) if again else self.every
         return self._uniform(scheduled(state, wait), wait, cost)
+
+
+def _has_strata(sampler: Any) -> bool:
+    """Or scores: whether it is one that a refresh made."""
+    return isinstance(sampler, sampling.Sampler) and not is_uniform(sampler)
 
 
 def _spent(state: TrainState, steps: float) -> TrainState:

@@ -21,7 +21,8 @@ class TrainState(NamedTuple):
     sampler_state: Any  # where it is
     memory: Any  # dict of arrays: what the plan keeps between its calls; {} without a plan
     key: jax.Array  # PRNG key of the plan, the same for all steps
-    recent_loss: jax.Array  # () float32: mean of the training losses of about the last 100 steps
+    # () float32: mean of the training losses of about the last 100 steps; NaN before the first.
+    recent_loss: jax.Array
 
 
 def init(
@@ -52,14 +53,15 @@ def init(
         sampler_state=sampler.init(draw_key),
         memory={},
         key=plan_key,
-        recent_loss=jnp.float32(0),
+        recent_loss=jnp.float32(jnp.nan),
     )
 
 
 def averaged(state: TrainState, loss: jax.Array) -> jax.Array:
     """``recent_loss`` after a step: the plain mean at first, then an exponential one."""
-    share = 1 / jnp.minimum(state.step + 1, RECENT)
-    return state.recent_loss + share * (loss.astype(jnp.float32) - state.recent_loss)
+    loss = loss.astype(jnp.float32)
+    before = jnp.where(jnp.isnan(state.recent_loss), loss, state.recent_loss)
+    return before + (loss - before) / jnp.minimum(state.step + 1, RECENT)
 
 
 def check_sampler(sampler: Any) -> None:

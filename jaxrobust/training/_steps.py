@@ -57,6 +57,22 @@ def take_steps(
             f"data must be arrays ({state.sampler.num_examples}, ...), as many examples as the "
             f"sampler has; got leading axes {sorted(lengths)}"
         )
+    # What a plan remembers is of no use to a step, and would compile it anew as it changes.
+    memory = state.memory
+    if extras is None:
+        state = state._replace(memory={})
+    state, losses = _steps(loss_fn, optimizer, extras, state, data, num_steps)
+    return state._replace(memory=memory), losses
+
+
+def _steps(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    extras: Extras | None,
+    state: TrainState,
+    data: Any,
+    num_steps: int,
+) -> tuple[TrainState, jax.Array]:
     if per_example.slow_in_loops(loss_fn)(state.params, data):
         return _one_by_one(loss_fn, optimizer, extras, state, data, num_steps)
     # The buffer of losses has the next power of two, so that there are few different programs.

@@ -82,7 +82,7 @@ def main():
         found[name] = {"value": value.item(), "gradients": [g.tolist() for g in gradients]}
     versions = {p: importlib.metadata.version(p) for p in ("torch", "pytorch-metric-learning")}
     inputs = {"x": x.tolist(), "y": y.tolist(), "labels": LABELS.tolist(), "margin": MARGIN}
-    print(json.dumps({"versions": versions, **inputs, "cases": found}, indent=1))
+    print(json.dumps({"versions": versions, **inputs, "cases": found}))
 
 
 if __name__ == "__main__":

@@ -52,4 +52,4 @@ def test_values_and_gradients_are_theirs(name, x64):
     )
     np.testing.assert_allclose(value, theirs["value"], rtol=1e-6)
     for ours, wanted in zip(gradients, theirs["gradients"], strict=True):
-        np.testing.assert_allclose(ours, wanted, atol=2e-6)
+        np.testing.assert_allclose(ours, wanted, atol=1e-6)

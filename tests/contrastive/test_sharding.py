@@ -1,5 +1,6 @@
 """Pairs that are spread over eight devices have the loss and the gradient of one device."""
 
+import functools
 from typing import Any
 
 import jax
@@ -82,17 +83,23 @@ def test_info_is_of_all_devices(communication):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "communication"),
-    some_fast(LOSSES, (AxisType.Explicit, AxisType.Auto), ("gather", "ring"), every=5),
+    ("name", "mesh_and_communication"),
+    some_fast(
+        LOSSES,
+        ((AxisType.Explicit, "gather"), (AxisType.Auto, "gather"), (AxisType.Explicit, "ring")),
+        every=5,
+    ),
 )
-def test_arrays_that_are_spread(name, kind, communication):
+def test_arrays_that_are_spread(name, mesh_and_communication):
     """Outside of `shard_map`, by the compiler or by the library."""
+    kind, communication = mesh_and_communication
     pairs = embeddings(number=B, dim=D)
-    loss = lambda x, y: LOSSES[name](x, y, positives=jnp.asarray(IDS), communication=communication)
+    loss = lambda x, y, **options: LOSSES[name](x, y, positives=jnp.asarray(IDS), **options)
     wanted = jax.value_and_grad(loss, (0, 1))(*pairs)
     mesh, arrays = spread(*pairs, kind=kind)
     with jax.set_mesh(mesh):
-        found = jax.jit(jax.value_and_grad(loss, (0, 1)))(*arrays)
+        spread_loss = functools.partial(loss, communication=communication)
+        found = jax.jit(jax.value_and_grad(spread_loss, (0, 1)))(*arrays)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, **TOLERANCE)
 
@@ -120,19 +127,45 @@ def test_what_cannot_be_spread_is_told():
             )
 
 
-def test_a_ring_holds_no_more_than_two_parts():
-    """Gathered, all embeddings are on every device."""
+def test_a_ring_needs_devices():
+    x, y = embeddings(number=B, dim=D)
+    with pytest.raises(ValueError, match="communication='ring' needs axis_name"):
+        contrastive.hinge_loss(x, y, communication="ring")
+
+
+@pytest.mark.parametrize("loss", [contrastive.sup_con, contrastive.triplet_loss])
+def test_sets_that_are_spread(loss):
+    x, _ = embeddings(number=B, dim=D)
+    labels = jnp.asarray(IDS)
+    wanted = jax.value_and_grad(loss)(x, labels)
+    mesh, arrays = spread(x, labels, kind=AxisType.Explicit)
+    with jax.set_mesh(mesh):
+        found = jax.jit(jax.value_and_grad(loss))(*arrays)
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(a, b, **TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    "mining",
+    ["hardest", pytest.param("all", marks=pytest.mark.slow),
+     pytest.param(contrastive.top_k(8), marks=pytest.mark.slow)],
+)  # fmt: skip
+def test_a_ring_holds_few_parts(mining):
+    """Gathered, all embeddings are on every device, and their gradients."""
     number, dim = 4_096, 64
     pairs = embeddings(number=number, dim=dim)
     mesh, arrays = spread(*pairs)
     data = PartitionSpec("batch")
-    temporary: dict[str, Any] = {}
+    memory: dict[str, Any] = {}
     for communication in ("gather", "ring"):
-        loss = lambda x, y, c: contrastive.hinge_loss(
-            x, y, mining="all", block_size=64, axis_name="batch", communication=c
-        )[0]
+
+        def loss(x, y, communication: Any = communication):
+            return contrastive.hinge_loss(
+                x, y, mining=mining, block_size=64, axis_name="batch", communication=communication
+            )[0]
+
         mapped = jax.shard_map(loss, mesh=mesh, in_specs=(data, data), out_specs=PartitionSpec())
         compiled = jax.jit(jax.grad(mapped, (0, 1))).lower(*arrays).compile()
-        memory: Any = compiled.memory_analysis()
-        temporary[communication] = memory.temp_size_in_bytes
-    assert temporary["ring"] < temporary["gather"] / 2
+        analysis: Any = compiled.memory_analysis()
+        memory[communication] = analysis.temp_size_in_bytes
+    assert memory["ring"] < memory["gather"] / 2

@@ -448,6 +448,62 @@ def test_sampling_stays_uniform_while_the_loss_falls():
     assert "fall" in found[1]
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.0, -1.0])
+def test_a_fall_is_of_losses_that_were_seen(scale):
+    """Before the first step there is none, and of losses that are not above 0 no share."""
+    params, data = problem()
+    scaled = lambda params, example: scale * loss(params, example)
+    plan = training.resample(scaled, first=0, every=8, cost=0.0, overhead=np.inf, dim=16)
+    state = training.init(params, OPTIMIZER, start(params).sampler, key=jax.random.key(0))
+    assert np.isnan(state.recent_loss)
+    rate = optax.sgd(0.001)
+    _, found = training.train(
+        scaled, rate, state._replace(opt_state=rate.init(params)), data, 24, plan=plan
+    )
+    looks = [record for record in found if record["event"] == "refresh"]
+    assert [record["step"] for record in looks] == [0, 8, 16]
+    assert "fall" not in looks[0]
+    assert "fall" not in looks[1]
+    assert ("fall" in looks[2]) == (scale > 0)
+
+
+def test_strata_survive_a_search_for_copies_that_finds_none():
+    params, data = problem()
+    plan = training.combined(
+        PLANS["stratified"], training.remove_redundancy(loss, first=7, dim=64, tolerance=1e-3)
+    )
+    state, records = run(start(params), data, 9, plan=plan)
+    assert any("redundancy/redundancy" in record for record in records)
+    assert state.sampler.sizes.size == 4
+
+
+def test_what_a_plan_remembers_compiles_nothing():
+    params, data = problem()
+    traced = []
+
+    def counted(params, example):
+        traced.append(1)
+        return loss(params, example)
+
+    state = start(params)
+    for memory in ({}, {"a/b": np.float32(1)}, {"a/b": np.float32(2), "a/c": np.int32(3)}):
+        before = len(traced)
+        state, _ = training.take_steps(counted, OPTIMIZER, state._replace(memory=memory), data, 3)
+        assert state.memory == memory
+        assert len(traced) == before or not memory
+
+
+def test_impossible_strata_are_told_before_the_first_step():
+    params, data = problem()
+    for options, message in (
+        ({"num_clusters": 64}, "num_clusters must be at most the 48 examples, got 64"),
+        ({"num_clusters": 16, "allocation": "equal"}, "at most the batch size, 8, with"),
+    ):
+        plan = training.resample(loss, **options)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=message):
+            run(start(params), data, 5, plan=plan)
+
+
 def test_back_to_uniform_where_the_ratio_is_no_gain(monkeypatch):
     """Clusters that are worse than uniform draws are not used."""
     params, data = problem()
@@ -483,7 +539,7 @@ def test_counted_costs():
     step = 8 * gradient + 5e4
     scores = _costs.costs_of(loss, state, data, num_clusters=None, **options)
     np.testing.assert_allclose(scores.look, 6e6 / step)
-    np.testing.assert_allclose(scores.probes, (40 * sketch + 8e6) / step)
+    np.testing.assert_allclose(scores.probes, (40 * sketch + 12e6) / step)
     np.testing.assert_allclose(scores.refresh, (48 * sketch + 12e6) / step)
     clusters = _costs.costs_of(loss, state, data, num_clusters=6, **options)
     blocks = 48 / 8  # of so many points that each cluster gets one
@@ -571,6 +627,27 @@ def test_the_ratio_ahead_is_about_that_of_the_refresh(allocation):
     ratio = float(made["ratio"])
     assert ratio < 0.85
     assert 0.8 * ratio < float(ahead["ratio_ahead"]) < 1.5 * ratio
+
+
+def test_what_is_paid_for_is_used_once(monkeypatch):
+    """A refresh that saves less than it cost: until the next call, and then no other."""
+    from jaxrobust.training import _looks
+
+    params, data = many()
+    monkeypatch.setattr(_looks, "ratio_of_scores", lambda *args: 0.0)
+    monkeypatch.setattr(_looks, "ratio", lambda *args: 0.9)
+    plan = training.resample(
+        loss, first=0, every=1_000, plateau=1.0, cost=2.0, overhead=0.5, dim=16, num_probes=64
+    )
+    state = start(params, sampling.uniform(2_048, 8))._replace(step=jnp.int32(10_000))
+    state, report = plan.call(state, data)
+    assert report["sampler"] == "importance"
+    assert plan.next_call(state) == 11_000
+    # 512 steps, of which a tenth of 1,000 were saved at most.
+    assert float(state.memory["resample/spent"]) > 512 - 100
+    state, report = plan.call(state._replace(step=jnp.int32(11_000)), data)
+    assert report == {"sampler": "uniform"}
+    assert state.sampler.running is None
 
 
 def test_no_refresh_if_its_clusters_promise_nothing():
@@ -709,12 +786,16 @@ def test_strata_after_groups():
     params, data = problem(num_copies=5)
     state, _ = run(start(params), data, 4, plan=PLANS["redundancy"])
     assert isinstance(state.sampler, sampling.GroupSampler)
+    options: dict[str, Any] = {"num_clusters": 4, "first": 4, "overhead": np.inf, "dim": 16}
+    options["plateau"] = 1.0
     for automatic in (False, True):
-        plan = training.resample(
-            loss, num_clusters=4, first=4, automatic=automatic, overhead=np.inf, dim=16
-        )
+        plan = training.resample(loss, automatic=automatic, cost=0.0, **options)
         after, _ = run(state, data, 6, plan=plan)
         assert isinstance(after.sampler, sampling.Sampler)
+    # A look that leads to nothing leaves them alone.
+    after, records = run(state, data, 6, plan=training.resample(loss, cost=1e9, **options))
+    assert any(record["event"] == "refresh" for record in records)
+    assert_same(after.sampler, state.sampler)
 
 
 def test_strata_and_snapshots_together():
