@@ -38,6 +38,8 @@ DERIVED = "our specification, section 2.2 (derived)"
 SIZE, COPIES = "batch of ", "copies: "
 UNTRAINED = "TF-IDF, not trained"
 TOLD = "{}, copies told"
+# R@1 from x to y of random embeddings, in %: 1,000, 500 and 693 items; for captions 4 of 4,000.
+CHANCE = {VIEWS: 0.1, DIGITS: 0.2, WIKIPEDIA: 0.14, TRANSLATIONS: 0.1, CAPTIONS: 0.1}
 TOP_SHARE = 0.01  # of all items, that count as the hardest
 
 WORDS = {
@@ -50,13 +52,15 @@ WORDS = {
     "collapse": "All embeddings are nearly the same: every hinge is the margin, and no "
     "gradient is left.",
 }
-# Means and standard deviations of rsum, measured before: views for 30 epochs, digits for 60.
+# R@1 in %, measured before over 3 seeds: views after 30 epochs, digits after 60. The standard
+# deviations that were noted with them are 0.3 to 1.9.
 BEFORE = {
-    VIEWS: (30, {ALL: 512, HARDEST: 519, WARM: 519, SEMI_HARD: 516, SOFT: 523, INFO_NCE: 527,
-                 SIGMOID: 540}),
-    DIGITS: (60, {ALL: 243, HARDEST: 186, WARM: 200, SEMI_HARD: 246, SOFT: 254, INFO_NCE: 254,
-                  SIGMOID: 254}),
+    VIEWS: (30, {ALL: 62.0, HARDEST: 64.1, WARM: 65.2, SEMI_HARD: 63.4, SOFT: 65.4, INFO_NCE: 66.5,
+                 SIGMOID: 71.7}),
+    DIGITS: (60, {ALL: 15.2, HARDEST: 10.0, WARM: 11.1, SEMI_HARD: 15.5, SOFT: 16.9,
+                  INFO_NCE: 16.1, SIGMOID: 15.1}),
 }  # fmt: skip
+DEVIATION_BEFORE, SEEDS_BEFORE = 1.8, 3
 
 Found = dict[str, dict[str, Run]]
 
@@ -99,6 +103,18 @@ def untrained(texts: Texts, seeds: int) -> Run:
     return Run(same(found.x_to_y.recall[0]), same(found.rsum), same(np.nan), same(np.nan))
 
 
+def ahead(one: Run, other: Run, what: str = "rsum") -> float:
+    """Mean difference in the end, less two standard errors: above 0 it is told from chance.
+
+    Of pairs of runs of one seed.
+    """
+    gaps = last(one, what) - last(other, what)
+    return float(gaps.mean() - 2 * gaps.std(ddof=1) / np.sqrt(len(gaps)))
+
+
+SURE = "difference of rsum, less two standard errors over seeds"
+
+
 def claims(config: Any, found: Found) -> list[Claim]:
     """Where the hardest negative teaches, and where it hurts."""
     made = []
@@ -125,8 +141,8 @@ def _claims_of_views(views: dict[str, Run]) -> list[Claim]:
         Claim.at_least(
             VSE,
             "pairs that can be told apart: the hardest negative is ahead of all negatives in the "
-            "end (difference of the mean rsum; measured before: 7)",
-            last(views[HARDEST]).mean() - last(views[ALL]).mean(),
+            f"end ({SURE}; measured before: 7, without)",
+            ahead(views[HARDEST], views[ALL]),
             0.0,
         ),
         Claim.at_least(
@@ -142,15 +158,25 @@ def _claims_of_digits(digits: dict[str, Run]) -> list[Claim]:
     return [
         Claim.at_least(
             SPEC,
-            "pairs that are ambiguous: the hardest negative is behind all negatives (difference of "
-            "the mean rsum, all less hardest; measured before: 58)",
-            last(digits[ALL]).mean() - last(digits[HARDEST]).mean(),
+            "pairs that are ambiguous: the hardest negative is behind all negatives "
+            f"({SURE}; measured before: 57, without)",
+            ahead(digits[ALL], digits[HARDEST]),
             20.0,
         ),
         Claim.at_least(
+            OWN,
+            "and under it they are nearly all alike in the end, also after a warm-up, where under "
+            "all negatives they are not (difference of the mean cosine of different items)",
+            [
+                last(digits[method], "cosine").mean() - last(digits[ALL], "cosine").mean()
+                for method in (HARDEST, WARM)
+            ],
+            0.5,
+        ),
+        Claim.at_least(
             SPEC,
-            "and there the soft maximum is ahead of the hardest (difference of the mean rsum)",
-            last(digits[SOFT]).mean() - last(digits[HARDEST]).mean(),
+            f"and there the soft maximum is ahead of the hardest ({SURE})",
+            ahead(digits[SOFT], digits[HARDEST]),
             20.0,
         ),
     ]
@@ -176,17 +202,24 @@ def _claims_of_deep(deep: dict[str, Run]) -> list[Claim]:
     ]
 
 
-def _as_before(name: str, before: dict[str, int], by: dict[str, Run]) -> Claim:
-    """The differences to `all`, of which the level of the data sets drops out."""
-    others = [method for method in before if method in by and method != ALL]
-    ours = {method: last(by[method]) - last(by[ALL]) for method in others}
-    off = [abs(values.mean() - (before[method] - before[ALL])) for method, values in ours.items()]
+def _as_before(name: str, before: dict[str, float], by: dict[str, Run]) -> Claim:
+    off = []
+    for method in (method for method in before if method in by):
+        values = last(by[method], "recall")
+        error = np.hypot(
+            values.std(ddof=1) / np.sqrt(len(values)), DEVIATION_BEFORE / np.sqrt(SEEDS_BEFORE)
+        )
+        off.append(abs(values.mean() - before[method]) / error)
     return Claim.at_most(
         SPEC,
-        f"{name}: rsum less that of all negatives is as measured before, with another program and "
-        "other draws (difference of the differences, by method)",
+        f"{name}: R@1 of every method is as measured before, with another program and other draws "
+        "of the data (difference in standard errors, by method)",
         off,
-        12.0,
+        2.5,
+        should_hold=False,
+        reason="the data are made anew from a description in words, which leaves scales and the "
+        "start of the weights open; the table shows both, and in both the order of the methods is "
+        "nearly the same",
     )
 
 
@@ -199,8 +232,8 @@ def _claims_of_files(found: Found) -> list[Claim]:
                 Claim.at_least(
                     OWN,
                     f"{name}, where several items fit: the soft maximum is ahead of the hardest "
-                    "negative (difference of the mean rsum)",
-                    last(by[SOFT]).mean() - last(by[HARDEST]).mean(),
+                    f"negative ({SURE})",
+                    ahead(by[SOFT], by[HARDEST]),
                     0.0,
                 )
             )
@@ -210,8 +243,8 @@ def _claims_of_files(found: Found) -> list[Claim]:
             Claim.at_least(
                 VSE,
                 "translations, which can be told apart: the hardest negative is ahead of all "
-                "negatives (difference of the mean rsum)",
-                last(by[HARDEST]).mean() - last(by[ALL]).mean(),
+                f"negatives ({SURE})",
+                ahead(by[HARDEST], by[ALL]),
                 0.0,
             )
         )
@@ -221,8 +254,8 @@ def _claims_of_files(found: Found) -> list[Claim]:
             Claim.at_least(
                 OWN,
                 "captions: towers trained with the soft maximum retrieve better than the words "
-                "that captions have in common (difference of the mean rsum)",
-                last(by[SOFT]).mean() - last(by[UNTRAINED]).mean(),
+                f"that captions have in common ({SURE})",
+                ahead(by[SOFT], by[UNTRAINED]),
                 0.0,
             )
         )
@@ -243,14 +276,20 @@ def _claim_of_sizes(found: Found) -> Claim:
 
 def _claims_of_copies(found: Found) -> list[Claim]:
     names = sorted(named(found, COPIES), key=number_in)
-    most = found[names[-1]]
+    told = TOLD.format(HARDEST)
+    gains = [last(found[name][told]) - last(found[name][HARDEST]) for name in (names[0], names[-1])]
+    more = gains[1] - gains[0]
     return [
         Claim.at_least(
             OWN,
-            f"{names[-1]} views of each thing, which are taken for negatives: the hardest negative "
-            "gains by being told (difference of the mean rsum)",
-            last(most[TOLD.format(HARDEST)]).mean() - last(most[HARDEST]).mean(),
+            f"with {number_in(names[-1])} views of each thing that are taken for negatives, being "
+            f"told matters more for the hardest negative than with {number_in(names[0])} "
+            f"(difference of the gains in rsum, less two standard errors over seeds)",
+            float(more.mean() - 2 * more.std(ddof=1) / np.sqrt(len(more))),
             0.0,
+            should_hold=False,
+            reason="the effect is no larger than chance: a copy silences an anchor more often than "
+            "it misleads one (specification, section 2.2)",
         ),
     ]
 
@@ -364,11 +403,14 @@ def _table_of(config: Any, name: str, by: dict[str, Run]) -> Table:
     has_classes = any(np.isfinite(last(run, "precision")).all() for run in by.values())
     before = BEFORE[name][1] if name in BEFORE and config.epochs == BEFORE[name][0] else {}
     columns = ["method", "R@1, %", "rsum, %", "after the first epoch: R@1, %"]
-    columns += ["mAP"] * has_classes + ["rsum measured before"] * bool(before)
+    columns += ["mean cosine of different items"]
+    columns += ["mAP"] * has_classes + ["R@1 measured before"] * bool(before)
     rows = []
     for method, run in by.items():
         row = [method, show(last(run, "recall")), show(last(run))]
         row.append(f"{np.asarray(run.recall)[:, 0].mean():.1f}")
+        cosine = last(run, "cosine").mean()
+        row.append("" if np.isnan(cosine) else f"{cosine:.3f}")
         row += [f"{last(run, 'precision').mean():.3f}"] * has_classes
         row += [str(before.get(method, ""))] * bool(before)
         rows.append(tuple(row))
@@ -377,6 +419,13 @@ def _table_of(config: Any, name: str, by: dict[str, Run]) -> Table:
         "over seeds)",
         tuple(columns),
         rows,
+        "Chance, from x to y: R@1 of "
+        f"{CHANCE[name]} %. A mean cosine of 1: all embeddings are the same. Seeds: "
+        + (
+            "of the weights and the order of batches; the data are the same."
+            if name in (WIKIPEDIA, TRANSLATIONS, CAPTIONS)
+            else "of data, weights and batches."
+        ),
     )
 
 

@@ -12,7 +12,7 @@ from jaxrobust import contrastive, data
 
 FIRST = 5  # items that are shown for a query
 NUM_IMAGES, NUM_TEXTS = 8, 6
-RIGHT = "✓ "
+RIGHT, ALIKE = "✓ ", "• "
 
 
 class Shown(NamedTuple):
@@ -43,10 +43,16 @@ def show(name: str, problem: Problem, texts: Texts | None, embedded: dict[str, A
         return Shown(None, [])
     rows = []
     for query, items, marks in zip(queries, best, right, strict=True):
-        shown = [RIGHT * bool(mark) + of_y[item] for item, mark in zip(items, marks, strict=True)]
+        alike = ["" if texts else ALIKE * (of_y[item] == of_x[query]) for item in items]
+        shown = [
+            (RIGHT if mark else other) + of_y[item]
+            for item, mark, other in zip(items, marks, alike, strict=True)
+        ]
         rows.append((of_x[query], *shown))
     columns = ("query", *(f"{place + 1}." for place in range(FIRST)))
     note = f"By {method}, of the first seed. ✓: belongs to the query."
+    if texts is None:
+        note += " •: of the same category. The files have features of images and texts, no texts."
     return Shown(None, [Table(f"{name}: {what}", columns, rows, note)])
 
 

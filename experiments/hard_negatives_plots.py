@@ -59,8 +59,8 @@ def curves(result: Result):
     if VIEWS in names and DIGITS in names:
         text += (
             " Where pairs can be told apart, all negatives lead at first and the hardest overtake. "
-            "Where many halves fit, the hardest negative is often as good as the partner, and "
-            "pushing it away hurts."
+            "Where many halves fit, the hardest negative is often as good as the partner; pushing "
+            "it away brings embeddings to where nearly all are alike."
         )
     return plots.finish(figure), text
 
