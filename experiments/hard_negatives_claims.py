@@ -119,7 +119,7 @@ def claims(config: Any, found: Found) -> list[Claim]:
     """Where the hardest negative teaches, and where it hurts."""
     made = []
     if VIEWS in found:
-        made += _claims_of_views(found[VIEWS])
+        made += _claims_of_views(config, found[VIEWS])
     if DIGITS in found:
         made += _claims_of_digits(found[DIGITS])
     if "deep" in found:
@@ -135,7 +135,7 @@ def claims(config: Any, found: Found) -> list[Claim]:
     return [*made, *duplicates()]
 
 
-def _claims_of_views(views: dict[str, Run]) -> list[Claim]:
+def _claims_of_views(config: Any, views: dict[str, Run]) -> list[Claim]:
     first = lambda run: np.asarray(run.recall)[:, 0].mean()
     return [
         Claim.at_least(
@@ -144,6 +144,9 @@ def _claims_of_views(views: dict[str, Run]) -> list[Claim]:
             f"end ({SURE}; measured before: 7, without)",
             ahead(views[HARDEST], views[ALL]),
             0.0,
+            should_hold=config.epochs >= 60,
+            reason="it takes longer than this: over 8 seeds the difference was 1.2, with a "
+            "standard error of 0.7, after 30 epochs, and 2.9 with 0.8 after 60",
         ),
         Claim.at_least(
             VSE,
@@ -216,10 +219,6 @@ def _as_before(name: str, before: dict[str, float], by: dict[str, Run]) -> Claim
         "of the data (difference in standard errors, by method)",
         off,
         2.5,
-        should_hold=False,
-        reason="the data are made anew from a description in words, which leaves scales and the "
-        "start of the weights open; the table shows both, and in both the order of the methods is "
-        "nearly the same",
     )
 
 

@@ -148,7 +148,7 @@ def run_of(recall, rsum, cosine=0.5, precision=np.nan):
 
 
 FAST, SLOW = [20, 30, 35, 40], [10, 20, 30, 45]
-CONFIG = types.SimpleNamespace(epochs=4, batch=128, equal_steps=1_024, problems=())
+CONFIG = types.SimpleNamespace(epochs=61, batch=128, equal_steps=1_024, problems=())
 
 
 def good():
