@@ -61,12 +61,8 @@ def multi30k(
     if not columns or len(set(columns)) < len(columns) or set(columns) - set(known):
         raise ValueError(f"columns must be different ones of {known}, got {columns}")
     layout = Layout("text", {f"{part} {c}": _names(part, c) for part in _ALL for c in columns})
-    folders = _locate.places(path, "multi30k")
-    found = _locate.first_complete(folders, [layout])
-    if found is None:
-        looked = _locate.describe(path, folders)
-        other = "The repository multi30k/dataset has the files (GitHub)."
-        raise _locate.missing("Multi30k", looked, [layout], "multi30k", other)
+    other = "The repository multi30k/dataset has the files (GitHub)."
+    found = _locate.files("Multi30k", path, "multi30k", [layout], other)
     parts = {}
     for part in _ALL:
         lines = [_lines(found.files[f"{part} {column}"]) for column in columns]

@@ -45,12 +45,8 @@ def khan(path: str | os.PathLike | None = None, *, standardize: bool = False) ->
     profiling and artificial neural networks", Nature Medicine 7, 2001; files of the web site of
     Hastie, Tibshirani, Friedman, "The Elements of Statistical Learning".
     """
-    folders = _locate.places(path, "esl")
-    found = _locate.first_complete(folders, _LAYOUTS)
-    if found is None:
-        looked = _locate.describe(path, folders)
-        other = "There is no second way: tensorflow-datasets does not have this set."
-        raise _locate.missing("The Khan data set", looked, _LAYOUTS, "esl", other)
+    other = "There is no second way: tensorflow-datasets does not have this set."
+    found = _locate.files("The Khan data set", path, "esl", _LAYOUTS, other)
     x_train, y_train, _ = _part(found.files["xtrain"], found.files["ytrain"])
     x_test, y_test, dropped = _part(found.files["xtest"], found.files["ytest"])
     dataset = from_arrays(

@@ -80,6 +80,25 @@ def first_complete(folders: Sequence[Path], layouts: Sequence[Layout]) -> Found 
     return None
 
 
+def files(
+    title: str,
+    path: str | os.PathLike | None,
+    subfolder: str,
+    layouts: Sequence[Layout],
+    other: str,
+) -> Found:
+    """The files of a data set that comes from files alone; ``other`` says what else one can do.
+
+    Raises:
+      FileNotFoundError: if they are nowhere, or a folder holds a part of them.
+    """
+    folders = places(path, subfolder)
+    found = first_complete(folders, layouts)
+    if found is None:
+        raise missing(title, describe(path, folders), layouts, subfolder, other)
+    return found
+
+
 def missing(
     title: str, looked: Sequence[str], layouts: Sequence[Layout], subfolder: str, other: str
 ) -> FileNotFoundError:

@@ -59,12 +59,8 @@ def wikipedia(path: str | os.PathLike | None = None) -> Pairs:
     2010. The files number the categories 1..10; their names, in alphabetical order, are those
     that the paper gives, and not in the files.
     """
-    folders = _locate.places(path, "wikipedia")
-    found = _locate.first_complete(folders, _LAYOUTS)
-    if found is None:
-        looked = _locate.describe(path, folders)
-        other = "There is no second way: tensorflow-datasets does not have this set."
-        raise _locate.missing("The Wikipedia data set", looked, _LAYOUTS, "wikipedia", other)
+    other = "There is no second way: tensorflow-datasets does not have this set."
+    found = _locate.files("The Wikipedia data set", path, "wikipedia", _LAYOUTS, other)
     features = _features(found.files["features"])
     arrays = []
     for part, short in (("train", "tr"), ("test", "te")):

@@ -161,6 +161,7 @@ def _num_words(traced: Traced, leaf: int, shapes: dict, dim: int) -> int:
 
 
 def frames_of_leaf(traced: Traced, leaf: int) -> list[Frame]:
+    """What the groups of uses of a leaf are sketched by: one pair of maps for each frame."""
     return frames_of(traced.plan.leaves[leaf].groups, traced.leaves[leaf].shape)
 
 

@@ -152,7 +152,7 @@ def test_sets_that_are_spread(loss):
 )  # fmt: skip
 def test_a_ring_holds_few_parts(mining):
     """Gathered, all embeddings are on every device, and their gradients."""
-    number, dim = 4_096, 64
+    number, dim = 4_096, 256  # so large that embeddings are most of it
     pairs = embeddings(number=number, dim=dim)
     mesh, arrays = spread(*pairs)
     data = PartitionSpec("batch")
@@ -168,4 +168,4 @@ def test_a_ring_holds_few_parts(mining):
         compiled = jax.jit(jax.grad(mapped, (0, 1))).lower(*arrays).compile()
         analysis: Any = compiled.memory_analysis()
         memory[communication] = analysis.temp_size_in_bytes
-    assert memory["ring"] < 0.6 * memory["gather"]
+    assert memory["ring"] < memory["gather"] / 2
