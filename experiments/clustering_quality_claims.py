@@ -13,6 +13,7 @@ FIGURES = "Faghri et al., arXiv:2007.04532, distortion against clusters (read of
 HARTIGAN, RANDOM = "Hartigan, all inner products", "random, of equal sizes"
 REFINED = "sketch of 256, then one exact pass"
 PLAIN = "sketch of 256, no landmarks"
+SHORT = "sketch of 128, two passes"
 WARM = "sketch of 128, one pass from the last clusters"
 EXACT, RANK_ONE = "exact means and reassignments", "rank one (published)"
 WITHIN = 1.05
@@ -81,6 +82,17 @@ def sketch_claims(config: Any, found: Found) -> list[Claim]:
         for dim in (128, 256)
     ]
     made.append(
+        Claim.at_most(
+            OWN,
+            f"and so it is after two passes of the clustering ({SHORT}; ratio, the same), for sets "
+            "that are so large that a sample is clustered first",
+            mean_ratios(found, SHORT),
+            WITHIN,
+            should_hold=config.examples > 8_192,
+            reason="all of few examples are clustered from seeds on, which takes more passes",
+        )
+    )
+    made.append(
         Claim.at_least(
             OWN,
             "without landmarks, all 256 numbers random, J is further above (difference of the "
@@ -98,7 +110,7 @@ def sketch_claims(config: Any, found: Found) -> list[Claim]:
             WITHIN,
             should_hold=False,
             reason="after so many steps, early in training, one pass from old clusters is not "
-            "enough: further passes, at a quarter of an epoch each, or a start from scratch are",
+            f"enough; a start from a new sample ({SHORT}) is",
         )
     )
     if any(REFINED in q.ratios for q in found.values()):
@@ -153,15 +165,24 @@ def time_claims(config: Any, times: Times) -> list[Claim]:
     """What a refresh costs; claimed for a set of the size where it matters."""
     if config.dataset != "mnist":
         return []
+    ratio = lambda name: times.seconds[name] / times.epoch
+    what = (
+        f"takes no longer than an epoch of plain training in batches of 128 ({times.examples:,} "
+        f"examples, {times.clusters} clusters; ratio of the times, on this machine)"
+    )
     return [
         Claim.at_most(
             OWN,
-            f"a whole refresh ({WARM}; {times.examples:,} examples, {times.clusters} clusters) "
-            "takes no longer than an epoch of plain training in batches of 128 (ratio of the "
-            "times, on this machine)",
-            times.seconds[WARM] / times.epoch,
+            f"a whole refresh with J within 5 % ({SHORT}) {what}",
+            ratio(SHORT),
             1.0,
-        )
+            should_hold=False,
+            reason="a pass over the data with sketches takes 0.8 of such an epoch, for the first "
+            "layer, of which sketches need no gradient, is most of this network; and two passes "
+            "over the sketches with what comes before them 0.5. Neither grows with the network as "
+            "the epoch does",
+        ),
+        Claim.at_most(OWN, f"a whole refresh from old clusters ({WARM}) {what}", ratio(WARM), 1.0),
     ]
 
 
@@ -207,9 +228,9 @@ def summarise(found: Found, times: Times) -> str:
         f"method is {percent(RANK_ONE)} above. The variance with these clusters is "
         f"{min(double):.2f} to {max(double):.2f} of that of batches of twice the size, the fewer "
         "the more clusters."
-        f"\n\nA refresh of {times.examples:,} examples and {times.clusters} clusters from the last "
-        f"clusters on takes {times.seconds[WARM]:.2g} s, "
-        f"{times.seconds[WARM] / times.epoch:.1f} epochs of plain training, on this machine; from "
-        f"scratch {times.seconds[sketched(256)]:.2g} s; the published method "
+        f"\n\nA refresh of {times.examples:,} examples and {times.clusters} clusters ({SHORT}) "
+        f"takes {times.seconds[SHORT]:.2g} s, {times.seconds[SHORT] / times.epoch:.1f} epochs of "
+        f"plain training, on this machine; from old clusters on {times.seconds[WARM]:.2g} s, with "
+        f"256 numbers to the end {times.seconds[sketched(256)]:.2g} s; the published method "
         f"{times.seconds[RANK_ONE]:.2g} s."
     )

@@ -44,10 +44,7 @@ def objective(result: Result):
         right, title="Above the best on all inner products", x="clusters K", y="excess of J (%)"
     )
     for ax in (left, right):
-        ax.set_xscale("log", base=2)
-        ax.set_xticks(counts, [str(c) for c in counts])
-        ax.minorticks_off()
-        ax.autoscale_view()  # now, for the heights of labels follow from the limits
+        plots.doubling(ax, counts)
     left.set_ylim(0, 1.15)
     right.set_ylim(bottom=min(0, right.get_ylim()[0]))
     for ax in (left, right):

@@ -153,6 +153,18 @@ def describe(ax: Axes, *, title: str, x: str, y: str) -> None:
 
 
 @_styled
+def doubling(ax: Axes, numbers: Sequence[int]) -> None:
+    """A horizontal axis on which doubling is a step, with ticks at these numbers alone.
+
+    Limits are set for what is drawn at that moment: the heights of direct labels follow from them.
+    """
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(numbers, [str(number) for number in numbers])
+    ax.minorticks_off()
+    ax.autoscale_view()
+
+
+@_styled
 def legend(ax: Axes, **options):
     """A legend without a frame, where it hides least; options as for `Axes.legend`."""
     return ax.legend(**{"loc": "best", "handlelength": 3.2, **options})

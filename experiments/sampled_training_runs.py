@@ -33,6 +33,7 @@ class Curve(NamedTuple):
     steps: np.ndarray  # (n,)
     seconds: np.ndarray  # (n,): of training and refreshes, without evaluation
     values: np.ndarray  # (n,): test accuracy, or mean loss over the training set
+    test_losses: np.ndarray  # (n,): mean loss over the test set
     refreshing: float  # seconds of refreshes, all together
     reports: list[dict[str, Any]]  # of the refreshes
 
@@ -241,10 +242,10 @@ def run_once(
     )
     state.opt_state[-1].hyperparams["learning_rate"] = jnp.float32(rate)  # an argument, no constant
 
-    examples = problem.test if watch == "accuracy" else problem.train
-
     def evaluate(params):
-        return {"value": problem.evaluate(params, examples)[watch]}
+        on_test = problem.evaluate(params, problem.test)
+        watched = on_test if watch == "accuracy" else problem.evaluate(params, problem.train)
+        return {"value": watched[watch], "test_loss": on_test["loss"]}
 
     try:
         _, records = training.train(
@@ -261,7 +262,7 @@ def run_once(
         )
     except FloatingPointError:  # a rate that is too high: it reaches nothing
         nothing = np.zeros(0)
-        return Curve(nothing, nothing, nothing, 0.0, [])
+        return Curve(nothing, nothing, nothing, nothing, 0.0, [])
     return _curve(records)
 
 
@@ -271,8 +272,8 @@ def _curve(records: list[dict[str, Any]]) -> Curve:
         if record["event"] in ("train", "refresh"):
             clock += record["took"]
         if record["event"] == "evaluate":
-            rows.append((record["step"], clock, record["value"]))
+            rows.append((record["step"], clock, record["value"], record["test_loss"]))
     refreshes = [record for record in records if record["event"] == "refresh"]
     took = sum(record["took"] for record in refreshes)
-    steps, seconds, values = np.array(rows).T
-    return Curve(steps, seconds, values, took, refreshes)
+    steps, seconds, values, test_losses = np.array(rows).T
+    return Curve(steps, seconds, values, test_losses, took, refreshes)

@@ -89,8 +89,9 @@ def fit(
         should.
       sample_size: with ``"k-means++"``, if there are more than twice as many points: they are
         seeded and fitted among so many random ones first, those far from the mean more likely than
-        others, and then all go where they cost least.
-        Seeding takes K passes over the points, which would be most of the time. None for 4096, or
+        others, by up to 30 passes or ``max_passes`` if that is more; then all join these clusters,
+        one after the other, where they cost least. So one pass over all points, or two, is nearly
+        enough. Seeding among all takes K passes, which would be most of the time. None for 4096, or
         64 per cluster if that is more.
 
     Returns:
@@ -122,17 +123,26 @@ def fit(
     init = check_init(init, SEEDINGS, points.shape[0], num_clusters)
     sample_size = _check_sample_size(sample_size, num_clusters)
 
-    def improved(points: jax.Array, start: jax.Array) -> Clustering:
+    def improved(
+        points: jax.Array, start: jax.Array, most: int = max_passes, is_good: bool = False
+    ) -> Clustering:
         if algorithm == "lloyd":
-            return alternate(points, start, num_clusters, max_passes, tolerance)
-        return _improve(points, start, num_clusters, objective, max_passes, tolerance, block_size)
+            return alternate(points, start, num_clusters, most, tolerance)
+        size = min(block_size, points.shape[0])
+        return _improve(points, start, num_clusters, objective, most, tolerance, size, is_good)
 
     if isinstance(init, str) and init == "k-means++" and points.shape[0] > 2 * sample_size:
         key, sample_key = jax.random.split(key)
         sample = _sample(sample_key, points, sample_size)
-        few = improved(sample, start_from(init, key, sample, num_clusters))
-        return improved(points, _nearly_best(few, points, objective))
+        start = start_from(init, key, sample, num_clusters)
+        # A pass over the sample is cheap, and saves passes over all.
+        few = improved(sample, start, max(max_passes, _PASSES_OF_SAMPLE))
+        return improved(points, _assign(few, points, objective, _JOINING), is_good=True)
     return improved(points, start_from(init, key, points, num_clusters))
+
+
+_PASSES_OF_SAMPLE = 30
+_JOINING = 32  # points that join the clusters of a sample by the same sizes
 
 
 def objective(
@@ -199,27 +209,21 @@ def assign(clusters: Clustering, points: Any, *, objective: Objective = "pairwis
             f"points must be of the length of the centers, got {points.shape} and centers "
             f"{'by leaf' if shape is None else shape}"
         )
-    return _assign(clusters, points, objective)
+    return _assign(clusters, points, objective, 1)
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _assign(clusters: Clustering, points: jax.Array, objective: Objective) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _assign(
+    clusters: Clustering, points: jax.Array, objective: Objective, block_size: int
+) -> jax.Array:
     # About the centers' mean, for distances are found from products.
     middle = jnp.mean(clusters.centers, axis=0)
     distances = squared_distances(points, clusters.centers, middle)
     if objective == "kmeans":
         return jnp.argmin(distances, axis=1).astype(jnp.int32)
     sizes = clusters.sizes.astype(distances.dtype)
-    return assign_in_turn(sizes, clusters.spreads.astype(distances.dtype), distances, 1)
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _nearly_best(clusters: Clustering, points: jax.Array, objective: Objective) -> jax.Array:
-    """Where each point alone would cost least: a start for passes that decide with exact sizes."""
-    distances = squared_distances(points, clusters.centers)
-    if objective == "pairwise":  # the change of N_k S_k, up to a factor, for many members
-        distances = clusters.spreads[None, :] + clusters.sizes[None, :] * distances
-    return jnp.argmin(distances, axis=1).astype(jnp.int32)
+    spreads = clusters.spreads.astype(distances.dtype)
+    return assign_in_turn(sizes, spreads, distances, 1, block_size)
 
 
 def _check_algorithm(algorithm: str, objective: str, block_size: int | None) -> None:
@@ -276,7 +280,7 @@ def start_from(init: Any, key: jax.Array, points: jax.Array, num_clusters: int) 
     return init
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 6))
+@functools.partial(jax.jit, static_argnums=(2, 3, 6, 7))
 def _improve(
     points: jax.Array,
     start: jax.Array,
@@ -285,15 +289,20 @@ def _improve(
     max_passes: int,
     tolerance: float,
     block_size: int,
+    is_good: bool,
 ) -> Clustering:
-    """Passes of Hartigan's method until they gain little."""
+    """Passes of Hartigan's method until they gain little.
+
+    If the start is good, few points want to move in the first pass either.
+    """
     middle = jnp.mean(points, axis=0)
 
     def one_pass(state):
         assignments, sums, value, num_passes, _ = state
         sums, assignments = pass_over(
-            sums, points, assignments, middle, objective, block_size, num_passes == 0
-        )
+            sums, points, assignments, middle, objective, block_size,
+            False if is_good else num_passes == 0,
+        )  # fmt: skip
         # Anew, so that rounding errors do not add up; about centers that are close to the means.
         sums = sums_of(points, assignments, sums.centers)
         after = jnp.sum(by_cluster(sums, objective))

@@ -45,7 +45,7 @@ def gain_of_leaving(
 
 
 def assign_in_turn(
-    sizes: jax.Array, spreads: jax.Array, distances: jax.Array, weight: float
+    sizes: jax.Array, spreads: jax.Array, distances: jax.Array, weight: float, block_size: int = 1
 ) -> jax.Array:
     """Point after point to where ``sum_k s_k S_k`` grows least, about centers that stay.
 
@@ -56,16 +56,24 @@ def assign_in_turn(
       spreads: ``(K,)``, before.
       distances: ``(n, K)``, squared.
       weight: of every point.
+      block_size: so many points at a time by the same sizes, which is faster.
 
     Returns:
       ``(n,)`` int32.
     """
+    number, num_clusters = distances.shape
+    blocks = -(-number // block_size)
+    padded = jnp.pad(distances, ((0, blocks * block_size - number), (0, 0)))
+    weights = jnp.pad(jnp.full(number, weight, distances.dtype), (0, len(padded) - number))
 
-    def step(state, distance):
-        sizes, spreads = state
+    def step(state, block):
+        (sizes, spreads), (distances, weights) = state, block
         # (s + w) (S + w D) - s S, over w.
-        target = jnp.argmin(spreads + (sizes + weight) * distance).astype(jnp.int32)
-        sizes = sizes.at[target].add(weight)
-        return (sizes, spreads.at[target].add(weight * distance[target])), target
+        costs = spreads[None, :] + (sizes[None, :] + weight) * distances
+        targets = jnp.argmin(costs, axis=1).astype(jnp.int32)
+        added = weights[:, None] * jax.nn.one_hot(targets, num_clusters, dtype=distances.dtype)
+        sizes, spreads = sizes + added.sum(axis=0), spreads + jnp.sum(added * distances, axis=0)
+        return (sizes, spreads), targets
 
-    return jax.lax.scan(step, (sizes, spreads), distances)[1]
+    split = (padded.reshape(blocks, block_size, num_clusters), weights.reshape(blocks, block_size))
+    return jax.lax.scan(step, (sizes, spreads), split)[1].reshape(-1)[:number]

@@ -50,12 +50,32 @@ def costs_of(
         ahead = 2 * (ahead + half * (num_clusters * dim + _ITERATION))
     probes = num_probes * sketch + ahead + _CALLS_OF_PROBES * _CALL
     if cost is None:
-        block = max(1, min(128, number // (num_clusters or 1)))
-        fit = _clusters(number, num_clusters, dim, max_passes, block)
+        fit = _fit(number, num_clusters, dim, max_passes)
         refresh = (number * sketch + fit + _CALLS_OF_REFRESH * _CALL) / step
     else:
         refresh = cost * number / size
     return Costs(_STOP / step, probes / step, refresh)
+
+
+def sample_size(num_clusters: int) -> int:
+    """Of the examples that are clustered first, where there are more than twice as many."""
+    return max(4096, 64 * num_clusters)
+
+
+# Passes until the clusters of a sample no longer change, about.
+_PASSES_OF_SAMPLE = 12
+
+
+def _fit(number: int, num_clusters: int | None, dim: int, passes: int) -> float:
+    """Of all examples, and of a sample before, where there is one."""
+    if num_clusters is None:
+        return 0.0
+    block = lambda number: max(1, min(512, number // num_clusters))
+    cost = _clusters(number, num_clusters, dim, passes, block(number))
+    few = sample_size(num_clusters)
+    if number > 2 * few:
+        cost += _clusters(few, num_clusters, dim, _PASSES_OF_SAMPLE, block(few))
+    return cost
 
 
 def _clusters(number: int, num_clusters: int | None, dim: int, passes: int, block: int) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxrobust import clustering, sampling, trees
 from jaxrobust.training import _looks as looks
-from jaxrobust.training._costs import Costs, costs_of
+from jaxrobust.training._costs import Costs, costs_of, sample_size
 from jaxrobust.training._plans import (
     NEVER,
     Plan,
@@ -52,9 +52,9 @@ def resample(
     r"""Strata by gradient clusters, or scores by gradient norms, refreshed as training goes on.
 
     Unbiased for the mean loss. A refresh sketches the gradients of all examples in one pass and
-    clusters the sketches, from the last clusters on; without ``num_clusters`` it draws by the norms
-    of the sketches. From the sketches follows the *ratio* of the variances of the new sampler and
-    of uniform sampling.
+    clusters the sketches, of few examples from the last clusters on; without ``num_clusters`` it
+    draws by the norms of the sketches. From the sketches follows the *ratio* of the variances of
+    the new sampler and of uniform sampling.
 
     With ``automatic``, sampling is uniform unless the refresh pays. As long as the mean training
     loss (``recent_loss`` of the state) falls by more than a share ``plateau`` in ``every`` steps,
@@ -68,11 +68,12 @@ def resample(
     ratio; if :math:`(1-\mathrm{ratio})\,\nu\cdot\mathrm{every}\le cN/B`, none is made. One that was
     made is used if its ratio is below 1; if it saved less than it cost, sampling returns to uniform
     after ``every`` steps. Each time that nothing was gained the plan waits twice as long as before;
-    so it does if the strata or scores of before would have done nearly as well. All looks, and what
-    refreshes cost more than they saved, are at most a share ``overhead`` of the steps before there
-    is another look; a refresh that promises to pay is made at once, so that a promise which is not
-    kept is paid back by the wait for the next one. Samplers of other plans are left alone until a
-    refresh is used.
+    so it does if the strata or scores of before would have done nearly as well, and looks at them
+    meanwhile: if they are ``stale``, there is a refresh or the return to uniform. All looks, and
+    what refreshes cost more than they saved, are at most a share ``overhead`` of the steps before
+    there is another look; a refresh that promises to pay is made at once, so that a promise which
+    is not kept is paid back by the wait for the next one. Samplers of other plans are left alone
+    until a refresh is used.
 
     Args:
       loss_fn: ``loss_fn(params, example) -> ()``, the loss of one example.
@@ -80,7 +81,8 @@ def resample(
       allocation: of the draws to clusters, as in :func:`sampling.stratified`.
       first: step of the first call.
       every: steps between refreshes; with ``automatic`` the least number of them.
-      check_every: steps between looks at whether the strata or scores are stale; None for none.
+      check_every: steps between looks at whether the strata or scores are stale; None for none, or
+        with ``automatic`` for as many as can be afforded, ``every`` steps apart at least.
         Then ``num_probes`` random examples tell the ratio of the variances that the sampler has
         now, and if it is above ``stale`` there is a refresh at once.
       stale: the ratio, relative to uniform sampling.
@@ -180,10 +182,12 @@ class _Resample:
         refresh = int(state.memory.get("next_refresh", 0))
         # What another plan put in place of the strata or scores has no ratio: a refresh is due.
         if int(state.step) < refresh and isinstance(state.sampler, sampling.Sampler):
+            if self.check_every is None:  # nobody asked for this look
+                state = _spent(state, self._costs(state, data).probes)
             probes, rows = self._probes(state, data)
             now = looks.ratio_of_some(probes, state.sampler, rows)
             if now <= self.stale:
-                return _looked(state, self.check_every, refresh), {"ratio_now": now}
+                return self._looked_again(state, data, refresh), {"ratio_now": now}
             after, report = self._refreshed(state, data, probes)
             return after, {"ratio_now": now, **report}
         if self.automatic and not _has_strata(state.sampler):
@@ -249,7 +253,7 @@ class _Resample:
             last = int(state.memory["wait"])
             gained = (before - ratio) * noise * last > costs.refresh
             wait = self.every if gained else min(2 * last, NEVER)
-        state = _looked(scheduled(state, wait), self.check_every, int(state.step) + wait)
+        state = self._looked_again(scheduled(state, wait), data, int(state.step) + wait)
         kind = "importance" if self.num_clusters is None else "stratified"
         return with_sampler(state, sampler), report | {"sampler": kind}
 
@@ -295,6 +299,14 @@ class _Resample:
             num_clusters=self.num_clusters, dim=self.dim, max_passes=self.max_passes,
             cost=self.cost,
         )  # fmt: skip
+
+    def _looked_again(self, state: TrainState, data: Any, refresh: int) -> TrainState:
+        """With the next look at the strata or scores, or the next refresh if that comes first."""
+        wait = self.check_every
+        if wait is None and self.automatic:  # strata that are kept for long may become stale
+            due = self._affordable(state, self._costs(state, data).probes)
+            wait = max(self.every, due - int(state.step))
+        return _looked(state, wait, refresh)
 
     def _affordable(self, state: TrainState, cost: float) -> int:
         """The step at which this makes no more than the overhead of all steps."""
@@ -344,9 +356,10 @@ def _new_sampler(
         num_clusters,
         key=key,
         objective=looks.objective_of(allocation),
-        init=_last_clusters(state, num_clusters),
+        init=_start_of_clusters(state, num_clusters),
         max_passes=max_passes,
         tolerance=0.01,
+        sample_size=sample_size(num_clusters),
     )
     sampler = sampling.stratified(
         clusters.assignments,
@@ -358,10 +371,16 @@ def _new_sampler(
     return sampler, {"assignments": clusters.assignments}
 
 
-def _last_clusters(state: TrainState, num_clusters: int) -> Any:
-    """What clusters start from: the last ones, unless there were more of them."""
+def _start_of_clusters(state: TrainState, num_clusters: int) -> Any:
+    """The last ones, unless there were more of them; for many examples none.
+
+    There a sample is fitted first, which costs little; and few passes from clusters of old
+    gradients on end at a higher objective, ever more so from one refresh to the next.
+    """
     last = state.memory.get("assignments")
-    return "k-means++" if last is None or int(jnp.max(last)) >= num_clusters else last
+    if last is None or state.sampler.num_examples > 2 * sample_size(num_clusters):
+        return "k-means++"
+    return "k-means++" if int(jnp.max(last)) >= num_clusters else last
 
 
 def _looked(state: TrainState, check_every: int | None, refresh: int) -> TrainState:

@@ -17,6 +17,7 @@ from experiments.clustering_quality_claims import (
     RANDOM,
     RANK_ONE,
     REFINED,
+    SHORT,
     WARM,
     Quality,
     Times,
@@ -50,7 +51,8 @@ def pairs(points: np.ndarray, assigned: np.ndarray) -> float:
 def quality(ratio: float = 1.03, **changed: float) -> Quality:
     values = {
         HARTIGAN: 1.01, sketched(64): 1.1, sketched(128): 1.04, sketched(256): ratio,
-        PLAIN: 1.04, WARM: 1.04, REFINED: 1.03, EXACT: 1.05, RANK_ONE: 1.9, RANDOM: 9.8, **changed,
+        PLAIN: 1.04, SHORT: 1.04, WARM: 1.04, REFINED: 1.03, EXACT: 1.05, RANK_ONE: 1.9,
+        RANDOM: 9.8, **changed,
     }  # fmt: skip
     return Quality({name: np.full(2, value) for name, value in values.items()}, 10.0)
 
@@ -92,20 +94,25 @@ def test_all_methods_are_better_than_chance_and_near_the_reference(problem, grad
 
 def test_claims_can_hold_and_fail():
     good = {32: quality(), 64: quality()}
-    times = Times(60_000, 64, 1.0, {sketched(256): 2.0, WARM: 0.8, RANK_ONE: 9.0})
+    times = Times(60_000, 64, 1.0, {sketched(256): 2.0, SHORT: 0.9, WARM: 0.8, RANK_ONE: 9.0})
     full = Config(dataset="mnist", examples=10_000)
     claims = told.claims(full, good, times)
     assert all(claim.holds for claim in claims)
-    assert len(claims) == 9
+    assert len(claims) == 11
     for place, (name, value) in enumerate(
-        ((sketched(128), 1.06), (sketched(256), 1.06), (PLAIN, 1.02), (WARM, 1.06), (REFINED, 1.06))
-    ):
+        (
+            (sketched(128), 1.06), (sketched(256), 1.06), (SHORT, 1.06), (PLAIN, 1.02),
+            (WARM, 1.06), (REFINED, 1.06),
+        )
+    ):  # fmt: skip
         wrong = {32: quality(), 64: quality(**{name: value})}
         assert [c.holds for c in told.sketch_claims(full, wrong)].index(False) == place
     assert not told.sketch_claims(full, {64: quality(**{RANK_ONE: 1.1})})[-1].holds
     assert not told.guide_claims({64: quality(**{RANDOM: 8.0})})[0].holds
     assert not told.guide_claims({64: quality(**{RANK_ONE: 5.1})})[1].holds
-    assert not told.time_claims(full, times._replace(epoch=0.5))[0].holds
+    slower = told.time_claims(full, times._replace(epoch=0.85))
+    assert [claim.holds for claim in slower] == [False, True]
+    assert not told.time_claims(full, times._replace(epoch=0.5))[1].holds
     assert told.time_claims(Config(), times) == []
 
 
@@ -122,7 +129,7 @@ def test_the_images_are_of_members(problem):
 
 def test_the_report_is_drawn(problem):
     found = {8: quality(), 32: quality()}
-    times = Times(100, 8, 1.0, {sketched(256): 2.0, WARM: 0.8, RANK_ONE: 9.0})
+    times = Times(100, 8, 1.0, {sketched(256): 2.0, SHORT: 0.9, WARM: 0.8, RANK_ONE: 9.0})
     result = Result(
         summary=told.summarise(found, times),
         series={

@@ -10,11 +10,13 @@ from experiments.sampled_training import PRESETS, Config
 from experiments.sampled_training_claims import (
     best_reach,
     clean_claims,
+    least_test_losses,
     loss_ratios,
     redundancy_claims,
     redundancy_gains,
     to_accuracy,
     to_loss,
+    to_test_loss,
     unbiased_claims,
 )
 from experiments.sampled_training_runs import (
@@ -43,7 +45,8 @@ def result():
 def curve(values, seconds_per_step=0.1, refreshing=0.0):
     """Evaluated at every tenth step, with a refresh before the first."""
     steps = 10.0 * np.arange(1, len(values) + 1)
-    return Curve(steps, refreshing + seconds_per_step * steps, np.array(values), refreshing, [])
+    seconds = refreshing + seconds_per_step * steps
+    return Curve(steps, seconds, np.array(values), 1 - np.array(values), refreshing, [])
 
 
 @pytest.mark.slow
@@ -107,15 +110,16 @@ def test_the_clock_counts_steps_and_refreshes_alone():
     records = [
         {"event": "refresh", "step": 0, "took": 2.0},
         {"event": "train", "step": 5, "took": 1.0},
-        {"event": "evaluate", "step": 5, "took": 100.0, "value": 0.5},
+        {"event": "evaluate", "step": 5, "took": 100.0, "value": 0.5, "test_loss": 2.0},
         {"event": "train", "step": 10, "took": 3.0},
         {"event": "save", "step": 10, "took": 50.0},
-        {"event": "evaluate", "step": 10, "took": 100.0, "value": 0.7},
+        {"event": "evaluate", "step": 10, "took": 100.0, "value": 0.7, "test_loss": 1.0},
     ]
     found = sampled_training_runs._curve(records)
     assert found.seconds.tolist() == [3.0, 6.0]
     assert found.steps.tolist() == [5, 10]
     assert found.refreshing == 2.0
+    assert found.test_losses.tolist() == [2.0, 1.0]
 
 
 def test_a_rate_that_is_too_high_reaches_nothing():
@@ -145,6 +149,33 @@ def test_the_best_rate_is_the_one_that_gets_there_first():
 def gains(found, uniform=(0.2, 0.4, 0.6, 0.8)):
     methods = {UNIFORM: {0.1: [curve(uniform)] * 2}, FOUND: {0.1: [found] * 2}}
     return redundancy_gains(methods)[0]
+
+
+def test_uniform_sampling_counts_at_its_fastest_rate():
+    """The accuracy is that of its best rate, 0.8; another one is there after 20 steps, not 40."""
+    uniform = {0.1: [curve([0.2, 0.4, 0.6, 0.8])] * 2, 0.3: [curve([0.2, 0.8, 0.7, 0.7])] * 2}
+    methods = {UNIFORM: uniform, FOUND: {0.1: [curve([0.9])] * 2}}
+    found, rows = redundancy_gains(methods)
+    np.testing.assert_allclose(found[FOUND], 0.5)
+    assert [row[1] for row in rows] == ["0.3", "0.1"]
+
+
+def test_a_rate_counts_at_which_all_seeds_get_there():
+    runs = {
+        0.1: [curve([0.9]), curve([0.9]), curve([0.1])],
+        0.2: [curve([0.1, 0.9])] * 3,
+    }
+    assert best_reach(runs, to_accuracy, [0.8] * 3)[0] == 0.2
+
+
+def test_to_a_test_loss():
+    """Lowest ones of uniform sampling 0.1, reached after 30 steps; the other never or after 20."""
+    uniform = {0.1: [curve([0.1, 0.5, 0.9])] * 2, 0.3: [curve([0.1, 0.5, 0.6])] * 2}
+    assert least_test_losses(uniform) == pytest.approx([0.101] * 2)
+    other = lambda last: {UNIFORM: uniform, FOUND: {0.1: [curve([0.1, last])] * 2}}
+    ratios = lambda last: loss_ratios(other(last), least_test_losses, to_test_loss)[FOUND]
+    assert ratios(0.9) == pytest.approx((2 / 3, 2 / 3))
+    assert ratios(0.8) == (np.inf, np.inf)
 
 
 def test_redundancy_claims_can_fail():

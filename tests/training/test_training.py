@@ -686,7 +686,9 @@ def test_refreshes_become_rare_while_they_gain_nothing(num_clusters):
     for _ in range(4):
         state, report = plan.call(state, data)
         assert report["sampler"] != "uniform"
-        steps.append(plan.next_call(state))
+        steps.append(int(state.memory["resample/next_refresh"]))
+        # In between they are looked at.
+        assert plan.next_call(state) == int(state.step) + 500
         last, state = state, state._replace(step=jnp.int32(steps[-1]))
     assert steps == [500, 1500, 3500, 7500]
     # Other weights, as if much had been learned since, and other large gradients.
@@ -701,6 +703,40 @@ def test_refreshes_become_rare_while_they_gain_nothing(num_clusters):
     )
     np.testing.assert_allclose(float(report["ratio_before"]), old / plain, rtol=1e-3)
     np.testing.assert_allclose(float(report["ratio"]), new / plain, rtol=1e-3)
+
+
+@pytest.mark.parametrize("num_clusters", [None, 8])
+def test_strata_that_are_kept_for_long_may_become_stale(num_clusters):
+    """Then it is looked at them, as far as that can be afforded, and they are given up."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(480, 5)) * rng.gamma(0.3, size=(480, 1))
+    data = [(jnp.asarray(x[order], jnp.float32), jnp.zeros(480)) for order in
+            (np.arange(480), rng.permutation(480))]  # fmt: skip
+    params, _ = problem()
+    make = lambda overhead: training.resample(
+        loss, num_clusters=num_clusters, allocation="equal", first=0, every=500, plateau=1.0,
+        cost=0.2, overhead=overhead, dim=64, num_probes=480,
+    )  # fmt: skip
+    plan = make(np.inf)
+    state, _ = plan.call(start(params, sampling.uniform(480, 8)), data[0])
+    # As if the refreshes before had gained little.
+    kept_for_long = {"resample/next_refresh": np.int32(1500)}
+    state = state._replace(step=jnp.int32(1000), memory=state.memory | kept_for_long)
+    kept, report = plan.call(state, data[0])
+    assert set(report) == {"ratio_now"}
+    assert report["ratio_now"] < 1
+    assert plan.next_call(kept) == 1500
+    # The same gradients, of other examples.
+    given_up, report = plan.call(state, data[1])
+    assert report["ratio_now"] > 1
+    assert "ratio" in report or report["sampler"] == "uniform"
+    assert "ratio" not in report or report["ratio"] < 1
+    assert plan.next_call(given_up) >= 1500
+    # With the usual overhead the next look would come after the refresh.
+    spent = float(kept.memory["resample/spent"]) - float(state.memory["resample/spent"])
+    assert spent > 0
+    poor, _ = make(0.03).call(state, data[0])
+    assert plan.next_call(poor) == 1500
 
 
 @pytest.mark.parametrize("num_clusters", [None, 4])
