@@ -31,18 +31,20 @@ import numpy as np
 
 from experiments import hard_negatives_claims as told
 from experiments import hard_negatives_examples as examples
-from experiments import hard_negatives_plots, silent
-from experiments.encoders import Bag, Recurrent, Tower
+from experiments import hard_negatives_plots, hard_negatives_tables, silent
+from experiments.encoders import Bag, ImageTower, Recurrent, Tower
 from experiments.hard_negatives_claims import Found
 from experiments.hard_negatives_problems import (
     CAPTIONS,
     DIGITS,
+    IMAGES,
     TRANSLATIONS,
     VIEWS,
     WIKIPEDIA,
     Problem,
     Texts,
     digit_halves,
+    digit_images,
     several_captions,
     translations,
     untold,
@@ -83,7 +85,8 @@ class Config:
     methods: tuple[str, ...] = (ALL, HARDEST, WARM, SOFT, INFO_NCE, SIGMOID)
     """Ways to choose negatives of views and digits; the claims need the first four."""
     problems: tuple[str, ...] = (VIEWS, DIGITS)
-    """Of `views`, `digits`, `wikipedia`, `translations`, `captions`."""
+    """Of `views`, `digits`, `digits as images` (for which towers are convolutional), `wikipedia`,
+    `translations`, `captions`."""
     seeds: int = 3
     """Number of data sets, initial weights and orders of batches."""
     batch: int = 128
@@ -104,7 +107,7 @@ class Config:
     """Of captions: `bag` of words, or `gru`."""
 
     def __post_init__(self):
-        known = (VIEWS, DIGITS, WIKIPEDIA, TRANSLATIONS, CAPTIONS)
+        known = (VIEWS, DIGITS, IMAGES, WIKIPEDIA, TRANSLATIONS, CAPTIONS)
         if not self.problems or set(self.problems) - set(known):
             raise ValueError(f"problems must be of {known}, got {self.problems}")
         if set(self.methods) - set(METHODS) or not set(self.methods) >= set(DEEP_METHODS):
@@ -144,6 +147,7 @@ _FROM_FILES: dict[str, Any] = {
 PRESETS = {
     "full": Config(
         methods=METHODS,
+        problems=(VIEWS, DIGITS, IMAGES),
         seeds=8,
         epochs=60,
         epochs_of_deep=20,
@@ -189,7 +193,10 @@ def run(config: Config, progress=silent) -> Result:
                 for name, by in found.items()
             },
         },
-        tables=[*told.tables(config, found), *(t for one in shown.values() for t in one.tables)],
+        tables=[
+            *hard_negatives_tables.tables(config, found),
+            *(t for one in shown.values() for t in one.tables),
+        ],
         words=told.WORDS,
         wall_time=seconds,
     )
@@ -203,9 +210,8 @@ def _problem(config: Config, name: str) -> tuple[dict[str, Run], examples.Shown]
         problems, towers = [texts.problem] * config.seeds, _text_towers(config, texts)
         methods = TEXT_METHODS if config.encoder == "bag" else RECURRENT_METHODS
     else:
-        make = {VIEWS: views, DIGITS: digit_halves, WIKIPEDIA: wikipedia}[name]
-        problems = [make(seed) for seed in range(config.seeds)]
-        towers = _twice(Tower((2 * WIDTH, WIDTH)))
+        problems = [_MAKERS[name](seed) for seed in range(config.seeds)]
+        towers = _twice(ImageTower(WIDTH) if name == IMAGES else Tower((2 * WIDTH, WIDTH)))
         methods = TEXT_METHODS if name == WIKIPEDIA else config.methods
     setting = Setting(towers, config.epochs, config.batch)
     runs, embedded = {}, {}
@@ -214,6 +220,11 @@ def _problem(config: Config, name: str) -> tuple[dict[str, Run], examples.Shown]
     if texts is not None and texts.untrained is not None:
         runs[told.UNTRAINED] = told.untrained(texts, config.seeds)
     return runs, examples.show(name, problems[0], texts, embedded)
+
+
+_MAKERS: dict[str, Any] = {
+    VIEWS: views, DIGITS: digit_halves, IMAGES: digit_images, WIKIPEDIA: wikipedia,
+}  # fmt: skip
 
 
 def _twice(tower: Any) -> tuple[Any, Any]:

@@ -10,6 +10,7 @@ from experiments.claims import Claim
 from experiments.hard_negatives_problems import (
     CAPTIONS,
     DIGITS,
+    IMAGES,
     TRANSLATIONS,
     VIEWS,
     WIKIPEDIA,
@@ -27,7 +28,6 @@ from experiments.hard_negatives_runs import (
     Run,
     loss_of,
 )
-from experiments.report import Table
 
 VSE = "Faghri et al., arXiv:1707.05612 (remark on training time)"
 SAMPLING = "Faghri et al., arXiv:1707.05612 (sampling argument, as we recall it)"
@@ -38,9 +38,6 @@ DERIVED = "our specification, section 2.2 (derived)"
 SIZE, COPIES = "batch of ", "copies: "
 UNTRAINED = "TF-IDF, not trained"
 TOLD = "{}, copies told"
-# R@1 from x to y of random embeddings, in %: 1,000, 500 and 693 items; for captions 4 of 4,000.
-CHANCE = {VIEWS: 0.1, DIGITS: 0.2, WIKIPEDIA: 0.14, TRANSLATIONS: 0.1, CAPTIONS: 0.1}
-TOP_SHARE = 0.01  # of all items, that count as the hardest
 
 WORDS = {
     "all": "The sum of the hinges of all negatives of the batch (SH, VSE0).",
@@ -85,9 +82,18 @@ def named(found: Any, prefix: str) -> dict[str, Any]:
     return {name: by for name, by in found.items() if name.startswith(prefix)}
 
 
-def last(run: Run, what: str = "rsum") -> np.ndarray:
-    """``(seeds,)``: in the end."""
-    return np.asarray(getattr(run, what))[:, -1]
+def reached(run: Run, what: str = "rsum") -> np.ndarray:
+    """``(seeds,)``: at the epoch that validation chooses, in the end without one."""
+    values = np.asarray(getattr(run, what))
+    return values[np.arange(len(values)), chosen(run)]
+
+
+def chosen(run: Run) -> np.ndarray:
+    """``(seeds,)``: the epoch, from 0, that is the first best one on the validation set."""
+    validated = np.asarray(run.validated)
+    without = np.isnan(validated).all(axis=1)
+    best = np.where(np.isnan(validated), -np.inf, validated).argmax(axis=1)
+    return np.where(without, validated.shape[1] - 1, best)
 
 
 def untrained(texts: Texts, seeds: int) -> Run:
@@ -100,7 +106,7 @@ def untrained(texts: Texts, seeds: int) -> Run:
         scores, jnp.eye(scores.shape[1]), texts.problem.groups, similarity="dot"
     )
     same = lambda value: np.full((seeds, 1), float(value))
-    return Run(same(found.x_to_y.recall[0]), same(found.rsum), same(np.nan), same(np.nan))
+    return Run(same(found.x_to_y.recall[0]), same(found.rsum), *[same(np.nan)] * 3)
 
 
 def ahead(one: Run, other: Run, what: str = "rsum") -> float:
@@ -108,7 +114,7 @@ def ahead(one: Run, other: Run, what: str = "rsum") -> float:
 
     Of pairs of runs of one seed.
     """
-    gaps = last(one, what) - last(other, what)
+    gaps = reached(one, what) - reached(other, what)
     return float(gaps.mean() - 2 * gaps.std(ddof=1) / np.sqrt(len(gaps)))
 
 
@@ -171,7 +177,7 @@ def _claims_of_digits(digits: dict[str, Run]) -> list[Claim]:
             "and under it they are nearly all alike in the end, also after a warm-up, where under "
             "all negatives they are not (difference of the mean cosine of different items)",
             [
-                last(digits[method], "cosine").mean() - last(digits[ALL], "cosine").mean()
+                reached(digits[method], "cosine").mean() - reached(digits[ALL], "cosine").mean()
                 for method in (HARDEST, WARM)
             ],
             0.5,
@@ -186,13 +192,13 @@ def _claims_of_digits(digits: dict[str, Run]) -> list[Claim]:
 
 
 def _claims_of_deep(deep: dict[str, Run]) -> list[Claim]:
-    recall = lambda method: last(deep[method], "recall").mean()
+    recall = lambda method: reached(deep[method], "recall").mean()
     return [
         Claim.at_least(
             SPEC,
             "deep towers under the hardest negative collapse: mean cosine of different items, in "
             "the end (1: all embeddings are the same)",
-            last(deep[HARDEST], "cosine"),
+            reached(deep[HARDEST], "cosine"),
             0.95,
         ),
         Claim.at_least(
@@ -208,7 +214,7 @@ def _claims_of_deep(deep: dict[str, Run]) -> list[Claim]:
 def _as_before(name: str, before: dict[str, float], by: dict[str, Run]) -> Claim:
     off = []
     for method in (method for method in before if method in by):
-        values = last(by[method], "recall")
+        values = reached(by[method], "recall")
         error = np.hypot(
             values.std(ddof=1) / np.sqrt(len(values)), DEVIATION_BEFORE / np.sqrt(SEEDS_BEFORE)
         )
@@ -224,7 +230,7 @@ def _as_before(name: str, before: dict[str, float], by: dict[str, Run]) -> Claim
 
 def _claims_of_files(found: Found) -> list[Claim]:
     made = []
-    for name in (WIKIPEDIA, CAPTIONS):
+    for name in (IMAGES, WIKIPEDIA, CAPTIONS):
         if name in found:
             by = found[name]
             made.append(
@@ -263,7 +269,9 @@ def _claims_of_files(found: Found) -> list[Claim]:
 
 def _claim_of_sizes(found: Found) -> Claim:
     sizes = sorted(named(found, SIZE), key=number_in)
-    gain = [last(found[name][HARDEST]).mean() - last(found[name][ALL]).mean() for name in sizes]
+    gain = [
+        reached(found[name][HARDEST]).mean() - reached(found[name][ALL]).mean() for name in sizes
+    ]
     return Claim.at_least(
         SAMPLING,
         f"the hardest negative gains with the batch relative to all negatives: difference of the "
@@ -276,7 +284,9 @@ def _claim_of_sizes(found: Found) -> Claim:
 def _claims_of_copies(found: Found) -> list[Claim]:
     names = sorted(named(found, COPIES), key=number_in)
     told = TOLD.format(HARDEST)
-    gains = [last(found[name][told]) - last(found[name][HARDEST]) for name in (names[0], names[-1])]
+    gains = [
+        reached(found[name][told]) - reached(found[name][HARDEST]) for name in (names[0], names[-1])
+    ]
     more = gains[1] - gains[0]
     return [
         Claim.at_least(
@@ -333,7 +343,7 @@ def duplicates() -> list[Claim]:
 
 def summary(found: Found) -> str:
     """The answer in few sentences."""
-    mean = lambda name, method: last(found[name][method]).mean()
+    mean = lambda name, method: reached(found[name][method]).mean()
     parts = []
     if VIEWS in found and DIGITS in found:
         parts.append(
@@ -343,7 +353,7 @@ def summary(found: Found) -> str:
             f"The soft maximum reaches {mean(VIEWS, SOFT):.0f} and {mean(DIGITS, SOFT):.0f}."
         )
     if "deep" in found:
-        recall = lambda method: last(found["deep"][method], "recall").mean()
+        recall = lambda method: reached(found["deep"][method], "recall").mean()
         parts.append(
             f"Deep towers collapse under the hardest negative (R@1 {recall(HARDEST):.1f} %); after "
             f"three epochs of all negatives they do not ({recall(WARM):.1f} %), nor under the soft "
@@ -358,88 +368,3 @@ def summary(found: Found) -> str:
                 f"maximum; the most has {best}, {mean(name, best):.0f}."
             )
     return " ".join(parts)
-
-
-def show(values: np.ndarray) -> str:
-    """Mean and standard deviation over seeds."""
-    return f"{values.mean():.1f} ± {values.std(ddof=1):.1f}"
-
-
-def tables(config: Any, found: Found) -> list[Table]:
-    """Recall and its sum in the end, mean and standard deviation over seeds."""
-    made = [_table_of(config, name, found[name]) for name in found if name in config.problems]
-    if "deep" in found:
-        rows = [
-            (method, show(last(run, "recall")), f"{last(run, 'cosine').mean():.3f}")
-            for method, run in found["deep"].items()
-        ]
-        columns = ("method", "R@1, %", "mean cosine of different items")
-        made.append(Table("Deep narrow towers on views, in the end", columns, rows))
-    if sizes := sorted(named(found, SIZE), key=number_in):
-        made.append(_table_of_sizes(config, found, sizes))
-    if copies := sorted(named(found, COPIES), key=number_in):
-        methods = list(found[copies[0]])
-        rows = [
-            (number_in(name), f"{expected_pairs(config.batch, number_in(name)):.1f}",
-             *(show(last(found[name][method])) for method in methods))
-            for name in copies
-        ]  # fmt: skip
-        columns = ("views of each thing", "pairs of one thing in a batch", *methods)
-        made.append(
-            Table(
-                "Negatives that are none: rsum on views, test things are other ones", columns, rows
-            )
-        )
-    return made
-
-
-def expected_pairs(batch: int, copies: int, number: int = 4_000) -> float:
-    """Of ``number`` rows with so many of each thing: pairs of one thing in a random batch."""
-    return batch * (batch - 1) / 2 * (copies - 1) / (number - 1)
-
-
-def _table_of(config: Any, name: str, by: dict[str, Run]) -> Table:
-    has_classes = any(np.isfinite(last(run, "precision")).all() for run in by.values())
-    before = BEFORE[name][1] if name in BEFORE and config.epochs == BEFORE[name][0] else {}
-    columns = ["method", "R@1, %", "rsum, %", "after the first epoch: R@1, %"]
-    columns += ["mean cosine of different items"]
-    columns += ["mAP"] * has_classes + ["R@1 measured before"] * bool(before)
-    rows = []
-    for method, run in by.items():
-        row = [method, show(last(run, "recall")), show(last(run))]
-        row.append(f"{np.asarray(run.recall)[:, 0].mean():.1f}")
-        cosine = last(run, "cosine").mean()
-        row.append("" if np.isnan(cosine) else f"{cosine:.3f}")
-        row += [f"{last(run, 'precision').mean():.3f}"] * has_classes
-        row += [str(before.get(method, ""))] * bool(before)
-        rows.append(tuple(row))
-    return Table(
-        f"{name}: retrieval of test pairs after {config.epochs} epochs (mean ± standard deviation "
-        "over seeds)",
-        tuple(columns),
-        rows,
-        "Chance, from x to y: R@1 of "
-        f"{CHANCE[name]} %. A mean cosine of 1: all embeddings are the same. Seeds: "
-        + (
-            "of the weights and the order of batches; the data are the same."
-            if name in (WIKIPEDIA, TRANSLATIONS, CAPTIONS)
-            else "of data, weights and batches."
-        ),
-    )
-
-
-def _table_of_sizes(config: Any, found: Found, sizes: list[str]) -> Table:
-    methods = list(found[sizes[0]])
-    rows = [
-        (number_in(name), f"{1 - (1 - TOP_SHARE) ** (number_in(name) - 1):.3f}",
-         *(show(last(found[name][method])) for method in methods))
-        for name in sizes
-    ]  # fmt: skip
-    columns = ("batch", "1 − q^(M−1), q = 0.99", *(f"rsum: {method}" for method in methods))
-    return Table(
-        f"Batch size on views, after {config.equal_steps:,} steps",
-        columns,
-        rows,
-        "1 − q^(M−1): how likely a batch of M has a negative from the hardest 1 % of all, for a "
-        "given query. The steps are as many for all sizes, so that large batches see more pairs.",
-    )

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.hard_negatives_problems import DIGITS, WIKIPEDIA, Problem, Texts
+from experiments.hard_negatives_problems import DIGITS, Problem, Texts
 from experiments.hard_negatives_runs import INFO_NCE, SOFT, scored
 from experiments.report import Table
 from jaxrobust import contrastive, data
@@ -26,15 +26,15 @@ def show(name: str, problem: Problem, texts: Texts | None, embedded: dict[str, A
     """By the soft maximum if it was trained, of queries spread over the test set."""
     method = SOFT if SOFT in embedded else INFO_NCE
     x, y = embedded[method]
-    groups = np.asarray(problem.groups)
+    groups = np.asarray(problem.test.groups)
     number = NUM_IMAGES if name == DIGITS else NUM_TEXTS
     queries = np.linspace(0, len(x) - 1, number).astype(int)
     best, right = first_items(method, x, y, groups, queries)
     if name == DIGITS:
-        halves = [np.asarray(half).reshape(-1, 8, 4) for half in (problem.x_test, problem.y_test)]
+        halves = [np.asarray(half).reshape(-1, 8, 4) for half in problem.test[:2]]
         return Shown({"queries": halves[0][queries], "found": halves[1][best], "right": right}, [])
-    if name == WIKIPEDIA:
-        classes, names = np.asarray(problem.labels[1]), data.wikipedia().info.class_names  # type: ignore[index]
+    if problem.labels is not None:
+        classes, names = np.asarray(problem.labels[1]), data.wikipedia().info.class_names
         of_x = of_y = [names[number] for number in classes]
         what = "categories of the image and of the retrieved texts"
     elif texts is not None:

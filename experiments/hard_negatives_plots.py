@@ -7,17 +7,20 @@ from experiments import plots
 from experiments.hard_negatives_problems import (
     CAPTIONS,
     DIGITS,
+    IMAGES,
     TRANSLATIONS,
     VIEWS,
     WIKIPEDIA,
 )
 from experiments.hard_negatives_runs import ALL, HARDEST, INFO_NCE, SOFT, WARM
+from experiments.hard_negatives_tables import expected_pairs
 from experiments.report import Result
 
 SHOWN = (ALL, HARDEST, WARM, SOFT, INFO_NCE)
 TITLES = {
     VIEWS: "Views: pairs can be told apart",
     DIGITS: "Digits: many halves fit",
+    IMAGES: "Digits, convolutional towers",
     WIKIPEDIA: "Wikipedia: images and texts",
     TRANSLATIONS: "Captions and translations",
     CAPTIONS: "Captions of one image",
@@ -86,10 +89,7 @@ def sizes(result: Result):
         y="probability of a negative from the",
     )  # fmt: skip
     for ax in (left, right):
-        ax.set_xscale("log", base=2)
-        ax.set_xticks(numbers, [str(number) for number in numbers])
-        ax.minorticks_off()
-        ax.autoscale_view()
+        plots.doubling(ax, numbers)
         plots.direct_labels(ax)
     return plots.finish(figure), (
         "Left: the sum of recalls after as many steps with every batch size; bands: one standard "
@@ -101,7 +101,7 @@ def sizes(result: Result):
 def copies(result: Result):
     """Retrieval over the number of views of each thing."""
     names = sorted(told.named(result.series, told.COPIES), key=told.number_in)
-    pairs = [told.expected_pairs(result.series["batch"], told.number_in(name)) for name in names]
+    pairs = [expected_pairs(result.series["batch"], told.number_in(name)) for name in names]
     figure, ax = plots.subplots(1, 1, width=7, height=4.2)
     for index, method in enumerate(result.series[names[0]]):
         values = np.array([np.asarray(result.series[n][method]["rsum"])[:, -1] for n in names])

@@ -9,9 +9,17 @@ import numpy as np
 from experiments import captions
 from jaxrobust import data
 
-VIEWS, DIGITS = "views", "digits"
+VIEWS, DIGITS, IMAGES = "views", "digits", "digits as images"
 WIKIPEDIA, TRANSLATIONS, CAPTIONS = "wikipedia", "translations", "captions"
 NUM_CENTERS, SPREAD, NOISE = 100, 0.35, 0.25
+
+
+class Gallery(NamedTuple):
+    """What is retrieved from what."""
+
+    x: Any
+    y: Any
+    groups: jax.Array  # (m,) int32: the row of x that each y belongs to
 
 
 class Problem(NamedTuple):
@@ -21,10 +29,9 @@ class Problem(NamedTuple):
     y_train: Any
     pairs: jax.Array  # (P, 2) int32: rows of x and y that belong together
     things: jax.Array  # (P,) int32: what they show; pairs of one thing are no negatives
-    x_test: Any
-    y_test: Any
-    # Of the test set: the row of x that each y belongs to, (m,) int32.
-    groups: jax.Array
+    test: Gallery
+    # By which the number of epochs is chosen; without it, all of them are done.
+    validation: Gallery | None = None
     # (n,) and (m,) int32: classes of the test set; None where there are none.
     labels: tuple[jax.Array, jax.Array] | None = None
 
@@ -58,11 +65,23 @@ def digit_halves(seed: int, test: int = 500) -> Problem:
     return of_arrays(halves[0], halves[1], len(images) - test)
 
 
+def digit_images(seed: int) -> Problem:
+    """The same halves as images of 8 by 4 pixels, for towers that are convolutional."""
+    problem = digit_halves(seed)
+    as_images = lambda half: half.reshape(-1, 8, 4, 1)
+    return problem._replace(
+        x_train=as_images(problem.x_train),
+        y_train=as_images(problem.y_train),
+        test=problem.test._replace(x=as_images(problem.test.x), y=as_images(problem.test.y)),
+    )
+
+
 def of_arrays(x: Any, y: Any, train: int) -> Problem:
     """Row i of x belongs to row i of y; the first ones are trained on."""
     x, y = (jnp.asarray(view, jnp.float32) for view in (x, y))
     own = np.arange(len(x))
-    return _problem(x[:train], y[:train], _same(train), x[train:], y[train:], own[: len(x) - train])
+    test = _gallery(x[train:], y[train:], own[: len(x) - train])
+    return _problem(x[:train], y[:train], _same(train), test)
 
 
 def untold(problem: Problem) -> Problem:
@@ -85,7 +104,8 @@ def wikipedia(seed: int) -> Problem:
         scale = lambda z, m=mean, s=deviation: (np.sqrt(np.maximum(z, 0)) - m) / (s + 1e-6)
         views.append((scale(train), scale(test)))
     (x, x_test), (y, y_test) = views
-    problem = _problem(x, y, _same(len(x)), x_test, y_test, np.arange(len(x_test)))
+    test = _gallery(x_test, y_test, np.arange(len(x_test)))
+    problem = _problem(x, y, _same(len(x)), test)
     return problem._replace(labels=(found.labels_test, found.labels_test))
 
 
@@ -102,16 +122,14 @@ class Texts(NamedTuple):
 def translations(images: int) -> Texts:
     """English captions and their German translations, of the first images and all test images."""
     found = data.multi30k(("en", "de"))
-    columns = [[row[column] for row in found.train[:images]] for column in (0, 1)]
-    tests = [[row[column] for row in found.test] for column in (0, 1)]
-    known = [captions.vocabulary(column) for column in columns]
-    x, y = (captions.encode(c, k) for c, k in zip(columns, known, strict=True))
-    x_test, y_test = (captions.encode(c, k) for c, k in zip(tests, known, strict=True))
-    own = np.arange(len(tests[0]))
-    problem = _problem(
-        x, y, np.stack([np.arange(len(columns[0]))] * 2, axis=1), x_test, y_test, own
-    )
-    return Texts(problem, (known[0].size, known[1].size), tests[0], tests[1], None)
+    side = lambda rows, column: [row[column] for row in rows]
+    train = found.train[:images]
+    known = [captions.vocabulary(side(train, column)) for column in (0, 1)]
+    encode = lambda rows: [captions.encode(side(rows, c), k) for c, k in enumerate(known)]
+    gallery = lambda rows: _gallery(*encode(rows), np.arange(len(rows)))
+    problem = _problem(*encode(train), _same(len(train)), gallery(found.test), gallery(found.val))
+    sizes = (known[0].size, known[1].size)
+    return Texts(problem, sizes, side(found.test, 0), side(found.test, 1), None)
 
 
 def several_captions(images: int) -> Texts:
@@ -119,19 +137,17 @@ def several_captions(images: int) -> Texts:
     found = data.multi30k([f"{number}.en" for number in range(1, 6)])
     train = found.train[:images]
     known = captions.vocabulary(caption for row in train for caption in row)
-    others = lambda rows: [caption for row in rows for caption in row[1:]]
     firsts = lambda rows: [row[0] for row in rows]
+    others = lambda rows: [caption for row in rows for caption in row[1:]]
+    encode = lambda rows: [captions.encode(of(rows), known) for of in (firsts, others)]
     of_image = lambda rows: np.repeat(np.arange(len(rows)), 4)
-    encode = lambda texts: captions.encode(texts, known)
+    gallery = lambda rows: _gallery(*encode(rows), of_image(rows))
     pairs = np.stack([of_image(train), np.arange(4 * len(train))], axis=1)
-    x_test, y_test = encode(firsts(found.test)), encode(others(found.test))
-    problem = _problem(
-        encode(firsts(train)), encode(others(train)), pairs, x_test, y_test, of_image(found.test)
-    )
-    untrained = captions.similarities(x_test, y_test, known.size)
-    return Texts(
-        problem, (known.size, known.size), firsts(found.test), others(found.test), untrained
-    )
+    test = gallery(found.test)
+    problem = _problem(*encode(train), pairs, test, gallery(found.val))
+    untrained = captions.similarities(test.x, test.y, known.size)
+    sizes = (known.size, known.size)
+    return Texts(problem, sizes, firsts(found.test), others(found.test), untrained)
 
 
 def _same(number: int) -> np.ndarray:
@@ -139,10 +155,14 @@ def _same(number: int) -> np.ndarray:
     return np.stack([np.arange(number)] * 2, axis=1)
 
 
-def _problem(x, y, pairs: np.ndarray, x_test, y_test, groups: np.ndarray) -> Problem:
-    as_arrays = lambda view: jax.tree.map(jnp.asarray, view)
-    as_numbers = lambda numbers: jnp.asarray(numbers, jnp.int32)
-    return Problem(
-        as_arrays(x), as_arrays(y), as_numbers(pairs), as_numbers(pairs[:, 0]),
-        as_arrays(x_test), as_arrays(y_test), as_numbers(groups),
-    )  # fmt: skip
+def _problem(
+    x: Any, y: Any, pairs: np.ndarray, test: Gallery, validation: Gallery | None = None
+) -> Problem:
+    x, y = (jax.tree.map(jnp.asarray, view) for view in (x, y))
+    numbers = jnp.asarray(pairs, jnp.int32)
+    return Problem(x, y, numbers, numbers[:, 0], test, validation)
+
+
+def _gallery(x: Any, y: Any, groups: np.ndarray) -> Gallery:
+    x, y = (jax.tree.map(jnp.asarray, view) for view in (x, y))
+    return Gallery(x, y, jnp.asarray(groups, jnp.int32))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.hard_negatives_problems import Problem
+from experiments.hard_negatives_problems import Gallery, Problem
 from jaxrobust import contrastive
 
 MARGIN, CLIP = 0.2, 2.0
@@ -29,6 +29,7 @@ class Run(NamedTuple):
     # (epochs,): mean average precision of the classes, of both ways, in the end; NaN before, and
     # without classes.
     precision: Any
+    validated: Any  # (epochs,): rsum on the validation set, in %; NaN without one
 
 
 class Setting(NamedTuple):
@@ -78,7 +79,10 @@ def scored(method: str, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Arra
 def train(
     method: str, setting: Setting, problem: Problem, key: jax.Array
 ) -> tuple[Run, tuple[jax.Array, jax.Array]]:
-    """One run of Adam with clipped gradients; and the embeddings of the test set in the end."""
+    """One run of Adam with clipped gradients; and the embeddings of the test set.
+
+    Those of the epoch that is best on the validation set, of the last one without such a set.
+    """
     number, batch = len(problem.pairs), setting.batch
     epoch_steps = number // batch
     steps = setting.epochs * epoch_steps
@@ -105,25 +109,41 @@ def train(
         return (optax.apply_updates(params, updates), state, number + 1), None
 
     def epoch(carry, key):
+        training, best = carry
         order = jax.random.permutation(key, number)[: epoch_steps * batch]
-        carry, _ = jax.lax.scan(step, carry, order.reshape(epoch_steps, batch))
-        return carry, evaluate(method, problem, *embed(carry[0], problem.x_test, problem.y_test))
+        training, _ = jax.lax.scan(step, training, order.reshape(epoch_steps, batch))
+        run = evaluate(method, problem, functools.partial(embed, training[0]))
+        # Without validation every epoch is better than the one before.
+        score = run.validated if problem.validation else best[0] + 1
+        better = score > best[0]
+        keep = lambda new, old: jnp.where(better, new, old)
+        return (training, jax.tree.map(keep, (score, training[0]), best)), run
 
-    begin = (params, optimizer.init(params), jnp.int32(0))
-    (params, *_), run = jax.lax.scan(epoch, begin, jax.random.split(key, setting.epochs))
-    x, y = embed(params, problem.x_test, problem.y_test)
+    begin = ((params, optimizer.init(params), jnp.int32(0)), (jnp.float32(-1), params))
+    (_, (_, params)), run = jax.lax.scan(epoch, begin, jax.random.split(key, setting.epochs))
+    x, y = embed(params, problem.test.x, problem.test.y)
     if problem.labels is not None:  # sorting all scores takes long, so only once
         precision = class_precision(method, problem.labels, x, y)
         run = run._replace(precision=run.precision.at[-1].set(precision))
     return run, (x, y)
 
 
-def evaluate(method: str, problem: Problem, x: jax.Array, y: jax.Array) -> Run:
-    """Of embeddings of the test set."""
+def evaluate(method: str, problem: Problem, embed: Any) -> Run:
+    """Of both sides of the test set, and of the validation set, as they are embedded."""
+    nothing = jnp.float32(jnp.nan)
+    validated = nothing
+    if problem.validation is not None:
+        validated = _retrieval(method, problem.validation, embed)[0].rsum
+    found, x = _retrieval(method, problem.test, embed)
     cosine = contrastive.collapse(x).mean_cosine
-    x, y, similarity = scored(method, x, y)
-    found = contrastive.retrieval_metrics(x, y, problem.groups, similarity=similarity)
-    return Run(found.x_to_y.recall[0], found.rsum, cosine, jnp.float32(jnp.nan))
+    return Run(found.x_to_y.recall[0], found.rsum, cosine, nothing, validated)
+
+
+def _retrieval(method: str, gallery: Gallery, embed: Any) -> tuple[Any, jax.Array]:
+    """The metrics, and the embeddings of x before they are normalized."""
+    raw, other = embed(gallery.x, gallery.y)
+    x, y, similarity = scored(method, raw, other)
+    return contrastive.retrieval_metrics(x, y, gallery.groups, similarity=similarity), raw
 
 
 def class_precision(method: str, labels: Any, x: jax.Array, y: jax.Array) -> jax.Array:

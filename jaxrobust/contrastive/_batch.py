@@ -17,8 +17,6 @@ from jaxrobust.contrastive._similarity import Similarity, prepared, similarity_o
 from jaxrobust.contrastive._tiles import Items
 
 Directions = Literal["both", "x_to_y", "y_to_x"]
-# Which anchors see a memory.
-_USES = {"memory_x": "y_to_x", "memory_y": "x_to_y"}
 DIRECTIONS = ("both", "x_to_y", "y_to_x")
 Communication = Literal["gather", "ring"]
 COMMUNICATIONS = ("gather", "ring")
@@ -140,75 +138,41 @@ def batch_of(
     check_choice("directions", directions, DIRECTIONS)
     check_choice("communication", communication, COMMUNICATIONS)
     has_ring = communication == "ring"
-    if has_ring and axis_name is None:
-        raise ValueError(
-            "communication='ring' needs axis_name, or pairs that are sharded over explicit mesh "
-            "axes: here nothing is known of several devices"
-        )
+    _check_ring(has_ring, axis_name, memory_x, memory_y)
+    _check_memories(directions, memory_x, memory_y)
     similarity = similarity_of(similarity)
     number = len(x)
     num_all = number if axis_name is None else number * jax.lax.axis_size(axis_name)
     known = pairs.check_positives(positives, x, num_all)
     has_ids = positives is not None and known.mask is None
-    for name, memory in (("memory_x", memory_x), ("memory_y", memory_y)):
-        if memory is not None and directions not in ("both", _USES[name]):
-            raise ValueError(f"{name} must be None with directions={directions!r}: nobody sees it")
-        if memory is not None and has_ring:
-            raise ValueError(f"{name} must be None with communication='ring': use 'gather'")
     valid = pairs.check_valid("valid", valid, number)
     margins = pairs.check_margin(margin, number)
+    is_plain = memory_x is None and memory_y is None and axis_name is None
+    _check_spread(is_plain, axis_name, margins, known.mask)
+
     own = jnp.arange(number, dtype=jnp.int32)
     raw = picked_scores(similarity, x, y, own[:, None])[:, 0]
     scale = jnp.asarray(pairs.check_number("scale", scale), raw.dtype)
     bias = jnp.asarray(pairs.check_number("bias", bias), raw.dtype)
-    partners, margins = scale * raw + bias, margins.astype(raw.dtype)
     items = Items(own, known.ids, valid)
-    mask = known.mask
-    plain = memory_x is None and memory_y is None and axis_name is None
-    if not plain and jnp.ndim(margins):
-        raise ValueError(
-            "margin must be a number with a memory, or where pairs are spread over devices"
-        )
     if axis_name is not None:
-        if mask is not None:
-            raise ValueError(
-                "positives must be ids, not a mask, where pairs are spread over devices"
-            )
-        start = number * jax.lax.axis_index(axis_name)
-        ids = items.ids if has_ids else items.ids + start
-        items = Items(items.index + start, ids, valid)
-    if mask is not None:
-        mask = mask | (items.index[:, None] == items.index[None, :])
-    flipped = similarity._replace(
-        scores=_flipped(similarity.scores), pairs=_flipped_pairs(similarity.pairs)
-    )
+        items = _numbered_on_all(items, axis_name, has_ids)
+    mask = None if known.mask is None else known.mask | (own[:, None] == own[None, :])
+    both = _Both(scale * raw + bias, items, margins.astype(raw.dtype), mask, similarity)
+
+    gathered = None if has_ring else axis_name
     sides = []
-    for name, anchors, candidates, memory, of, transpose in (
-        ("x_to_y", x, y, memory_y, similarity, False),
-        ("y_to_x", y, x, memory_x, flipped, True),
-    ):
-        if directions not in ("both", name):
-            continue
-        others, among = candidates, items
-        if axis_name is not None and not has_ring:
-            gather = lambda leaf: jax.lax.all_gather(leaf, axis_name, tiled=True)
-            others, among = jax.tree.map(gather, (candidates, items))
-        if memory is not None:
-            others, among = _with_memory(others, among, memory, has_ids)
-        among_them = mask.T if transpose and mask is not None else mask
-        if among_them is not None and memory is not None:
-            among_them = jnp.pad(among_them, ((0, 0), (0, len(others) - number)))
-        sides.append(
-            Side(
-                anchors, others, num_all if has_ring else len(others), items.index, partners,
-                items, among, margins.T if transpose else margins, among_them, of,
-            )
-        )  # fmt: skip
+    if directions != "y_to_x":
+        sides.append(_side(x, y, both, memory_y, has_ids, gathered))
+    if directions != "x_to_y":
+        sides.append(_side(y, x, both.flipped(), memory_x, has_ids, gathered))
+    if has_ring:
+        sides = [side._replace(number=num_all) for side in sides]
     square = None
-    if has_ring or (plain and directions == "both"):
+    if has_ring or (is_plain and directions == "both"):
         unit_x, unit_y = (prepared(similarity, z) for z in (x, y))
-        embedded = Embedded(unit_x, unit_y, partners, partners, scale, bias)
-        square = embedded, Known(items, items, margins, mask)
+        embedded = Embedded(unit_x, unit_y, both.partners, both.partners, scale, bias)
+        square = embedded, Known(items, items, both.margins, mask)
     block_size = pairs.check_block_size(block_size)
     if block_size is None:
         most = max(len(side.candidates) for side in sides)  # with a ring those of one device
@@ -216,6 +180,86 @@ def batch_of(
     return Batch(
         tuple(sides), square, Plan(similarity, block_size), scale, bias, valid,
         pairs.check_weights(weights, number), axis_name, directions, has_ring,
+    )  # fmt: skip
+
+
+def _check_ring(
+    has_ring: bool, axis_name: Any, memory_x: Memory | None, memory_y: Memory | None
+) -> None:
+    if not has_ring:
+        return
+    if axis_name is None:
+        raise ValueError(
+            "communication='ring' needs axis_name, or pairs that are sharded over explicit mesh "
+            "axes: here nothing is known of several devices"
+        )
+    for name, memory in (("memory_x", memory_x), ("memory_y", memory_y)):
+        if memory is not None:
+            raise ValueError(f"{name} must be None with communication='ring': use 'gather'")
+
+
+def _check_memories(directions: str, memory_x: Memory | None, memory_y: Memory | None) -> None:
+    """Nobody may give a memory that no anchor sees."""
+    for name, memory, used in (("memory_x", memory_x, "y_to_x"), ("memory_y", memory_y, "x_to_y")):
+        if memory is not None and directions not in ("both", used):
+            raise ValueError(f"{name} must be None with directions={directions!r}: nobody sees it")
+
+
+def _check_spread(
+    is_plain: bool, axis_name: Any, margins: jax.Array, mask: jax.Array | None
+) -> None:
+    """Of matrices there is only the part of the batch itself, on one device."""
+    if not is_plain and jnp.ndim(margins):
+        raise ValueError(
+            "margin must be a number with a memory, or where pairs are spread over devices"
+        )
+    if axis_name is not None and mask is not None:
+        raise ValueError("positives must be ids, not a mask, where pairs are spread over devices")
+
+
+def _numbered_on_all(items: Items, axis_name: Any, has_ids: bool) -> Items:
+    """With numbers that differ between devices; and ids, where they are these numbers."""
+    start = len(items.index) * jax.lax.axis_index(axis_name)
+    ids = items.ids if has_ids else items.ids + start
+    return Items(items.index + start, ids, items.valid)
+
+
+class _Both(NamedTuple):
+    """What both sides have in common, as x sees it."""
+
+    partners: jax.Array  # (n,): scores of pairs
+    items: Items
+    margins: jax.Array  # () or (n, n)
+    mask: jax.Array | None  # (n, n)
+    similarity: Similarity
+
+    def flipped(self) -> "_Both":
+        """As y sees it."""
+        scores, of_pairs = _Flipped(self.similarity.scores), _FlippedPairs(self.similarity.pairs)
+        return self._replace(
+            margins=self.margins.T,
+            mask=None if self.mask is None else self.mask.T,
+            similarity=self.similarity._replace(scores=scores, pairs=of_pairs),
+        )
+
+
+def _side(
+    anchors: jax.Array, candidates: jax.Array, both: _Both, memory: Memory | None, has_ids: bool,
+    gathered: Any,
+) -> Side:  # fmt: skip
+    """One direction; with the candidates of all devices along ``gathered``, and a memory."""
+    among, mask = both.items, both.mask
+    if gathered is not None:
+        gather = lambda leaf: jax.lax.all_gather(leaf, gathered, tiled=True)
+        candidates, among = jax.tree.map(gather, (candidates, among))
+    if memory is not None:
+        before = len(candidates)
+        candidates, among = _with_memory(candidates, among, memory, has_ids)
+        if mask is not None:
+            mask = jnp.pad(mask, ((0, 0), (0, len(candidates) - before)))
+    return Side(
+        anchors, candidates, len(candidates), both.items.index, both.partners, both.items, among,
+        both.margins, mask, both.similarity,
     )  # fmt: skip
 
 
@@ -254,10 +298,6 @@ def _with_memory(candidates, items: Items, memory: Memory, has_ids: bool):
     return join(candidates, old), jax.tree.map(join, items, more)
 
 
-def _flipped(scores):
-    return _Flipped(scores)
-
-
 class _Flipped(NamedTuple):
     """Scores with the sides exchanged; equal to another of the same scores, for it is static."""
 
@@ -268,11 +308,9 @@ class _Flipped(NamedTuple):
 
 
 class _FlippedPairs(NamedTuple):
+    """The same for scores of pairs."""
+
     pairs: Any
 
     def __call__(self, a: jax.Array, b: jax.Array) -> jax.Array:
         return self.pairs(b, a)
-
-
-def _flipped_pairs(of):
-    return _FlippedPairs(of)

@@ -137,13 +137,13 @@ def hinge_loss(
         has_sums=bool(mining.sums()),
     )  # fmt: skip
     found = mined(batch, mining)
-    count = lambda losses: losses if batch.weights is None else batch.weights * losses
-    total = batch.sum(sum(count(part.losses) for part in found))  # type: ignore[arg-type]
+    losses = [part.losses for part in found]
+    counts = losses if batch.weights is None else [batch.weights * part for part in losses]
+    total = batch.sum(jnp.concatenate(counts))
     if reduction == "mean":
         total = total / batch.num_pairs()
     elif reduction == "active":
-        active = batch.sum(sum((part.losses > 0).astype(int) for part in found))  # type: ignore[arg-type]
-        total = total / jnp.maximum(active, 1)
+        total = total / jnp.maximum(batch.sum(jnp.concatenate(losses) > 0), 1)
     return total, info_of(batch, found)
 
 

@@ -70,15 +70,15 @@ class Pick(abc.ABC):
         _, columns, priorities = jax.lax.sort((keys, both[1], both[0]), dimension=1, num_keys=2)
         return Picked(priorities[:, : self.k], columns[:, : self.k])
 
-    def value(self, state: Picked) -> Picked:
+    def value(self, state: Picked) -> Picked | jax.Array:
         """The state."""
         return state
 
-    def pull(self, tile: Tile, state: Picked, cotangent: Any) -> None:
+    def pull(self, tile: Tile, state: Picked, cotangent: Any) -> jax.Array | None:
         """What is picked has no gradient; its scores are formed again."""
         return
 
-    def pull_positive(self, state: Picked, cotangent: Any) -> None:
+    def pull_positive(self, state: Picked, cotangent: Any) -> jax.Array | None:
         """What is picked has no gradient."""
         return
 
@@ -113,11 +113,11 @@ class HardestHinges(Pick):
         """Slacks."""
         return jnp.where(tile.negative, slack_of(tile), -jnp.inf)
 
-    def value(self, state: Picked) -> jax.Array:  # type: ignore[override]
+    def value(self, state: Picked) -> jax.Array:
         """The sum of the first c."""
         return jnp.sum(jnp.where(self._counted(state), jax.nn.relu(state.priorities), 0), axis=1)
 
-    def pull(self, tile: Tile, state: Picked, cotangent: jax.Array) -> jax.Array:  # type: ignore[override]
+    def pull(self, tile: Tile, state: Picked, cotangent: jax.Array) -> jax.Array:
         """1 for every active hinge among the first c."""
         last = jnp.clip(self.count, 1, self.k) - 1
         least, column = (jnp.take(part, last, axis=1)[:, None] for part in state)
@@ -125,7 +125,7 @@ class HardestHinges(Pick):
         among = (slack > least) | ((slack == least) & (tile.columns[None, :] <= column))
         return jnp.where(among & (slack > 0) & (self.count > 0), cotangent[:, None], 0)
 
-    def pull_positive(self, state: Picked, cotangent: jax.Array) -> jax.Array:  # type: ignore[override]
+    def pull_positive(self, state: Picked, cotangent: jax.Array) -> jax.Array:
         """Each of these pulls the positive up."""
         active = self._counted(state) & (state.priorities > 0)
         return -cotangent * jnp.sum(active, axis=1).astype(cotangent.dtype)

@@ -13,9 +13,17 @@ from experiments import captions, hard_negatives, hard_negatives_runs, plots
 from experiments import hard_negatives_claims as told
 from experiments import hard_negatives_examples as examples
 from experiments import hard_negatives_problems as problems
+from experiments import hard_negatives_tables as tabulated
 from experiments.encoders import Bag, ImageTower, Recurrent, Tower
 from experiments.hard_negatives import Config
-from experiments.hard_negatives_problems import CAPTIONS, TRANSLATIONS, VIEWS, WIKIPEDIA, views
+from experiments.hard_negatives_problems import (
+    CAPTIONS,
+    IMAGES,
+    TRANSLATIONS,
+    VIEWS,
+    WIKIPEDIA,
+    views,
+)
 from experiments.hard_negatives_runs import (
     ALL,
     HARDEST,
@@ -28,6 +36,7 @@ from experiments.hard_negatives_runs import (
     Setting,
     train,
 )
+from jaxrobust import contrastive
 
 TOWERS: Any = (Tower((128, 64)),) * 2
 
@@ -36,18 +45,21 @@ def test_pairs_are_as_described():
     pairs = problems.digit_halves(0)
     left, right = (
         np.concatenate(side)
-        for side in ((pairs.x_train, pairs.x_test), (pairs.y_train, pairs.y_test))
+        for side in ((pairs.x_train, pairs.test.x), (pairs.y_train, pairs.test.y))
     )
     assert left.shape == right.shape == (1797, 32)
-    assert pairs.x_test.shape == (500, 32)
+    assert pairs.test.x.shape == (500, 32)
     whole = np.concatenate([left.reshape(-1, 8, 4), right.reshape(-1, 8, 4)], axis=2)
     from jaxrobust import data
 
     images = np.asarray(data.digits(test_fraction=0.0).x_train).reshape(-1, 64)
     as_rows = lambda a: {row.tobytes() for row in np.asarray(a, np.float32).reshape(-1, 64)}
     assert as_rows(whole) == as_rows(images)
+    as_images = problems.digit_images(0)
+    np.testing.assert_array_equal(as_images.test.x[..., 0].reshape(-1, 32), pairs.test.x)
+    assert as_images.y_train.shape == (1297, 8, 4, 1)
     made = views(3, 50, 10)
-    parts = (made.x_train, made.y_train, made.x_test, made.y_test)
+    parts = (made.x_train, made.y_train, made.test.x, made.test.y)
     assert [v.shape for v in parts] == [(50, 64), (50, 48), (10, 64), (10, 48)]
 
 
@@ -120,6 +132,37 @@ def test_towers_learn(method):
     assert np.isnan(run.precision).all()
 
 
+def test_validation_chooses_the_epoch():
+    """The embeddings are those of the run that ends there, and so are the figures."""
+    whole = views(0, 512, 256)
+    halves = [jax.tree.map(lambda a, part=part: a[part::2], whole.test) for part in (0, 1)]
+    # Partners of the validation set are others, so that no epoch is really better.
+    test, validation = (
+        half._replace(groups=jnp.roll(jnp.arange(128), number))
+        for number, half in enumerate(halves)
+    )
+    pairs = whole._replace(test=test, validation=validation)
+    setting = Setting(TOWERS, epochs=6, batch=64)
+    run, (x, y) = train(ALL, setting, pairs, jax.random.key(0))
+    one = Run(*(np.asarray(part)[None] for part in run))
+    (epoch,) = told.chosen(one)
+    assert epoch == np.argmax(run.validated) < 5
+    assert told.reached(one) == [run.rsum[epoch]] != [run.rsum[-1]]
+    found = contrastive.retrieval_metrics(x, y, test.groups)
+    np.testing.assert_allclose(found.rsum, run.rsum[epoch], rtol=1e-6)
+    swapped = pairs._replace(test=validation, validation=test)
+    other, _ = train(ALL, setting, swapped, jax.random.key(0))
+    np.testing.assert_array_equal(other.validated, run.rsum)
+    np.testing.assert_array_equal(other.rsum, run.validated)
+
+
+def test_the_first_best_epoch_is_chosen():
+    run = run_of(FAST, 100)._replace(validated=np.array([[1.0, 3, 3, 2], [4, np.nan, 1, 1]]))
+    np.testing.assert_array_equal(told.chosen(run), [1, 0])
+    np.testing.assert_array_equal(told.reached(run, "recall"), [30, 20])
+    np.testing.assert_array_equal(told.chosen(run_of(FAST, 100)), [3, 3])
+
+
 ALL_METHODS = (*METHODS, ORDER, ORDER_HARDEST)
 
 
@@ -143,7 +186,7 @@ def run_of(recall, rsum, cosine=0.5, precision=np.nan):
     as_epochs = lambda values: np.tile(np.asarray(values, float), (2, 1))
     return Run(
         as_epochs(recall), as_epochs([0, 0, 0, rsum]), as_epochs([1, 1, 1, cosine]),
-        as_epochs([precision] * 4),
+        as_epochs([precision] * 4), as_epochs([np.nan] * 4),
     )  # fmt: skip
 
 
@@ -207,7 +250,7 @@ def test_what_was_measured_before():
 
 
 def test_a_difference_counts_if_it_is_told_from_chance():
-    one, other = run_of(SLOW, 100), run_of(SLOW, 100)
+    one = other = run_of(SLOW, 100)._replace(validated=np.full((2, 2), np.nan))
     one = one._replace(rsum=np.array([[0.0, 104], [0, 100]]))
     other = other._replace(rsum=np.array([[0.0, 100], [0, 99]]))
     # Gaps of 4 and 1: mean 2.5, standard error 1.5.
@@ -216,7 +259,8 @@ def test_a_difference_counts_if_it_is_told_from_chance():
 
 def test_claims_of_files_can_fail():
     for name, better, worse in (
-        (WIKIPEDIA, SOFT, HARDEST), (CAPTIONS, SOFT, HARDEST), (TRANSLATIONS, HARDEST, ALL),
+        (WIKIPEDIA, SOFT, HARDEST), (CAPTIONS, SOFT, HARDEST), (IMAGES, SOFT, HARDEST),
+        (TRANSLATIONS, HARDEST, ALL),
     ):  # fmt: skip
         for gain in (5, -5):
             by = {better: run_of(SLOW, 100 + gain), worse: run_of(SLOW, 100)}
@@ -243,7 +287,7 @@ def test_claims_of_sizes_and_copies_can_fail():
     }
     assert [held(with_told(gain))[0] for gain in (5, -5)] == [True, False]
     # Of 128 rows, 8,128 pairs.
-    assert told.expected_pairs(128, 20) == pytest.approx(8_128 * 19 / 3_999)
+    assert tabulated.expected_pairs(128, 20) == pytest.approx(8_128 * 19 / 3_999)
 
 
 def test_copies_cost_four_margins():
