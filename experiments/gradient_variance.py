@@ -34,7 +34,6 @@ from jaxrobust import clustering, sampling
 STEPS = 4_000  # of the table
 STARTS = 3  # of Hartigan's method, of which the best counts
 SWEEP_STEPS, REFRESH = 5_000, 1_000
-LARGE_BATCH = 100  # in which the draws of every cluster are many
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,12 +187,12 @@ def sampled(gradients: jax.Array, assignments: jax.Array, m: Moments) -> dict[st
     )
     best = {"allocation": "neyman", "spread": m.spreads}
     exact = lambda sampler: float(sampling.variance(gradients, sampler))
-    scale = LARGE_BATCH / BATCH
+    scale = estimators.LARGE_BATCH / BATCH
     return {
-        "equal, sampler": exact(make(BATCH, "equal")),
+        estimators.EQUAL_SAMPLER: exact(make(BATCH, "equal")),
         "proportional, sampler": exact(make(BATCH, "proportional")),
         "Neyman, sampler": exact(make(BATCH, cover=False, **best)),
-        f"Neyman, sampler of {LARGE_BATCH}": scale * exact(make(LARGE_BATCH, **best)),
+        estimators.NEYMAN_SAMPLER: scale * exact(make(estimators.LARGE_BATCH, **best)),
     }
 
 

@@ -8,11 +8,13 @@ import numpy as np
 from experiments.claims import Claim
 from experiments.gradient_estimators import (
     DOUBLE,
+    EQUAL_SAMPLER,
     GC,
     HARTIGAN,
-    HARTIGAN_NEYMAN,
     IMPORTANCE,
+    LARGE_BATCH,
     NEYMAN,
+    NEYMAN_SAMPLER,
     PROPORTIONAL,
     SG,
     SVRG,
@@ -23,7 +25,6 @@ SPEC = "our specification, section 5.2 (measured before, with NumPy)"
 FIGURES = "Faghri et al., arXiv:2007.04532, random features (read off figures, specification 5.1)"
 LINEAR = "Faghri et al., arXiv:2007.04532, linear regression (as above)"
 OWN = "this library: measured, no paper"
-COCHRAN = "Cochran, Sampling Techniques, section 5.5 (exact)"
 FRESH = 500  # steps from a refresh to the measurement, in the sweep
 TOLERANCE = 0.08
 
@@ -116,11 +117,6 @@ def table_claims(table: Measured) -> list[Claim]:
     ]
 
 
-def least(found: dict[str, np.ndarray]) -> float:
-    """Of Neyman draws from the published clusters and of Hartigan's, the lower mean."""
-    return min(found[name].mean() for name in (NEYMAN, HARTIGAN, HARTIGAN_NEYMAN))
-
-
 def better_claims(table: Measured) -> list[Claim]:
     """How far below the published method one gets."""
     plain = [found for row, found in table.items() if not row.duplicated]
@@ -136,15 +132,15 @@ def better_claims(table: Measured) -> list[Claim]:
         ),
         Claim.at_most(
             OWN,
-            "where it is, Neyman draws from its clusters or Hartigan's method come to 0.37 of SG-B "
-            "(mean over seeds)",
-            [least(found) for found in plain],
+            "where it is, Hartigan's clusters, with a draw from each, come to 0.37 of SG-B (mean "
+            "over seeds)",
+            [found[HARTIGAN].mean() for found in plain],
             0.37,
         ),
         Claim.at_most(
             OWN,
             "with 90 % copies they come to 0.06 of SG-B (mean over seeds)",
-            [least(found) for found in copies],
+            [found[HARTIGAN].mean() for found in copies],
             0.06,
         ),
         Claim.at_most(
@@ -155,12 +151,11 @@ def better_claims(table: Measured) -> list[Claim]:
             1.0,
         ),
         Claim.at_most(
-            COCHRAN,
-            "proportional draws are never above SG-B, and Neyman draws never above equal ones from "
-            "the same clusters (ratios, every row and seed)",
-            [[found[PROPORTIONAL], found[NEYMAN] / found[GC]] for found in table.values()],
+            OWN,
+            f"Neyman draws as a sampler makes them, {LARGE_BATCH} and at least one from each of "
+            "the published clusters, are below equal ones (ratios, mean over seeds)",
+            [(found[NEYMAN_SAMPLER] / found[EQUAL_SAMPLER]).mean() for found in table.values()],
             1.0,
-            tolerance=1e-4,  # float32
         ),
     ]
 
@@ -341,8 +336,17 @@ def regression_claims(regression: Regression) -> list[Claim]:
             "data, of which only sizes are known, must have had more structure",
         ),
         Claim.at_most(
+            LINEAR,
+            "where half of the points are copies, GC is below SG-2B (GC over SG-2B)",
+            over(copies, GC, DOUBLE),
+            1.0,
+            should_hold=False,
+            reason="the clusters that the copies leave have the other points to tell apart, which "
+            "are as orthogonal as before (published: GC 0.002, SG-2B 0.012, of unknown data)",
+        ),
+        Claim.at_most(
             OWN,
-            "where half of the points are copies, Hartigan's clusters are below SG-2B (ratio)",
+            "and Hartigan's clusters are below SG-2B (ratio)",
             over(copies, HARTIGAN, DOUBLE),
             1.0,
         ),

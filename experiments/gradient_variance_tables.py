@@ -20,7 +20,6 @@ from experiments.gradient_variance_claims import (
     Measured,
     Regression,
     Sweep,
-    least,
     mean_ratio,
 )
 from experiments.report import Table
@@ -81,10 +80,10 @@ def summarise(table: Measured, sweep: Sweep) -> str:
     return (
         "The published gradient clustering lowers the variance of a mini-batch gradient to "
         f"{span(plain, mean(GC))} of that of plain batches, about what twice the batch does. "
-        f"Better draws from the same clusters, or better clusters, come to {span(plain, least)}; "
+        f"Better clusters, by Hartigan's method, come to {span(plain, mean(HARTIGAN))}; "
         f"importance sampling by norm, without clusters, to {span(plain, mean(IMPORTANCE))}. Where "
         f"90 % of the data are copies the figures are {span(copies, mean(GC))}, "
-        f"{span(copies, least)} and {span(copies, mean(IMPORTANCE))}."
+        f"{span(copies, mean(HARTIGAN))} and {span(copies, mean(IMPORTANCE))}."
         "\n\nAlong training the published orderings are found again, but for those marked below: "
         f"GC at {mean_ratio(sweep[USUAL], GC):.2f} and SVRG at {mean_ratio(sweep[USUAL], SVRG):.2f}"
         f" of SG-B with {USUAL.title}."

@@ -14,6 +14,13 @@ WIKIPEDIA, TRANSLATIONS, CAPTIONS = "wikipedia", "translations", "captions"
 NUM_CENTERS, SPREAD, NOISE = 100, 0.35, 0.25
 
 
+class Pair(NamedTuple):
+    """Two views."""
+
+    x: Any
+    y: Any
+
+
 class Gallery(NamedTuple):
     """What is retrieved from what."""
 
@@ -80,8 +87,8 @@ def of_arrays(x: Any, y: Any, train: int) -> Problem:
     """Row i of x belongs to row i of y; the first ones are trained on."""
     x, y = (jnp.asarray(view, jnp.float32) for view in (x, y))
     own = np.arange(len(x))
-    test = _gallery(x[train:], y[train:], own[: len(x) - train])
-    return _problem(x[:train], y[:train], _same(train), test)
+    test = _gallery(Pair(x[train:], y[train:]), own[: len(x) - train])
+    return _problem(Pair(x[:train], y[:train]), _same(train), test)
 
 
 def untold(problem: Problem) -> Problem:
@@ -104,8 +111,8 @@ def wikipedia(seed: int) -> Problem:
         scale = lambda z, m=mean, s=deviation: (np.sqrt(np.maximum(z, 0)) - m) / (s + 1e-6)
         views.append((scale(train), scale(test)))
     (x, x_test), (y, y_test) = views
-    test = _gallery(x_test, y_test, np.arange(len(x_test)))
-    problem = _problem(x, y, _same(len(x)), test)
+    test = _gallery(Pair(x_test, y_test), np.arange(len(x_test)))
+    problem = _problem(Pair(x, y), _same(len(x)), test)
     return problem._replace(labels=(found.labels_test, found.labels_test))
 
 
@@ -125,9 +132,9 @@ def translations(images: int) -> Texts:
     side = lambda rows, column: [row[column] for row in rows]
     train = found.train[:images]
     known = [captions.vocabulary(side(train, column)) for column in (0, 1)]
-    encode = lambda rows: [captions.encode(side(rows, c), k) for c, k in enumerate(known)]
-    gallery = lambda rows: _gallery(*encode(rows), np.arange(len(rows)))
-    problem = _problem(*encode(train), _same(len(train)), gallery(found.test), gallery(found.val))
+    encode = lambda rows: Pair(*(captions.encode(side(rows, c), k) for c, k in enumerate(known)))
+    gallery = lambda rows: _gallery(encode(rows), np.arange(len(rows)))
+    problem = _problem(encode(train), _same(len(train)), gallery(found.test), gallery(found.val))
     sizes = (known[0].size, known[1].size)
     return Texts(problem, sizes, side(found.test, 0), side(found.test, 1), None)
 
@@ -139,12 +146,12 @@ def several_captions(images: int) -> Texts:
     known = captions.vocabulary(caption for row in train for caption in row)
     firsts = lambda rows: [row[0] for row in rows]
     others = lambda rows: [caption for row in rows for caption in row[1:]]
-    encode = lambda rows: [captions.encode(of(rows), known) for of in (firsts, others)]
+    encode = lambda rows: Pair(*(captions.encode(of(rows), known) for of in (firsts, others)))
     of_image = lambda rows: np.repeat(np.arange(len(rows)), 4)
-    gallery = lambda rows: _gallery(*encode(rows), of_image(rows))
+    gallery = lambda rows: _gallery(encode(rows), of_image(rows))
     pairs = np.stack([of_image(train), np.arange(4 * len(train))], axis=1)
     test = gallery(found.test)
-    problem = _problem(*encode(train), pairs, test, gallery(found.val))
+    problem = _problem(encode(train), pairs, test, gallery(found.val))
     untrained = captions.similarities(test.x, test.y, known.size)
     sizes = (known.size, known.size)
     return Texts(problem, sizes, firsts(found.test), others(found.test), untrained)
@@ -156,13 +163,13 @@ def _same(number: int) -> np.ndarray:
 
 
 def _problem(
-    x: Any, y: Any, pairs: np.ndarray, test: Gallery, validation: Gallery | None = None
+    views: Pair, pairs: np.ndarray, test: Gallery, validation: Gallery | None = None
 ) -> Problem:
-    x, y = (jax.tree.map(jnp.asarray, view) for view in (x, y))
+    x, y = jax.tree.map(jnp.asarray, views)
     numbers = jnp.asarray(pairs, jnp.int32)
     return Problem(x, y, numbers, numbers[:, 0], test, validation)
 
 
-def _gallery(x: Any, y: Any, groups: np.ndarray) -> Gallery:
-    x, y = (jax.tree.map(jnp.asarray, view) for view in (x, y))
+def _gallery(views: Pair, groups: np.ndarray) -> Gallery:
+    x, y = jax.tree.map(jnp.asarray, views)
     return Gallery(x, y, jnp.asarray(groups, jnp.int32))

@@ -82,7 +82,9 @@ def _table_of(config: Any, name: str, by: dict[str, Run]) -> Table:
         note += " Every run is taken at the epoch that is best on the validation set."
     epochs, before = told.BEFORE.get(name, (0, {}))
     if epochs == config.epochs:
-        columns["R@1 measured before"] = [str(before.get(method, "")) for method in by]
+        known = lambda what: [str(getattr(before.get(m), what, "")) for m in by]
+        columns |= {"R@1 before": known("recall"), "rsum before": known("rsum")}
+        note += " Before: as we measured it earlier, over 3 seeds."
     kept = {title: column for title, column in columns.items() if any(column)}
     rows = list(zip(*kept.values(), strict=True))
     return Table(f"{title} (mean ± standard deviation over seeds)", tuple(kept), rows, note)

@@ -123,13 +123,11 @@ def fit(
     init = check_init(init, SEEDINGS, points.shape[0], num_clusters)
     sample_size = _check_sample_size(sample_size, num_clusters)
 
-    def improved(
-        points: jax.Array, start: jax.Array, most: int = max_passes, is_good: bool = False
-    ) -> Clustering:
+    def improved(points: jax.Array, start: jax.Array, most: int = max_passes) -> Clustering:
         if algorithm == "lloyd":
             return alternate(points, start, num_clusters, most, tolerance)
         size = min(block_size, points.shape[0])
-        return _improve(points, start, num_clusters, objective, most, tolerance, size, is_good)
+        return _improve(points, start, num_clusters, objective, most, tolerance, size)
 
     if isinstance(init, str) and init == "k-means++" and points.shape[0] > 2 * sample_size:
         key, sample_key = jax.random.split(key)
@@ -137,7 +135,7 @@ def fit(
         start = start_from(init, key, sample, num_clusters)
         # A pass over the sample is cheap, and saves passes over all.
         few = improved(sample, start, max(max_passes, _PASSES_OF_SAMPLE))
-        return improved(points, _assign(few, points, objective, _JOINING), is_good=True)
+        return improved(points, _assign(few, points, objective, _JOINING))
     return improved(points, start_from(init, key, points, num_clusters))
 
 
@@ -280,7 +278,7 @@ def start_from(init: Any, key: jax.Array, points: jax.Array, num_clusters: int) 
     return init
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 6, 7))
+@functools.partial(jax.jit, static_argnums=(2, 3, 6))
 def _improve(
     points: jax.Array,
     start: jax.Array,
@@ -289,20 +287,15 @@ def _improve(
     max_passes: int,
     tolerance: float,
     block_size: int,
-    is_good: bool,
 ) -> Clustering:
-    """Passes of Hartigan's method until they gain little.
-
-    If the start is good, few points want to move in the first pass either.
-    """
+    """Passes of Hartigan's method until they gain little."""
     middle = jnp.mean(points, axis=0)
 
     def one_pass(state):
         assignments, sums, value, num_passes, _ = state
         sums, assignments = pass_over(
-            sums, points, assignments, middle, objective, block_size,
-            False if is_good else num_passes == 0,
-        )  # fmt: skip
+            sums, points, assignments, middle, objective, block_size, num_passes == 0
+        )
         # Anew, so that rounding errors do not add up; about centers that are close to the means.
         sums = sums_of(points, assignments, sums.centers)
         after = jnp.sum(by_cluster(sums, objective))

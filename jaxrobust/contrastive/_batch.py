@@ -49,6 +49,7 @@ class Batch(NamedTuple):
     weights: jax.Array | None  # (n,)
     axis_name: Any
     directions: Directions
+    most_above: jax.Array | None  # (), see `Known`
     has_ring: bool  # whether candidates are sent around, instead of brought together
 
     def statistics(self, wanted: Statistics) -> list[tuple[Any, ...]]:
@@ -71,7 +72,7 @@ class Batch(NamedTuple):
         )
         nothing = jnp.zeros_like(side.partners, shape=side.candidates.shape[0])
         embedded = Embedded(anchors, candidates, side.partners, nothing, self.scale, self.bias)
-        known = Known(side.items, side.others, side.margins, side.mask)
+        known = Known(side.items, side.others, side.margins, side.mask, self.most_above)
         return passes.values(plan, embedded, known, wanted, ())[0]
 
     def again(self, columns: list[jax.Array]) -> list[jax.Array]:
@@ -130,6 +131,7 @@ def batch_of(
     block_size: Any = None,
     axis_name: Any = None,
     communication: Communication = "gather",
+    most_above: Any = None,
     has_sums: bool = True,
 ) -> Batch:
     """Checks the arguments of a loss of pairs; ``has_sums``, whether it has any but picks."""
@@ -158,6 +160,9 @@ def batch_of(
     if axis_name is not None:
         items = _numbered_on_all(items, axis_name, has_ids)
     mask = None if known.mask is None else known.mask | (own[:, None] == own[None, :])
+    if most_above is not None:
+        pairs.check_range("ignore_above", most_above, 0, None)
+        most_above = jax.lax.stop_gradient(jnp.asarray(most_above, raw.dtype))
     both = _Both(scale * raw + bias, items, margins.astype(raw.dtype), mask, similarity)
 
     gathered = None if has_ring else axis_name
@@ -172,14 +177,14 @@ def batch_of(
     if has_ring or (is_plain and directions == "both"):
         unit_x, unit_y = (prepared(similarity, z) for z in (x, y))
         embedded = Embedded(unit_x, unit_y, both.partners, both.partners, scale, bias)
-        square = embedded, Known(items, items, both.margins, mask)
+        square = embedded, Known(items, items, both.margins, mask, most_above)
     block_size = pairs.check_block_size(block_size)
     if block_size is None:
         most = max(len(side.candidates) for side in sides)  # with a ring those of one device
         block_size = passes.chosen_block_size(number, most, has_sums)
     return Batch(
         tuple(sides), square, Plan(similarity, block_size), scale, bias, valid,
-        pairs.check_weights(weights, number), axis_name, directions, has_ring,
+        pairs.check_weights(weights, number), axis_name, directions, most_above, has_ring,
     )  # fmt: skip
 
 
@@ -289,7 +294,8 @@ def _with_memory(candidates, items: Items, memory: Memory, has_ids: bool):
         )
     size = len(memory.embeddings)
     numbers = jnp.arange(size, dtype=jnp.int32)
-    old = jax.lax.stop_gradient(memory.embeddings)
+    # What is not valid may hold anything, as padding may.
+    old = jnp.where(memory.valid[:, None], jax.lax.stop_gradient(memory.embeddings), 1)
     # Without ids nothing that is remembered belongs to an item of the batch.
     ids = memory.ids if has_ids else jnp.full(size, NO_ID)
     # Rows of the batch are 0 or more, and ids of users above this.

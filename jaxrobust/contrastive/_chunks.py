@@ -42,14 +42,13 @@ def in_chunks(encode: Callable[[Any, Any], Any], *, chunk_size: int) -> Callable
     again = jax.checkpoint(encode)
 
     def embed(params: Any, inputs: Any) -> Any:
-        lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(inputs)}
-        if len(lengths) != 1 or lengths == {()}:
-            raise ValueError(
-                f"inputs must be arrays (n, ...) of one length, got leading axes {sorted(lengths)}"
-            )
-        (number,) = lengths.pop()
-        if number == 0:
-            raise ValueError("inputs must have at least one example")
+        _check_lengths(inputs)
+        # Of a batch that is sharded over explicit axes each device embeds its part, in chunks.
+        local = lambda part, params: ((), of_part(params, part))
+        return trees.on_each_device(local, inputs, params)[1]
+
+    def of_part(params: Any, inputs: Any) -> Any:
+        number = len(jax.tree.leaves(inputs)[0])
         whole = number // size
         parts = []
         if whole:
@@ -63,3 +62,13 @@ def in_chunks(encode: Callable[[Any, Any], Any], *, chunk_size: int) -> Callable
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
     return embed
+
+
+def _check_lengths(inputs: Any) -> None:
+    lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(inputs)}
+    if len(lengths) != 1 or lengths == {()}:
+        raise ValueError(
+            f"inputs must be arrays (n, ...) of one length, got leading axes {sorted(lengths)}"
+        )
+    if lengths == {(0,)}:
+        raise ValueError("inputs must have at least one example")

@@ -34,7 +34,7 @@ def collapse(z: Any) -> Collapse:
     Raises:
       ValueError, TypeError: as :func:`hinge_loss`; for a single row.
     """
-    z = pairs.check_embeddings("z", z)
+    z = trees.bring_together(pairs.check_embeddings("z", z))
     number = len(z)
     if number < 2:
         raise ValueError(f"z must have at least 2 rows, got {number}")

@@ -1,5 +1,6 @@
 """The hinge loss of pairs, with any mining."""
 
+import dataclasses
 import itertools
 from typing import Any, Literal, NamedTuple
 
@@ -10,9 +11,10 @@ import numpy as np
 from jaxrobust.contrastive._batch import Batch, Communication, Directions, Side, batch_of
 from jaxrobust.contrastive._checks import check_choice
 from jaxrobust.contrastive._devices import over_devices
-from jaxrobust.contrastive._mining import Anchors, Mining, mining_of
+from jaxrobust.contrastive._mining import Anchors, DistanceWeighted, Mining, mining_of
 from jaxrobust.contrastive._picks import Hardest, HardestPositive, Picked, rounding_of
 from jaxrobust.contrastive._queue import Memory
+from jaxrobust.contrastive._similarity import COSINE, similarity_of
 
 Reduction = Literal["mean", "sum", "active"]
 REDUCTIONS = ("mean", "sum", "active")
@@ -23,11 +25,13 @@ _LOOKS = (Hardest(with_margin=False), HardestPositive())
 class Info(NamedTuple):
     """What mining found; anchors are the valid items of the directions that were asked for."""
 
-    active_fraction: jax.Array  # (): anchors with a loss above 0, of those with negatives
+    # (): anchors with a loss above 0, of those with negatives; with soft hinges all.
+    active_fraction: jax.Array
     accuracy: jax.Array  # (): anchors whose positive is more similar than every negative
     hardest_gap: jax.Array  # (): mean of the hardest negative's score minus the positive's
     duplicate_fraction: jax.Array  # (): anchors whose hardest other item is a positive
-    collapse_ratio: jax.Array  # (): mean hinge of the hardest negative over the margin; 1: collapse
+    # (): mean hinge of the hardest negative over the (mean) margin; 1: collapse
+    collapse_ratio: jax.Array
     num_anchors: jax.Array  # (): anchors with at least one negative
 
 
@@ -49,6 +53,8 @@ def hinge_loss(
     margin: Any = 0.2,
     mining: str | Mining = "hardest",
     positives: Any = None,
+    ignore_above: Any = None,
+    smooth: bool = False,
     valid: Any = None,
     weights: Any = None,
     similarity: Any = "cosine",
@@ -91,11 +97,16 @@ def hinge_loss(
       mining: see the table.
       positives: who else belongs together and is no negative: None, ids ``(B,)`` of pairs, of which
         equal ones do, or a mask ``(B, B)``, True where :math:`y_j` fits :math:`x_i`.
+      ignore_above: negatives whose score is above that of the partner by more than this, 0 or more,
+        are taken for unlabelled positives and left out. None for none. It has no gradient.
+      smooth: soft hinges :math:`\log(1+e^z)` instead of :math:`[z]_+`, which pull on when the
+        margin is kept.
       valid: ``(B,)`` bool, False for padding.
       weights: ``(B,)``, what the two anchors of a pair count; None for 1.
       similarity: ``"cosine"``, ``"dot"``, ``"euclidean"`` (the negative distance), ``"order"``, a
         :class:`Similarity` such as :func:`order`, or a function ``(x (n, D), y (m, D)) -> (n, m)``
-        of each pair alone, which must not close over what is differentiated or traced.
+        of each pair alone, which must not close over what is differentiated or traced. Padding it
+        sees as ones.
       directions: which anchors: ``"both"``, x with negatives among y ``"x_to_y"``, or the other way
         round.
       reduction: ``"sum"`` over anchors, as the published code does; ``"mean"``, that sum over
@@ -122,7 +133,8 @@ def hinge_loss(
 
     Raises:
       ValueError: for shapes that do not fit, embeddings or margins that are not finite (unless
-        traced), or an unknown name.
+        traced, or sharded over explicit mesh axes), a negative ``ignore_above``,
+        :func:`distance_weighted` with another similarity than cosine, or an unknown name.
       TypeError: for embeddings that are not floating, or positives that are neither ids nor a mask.
 
     Source:
@@ -134,9 +146,14 @@ def hinge_loss(
         x, y, similarity=similarity, positives=positives, valid=valid, weights=weights,
         margin=margin, directions=directions, memory_x=memory_x, memory_y=memory_y,
         block_size=block_size, axis_name=axis_name, communication=communication,
-        has_sums=bool(mining.sums()),
+        most_above=ignore_above, has_sums=bool(mining.sums()),
     )  # fmt: skip
-    found = mined(batch, mining)
+    if isinstance(mining, DistanceWeighted) and similarity_of(similarity) is not COSINE:
+        raise ValueError(
+            f"similarity must be 'cosine' with mining=distance_weighted(...), whose densities are "
+            f"of distances on the sphere; got {similarity!r}"
+        )
+    found = mined(batch, mining, smooth)
     losses = [part.losses for part in found]
     counts = losses if batch.weights is None else [batch.weights * part for part in losses]
     total = batch.sum(jnp.concatenate(counts))
@@ -147,11 +164,12 @@ def hinge_loss(
     return total, info_of(batch, found)
 
 
-def mined(batch: Batch, mining: Mining) -> list[Mined]:
+def mined(batch: Batch, mining: Mining, smooth: bool) -> list[Mined]:
     """Losses of the anchors of the directions that are wanted."""
     dim = batch.sides[0].anchors.shape[1]
-    num_sums = len(mining.sums())
-    wanted = (*mining.sums(), *mining.picks(dim), *_LOOKS)
+    sums = tuple(_smoothed(one) if smooth else one for one in mining.sums())
+    num_sums = len(sums)
+    wanted = (*sums, *mining.picks(dim), *_LOOKS)
     found = batch.statistics(wanted)
     # Partners once more as well: the gradients of all these scores are then summed in one place.
     columns = [
@@ -162,9 +180,16 @@ def mined(batch: Batch, mining: Mining) -> list[Mined]:
     ]
     scores = batch.again(columns)
     return [
-        _mined(side, mining, values, picked, again)
+        _mined(side, mining, num_sums, smooth, values, picked, again)
         for side, values, picked, again in zip(batch.sides, found, columns, scores, strict=True)
     ]
+
+
+def _smoothed(statistic: Any) -> Any:
+    """With soft hinges, if it is of hinges."""
+    if not hasattr(statistic, "smooth"):
+        return statistic
+    return dataclasses.replace(statistic, smooth=True)
 
 
 def _columns(side: Side, pick: Picked) -> jax.Array:
@@ -173,9 +198,14 @@ def _columns(side: Side, pick: Picked) -> jax.Array:
 
 
 def _mined(
-    side: Side, mining: Mining, values: tuple[Any, ...], columns: jax.Array, scores: jax.Array
+    side: Side,
+    mining: Mining,
+    num_sums: int,
+    smooth: bool,
+    values: tuple[Any, ...],
+    columns: jax.Array,
+    scores: jax.Array,
 ) -> Mined:
-    num_sums = len(mining.sums())
     sums, picks, looks = values[:num_sums], values[num_sums:-2], values[-2:]
     # Sums have the partners' gradient already.
     partners = side.partners if num_sums else scores[:, 0]
@@ -197,6 +227,7 @@ def _mined(
             slacks=tuple(slacks[:, part] + nan for part, nan in zip(parts, lost, strict=True)),
             # NaN is a candidate as well: it must not be lost.
             there=tuple(~(pick.priorities == -jnp.inf) for pick in picks),
+            smooth=smooth,
         )
     )
     counted = side.items.valid & (hardest != -jnp.inf)

@@ -25,6 +25,7 @@ class Anchors(NamedTuple):
     scores: tuple[jax.Array, ...]  # (n, k) each: s of what was picked
     slacks: tuple[jax.Array, ...]  # (n, k) each: alpha + s - d of what was picked
     there: tuple[jax.Array, ...]  # (n, k) bool each: whether there was something to pick
+    smooth: bool  # softplus for hinges
 
 
 class Mining(Protocol):
@@ -49,8 +50,10 @@ def _register(cls: Any) -> Any:
 
 def _hinges(anchors: Anchors, number: int = 0) -> jax.Array:
     """Hinges of what was picked, ``(n, k)``; 0 where nothing was."""
-    # relu, for its derivative at 0 is 0, as that of the published code.
-    return jnp.where(anchors.there[number], jax.nn.relu(anchors.slacks[number]), 0)
+    there = anchors.there[number]
+    # Minus infinity, where there is nothing, has a soft hinge but its slope may be NaN.
+    slacks = jnp.where(there, anchors.slacks[number], 0)
+    return jnp.where(there, statistics.hinge(slacks, anchors.smooth), 0)
 
 
 @_register
@@ -153,7 +156,8 @@ class Soft:
         """The hinge of the soft maximum."""
         there = anchors.sums[0] > -jnp.inf
         softest = jnp.where(there, anchors.sums[0], 0) / self.beta
-        return jnp.where(there, jax.nn.relu(softest - anchors.positive_scores), 0)
+        slack = softest - anchors.positive_scores
+        return jnp.where(there, statistics.hinge(slack, anchors.smooth), 0)
 
 
 @_register
@@ -324,7 +328,7 @@ def distance_weighted(key: jax.Array, *, cutoff: Any = 0.5, limit: Any = 1.4) ->
 
     Drawn in proportion to :math:`1/q(\max(\delta,\mathrm{cutoff}))`, with q the density of
     distances of random points on the sphere, among negatives closer than ``limit``. For cosine
-    similarity.
+    similarity alone. An x and the y of the same pair draw by the same noise.
 
     Args:
       key: PRNG key, a new one for every step.

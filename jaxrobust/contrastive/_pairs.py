@@ -20,13 +20,14 @@ class Positives(NamedTuple):
 def check_embeddings(name: str, z: Any, valid: Any = None) -> jax.Array:
     """Embeddings ``(B, D)`` of a floating dtype; if they are not traced, finite ones.
 
-    Rows that are not valid may hold anything: they become zero, for zero times NaN is NaN.
+    Rows that are not valid may hold anything: they become ones, for zero times NaN is NaN, and a
+    similarity of the user's own may have no value at zero.
     """
     trees.check_floating(name, z)
     if jnp.ndim(z) != 2:
         raise ValueError(f"{name} must be of shape (B, D), got {jnp.shape(z)}")
     if valid is not None:
-        z = jnp.where(check_valid("valid", valid, len(z))[:, None], z, 0)
+        z = jnp.where(check_valid("valid", valid, len(z))[:, None], z, 1)
     if not isinstance(z, Tracer):
         rows = np.asarray(z if jnp.result_type(z).itemsize >= 4 else trees.promote(z))
         (bad,) = np.nonzero(~np.isfinite(rows).all(axis=1))

@@ -16,7 +16,13 @@ import jax.numpy as jnp
 from jaxrobust import trees
 from jaxrobust.contrastive._similarity import Similarity
 from jaxrobust.contrastive._statistics import Statistic
-from jaxrobust.contrastive._tiles import Items, Tile, tile_of, transposed
+from jaxrobust.contrastive._tiles import (
+    Items,
+    Tile,
+    tile_of,
+    transposed,
+    without_false_negatives,
+)
 
 Statistics = tuple[Statistic, ...]
 
@@ -39,6 +45,8 @@ class Known(NamedTuple):
     items_y: Items
     margins: jax.Array  # () or (n, m)
     mask: jax.Array | None  # (n, m) bool: further positives
+    # (): by how much a negative may be more similar than the partner, or it is left out; None: any.
+    most_above: jax.Array | None = None
 
 
 class Plan(NamedTuple):
@@ -264,10 +272,13 @@ class _Block(NamedTuple):
 def _block_at(plan: Plan, embedded: Embedded, known: Known, start: Any) -> _Block:
     size = plan.block_size or embedded.y.shape[0]
     at = functools.partial(_slice, start=start, size=size)
-    y, items_y, positive_y = jax.tree.map(at, (embedded.y, known.items_y, embedded.positive_y))
+    items_y, positive_y = jax.tree.map(at, (known.items_y, embedded.positive_y))
+    # Not zero, where a similarity of the user's own may have no value.
+    y = at(embedded.y, fill=1)
     across = lambda array: at(array.T).T if jnp.ndim(array) else array
     mask = None if known.mask is None else across(known.mask)
-    return _Block(y, positive_y, Known(known.items_x, items_y, across(known.margins), mask))
+    margins = across(known.margins)
+    return _Block(y, positive_y, known._replace(items_y=items_y, margins=margins, mask=mask))
 
 
 def _tiles_of_block(plan: Plan, embedded: Embedded, block: _Block, raw: jax.Array):
@@ -277,11 +288,12 @@ def _tiles_of_block(plan: Plan, embedded: Embedded, block: _Block, raw: jax.Arra
     return _tiles(plan.without_self, scores, partners, block.known)
 
 
-def _slice(array: jax.Array, start: Any, size: int) -> jax.Array:
-    """Rows of a block; beyond the end zeros, which for ``valid`` is False."""
+def _slice(array: jax.Array, start: Any, size: int, fill: Any = 0) -> jax.Array:
+    """Rows of a block; beyond the end zeros by default, which for ``valid`` is False."""
     missing = -array.shape[0] % size
     if missing:
-        array = jnp.pad(array, ((0, missing),) + ((0, 0),) * (array.ndim - 1))
+        widths = ((0, missing),) + ((0, 0),) * (array.ndim - 1)
+        array = jnp.pad(array, widths, constant_values=fill)
     return jax.lax.dynamic_slice_in_dim(array, start, size)
 
 
@@ -292,7 +304,11 @@ def _tiles(without_self, scores, partners, known: Known) -> tuple[Tile, Tile]:
     tile = tile_of(
         scores, known.items_x, known.items_y, partners[0], known.margins, known.mask, without_self
     )
-    return tile, transposed(tile, partners[1])
+    other = transposed(tile, partners[1])
+    most_above = known.most_above
+    if most_above is None:
+        return tile, other
+    return without_false_negatives(tile, most_above), without_false_negatives(other, most_above)
 
 
 def values_of(statistics: Statistics, found: tuple[Any, ...]) -> tuple[jax.Array, ...]:

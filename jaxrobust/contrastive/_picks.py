@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.contrastive._statistics import Over, chosen, slack_of, static
+from jaxrobust.contrastive._statistics import Over, chosen, hinge, slack_of, slope, static
 from jaxrobust.contrastive._tiles import Tile
 
 _NONE = jnp.iinfo(jnp.int32).max  # the number of no candidate
@@ -108,6 +108,7 @@ class HardestHinges(Pick):
     is_sum: ClassVar[bool] = True
 
     count: jax.Array | int = dataclasses.field(kw_only=True)
+    smooth: bool = static(False)
 
     def priorities(self, tile: Tile) -> jax.Array:
         """Slacks."""
@@ -115,7 +116,8 @@ class HardestHinges(Pick):
 
     def value(self, state: Picked) -> jax.Array:
         """The sum of the first c."""
-        return jnp.sum(jnp.where(self._counted(state), jax.nn.relu(state.priorities), 0), axis=1)
+        hinges = hinge(state.priorities, self.smooth)
+        return jnp.sum(jnp.where(self._counted(state), hinges, 0), axis=1)
 
     def pull(self, tile: Tile, state: Picked, cotangent: jax.Array) -> jax.Array:
         """1 for every active hinge among the first c."""
@@ -123,12 +125,13 @@ class HardestHinges(Pick):
         least, column = (jnp.take(part, last, axis=1)[:, None] for part in state)
         slack = self.priorities(tile)
         among = (slack > least) | ((slack == least) & (tile.columns[None, :] <= column))
-        return jnp.where(among & (slack > 0) & (self.count > 0), cotangent[:, None], 0)
+        slopes = slope(slack, self.smooth) * cotangent[:, None]
+        return jnp.where(among & tile.negative & (self.count > 0), slopes, 0)
 
     def pull_positive(self, state: Picked, cotangent: jax.Array) -> jax.Array:
         """Each of these pulls the positive up."""
-        active = self._counted(state) & (state.priorities > 0)
-        return -cotangent * jnp.sum(active, axis=1).astype(cotangent.dtype)
+        slopes = slope(state.priorities, self.smooth)
+        return -cotangent * jnp.sum(jnp.where(self._counted(state), slopes, 0), axis=1)
 
     def _counted(self, state: Picked) -> jax.Array:
         return (jnp.arange(self.k) < self.count)[None, :] & ~(state.priorities == -jnp.inf)

@@ -50,6 +50,9 @@ def memory_push(
 ) -> Memory:
     """The queue with a batch in the places of the oldest.
 
+    Give ids if an example can return while it is in the queue: without, what it was embedded as
+    before is a negative of its partner like all others.
+
     Args:
       memory: of :func:`memory_init`.
       embeddings: ``(B, D)``, B at most M.
@@ -57,7 +60,8 @@ def memory_push(
       valid: ``(B,)`` bool, False for padding, which takes a place but is never a negative.
 
     Returns:
-      :class:`Memory`; everything that was there is older by one push.
+      :class:`Memory`; everything that was there is older by one push. Embeddings that are sharded
+      over explicit mesh axes are brought together: a queue is whole on every device.
 
     Raises:
       ValueError: if B exceeds M, or shapes do not fit.
@@ -68,10 +72,11 @@ def memory_push(
             f"embeddings must be of shape (B, {dim}) with B in 1..{size}, the size of the memory; "
             f"got {embeddings.shape}"
         )
+    embeddings = trees.bring_together(embeddings)
     number = len(embeddings)
     ids = jnp.full(number, NO_ID) if ids is None else pairs.check_labels("ids", ids, number)
     places = (memory.next + jnp.arange(number, dtype=jnp.int32)) % size
-    put = lambda old, new: old.at[places].set(new.astype(old.dtype))
+    put = lambda old, new: old.at[places].set(trees.bring_together(new).astype(old.dtype))
     return Memory(
         embeddings=put(memory.embeddings, jax.lax.stop_gradient(embeddings)),
         ids=put(memory.ids, ids),

@@ -68,15 +68,17 @@ class Counted(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class HingeSum:
-    r""":math:`\sum_j [\alpha_{ij} + s_{ij} - d_i]_+` over the negatives."""
+    r""":math:`\sum_j [\alpha_{ij} + s_{ij} - d_i]_+` over the negatives; or of soft hinges."""
 
     is_sum: ClassVar[bool] = True
 
+    smooth: bool = static(False)
+
     def of_tile(self, tile: Tile) -> Counted:
-        """The sum, and how many hinges are active."""
-        slack = jnp.where(tile.negative, slack_of(tile), 0)
-        active = jnp.sum(slack > 0, axis=1).astype(slack.dtype)
-        return Counted(jnp.sum(jax.nn.relu(slack), axis=1), active)
+        """The sum, and how many hinges are active, or the sum of their slopes."""
+        slack = slack_of(tile)
+        over = lambda values: jnp.sum(jnp.where(tile.negative, values, 0), axis=1)
+        return Counted(over(hinge(slack, self.smooth)), over(slope(slack, self.smooth)))
 
     def merge(self, a: Counted, b: Counted) -> Counted:
         """Sums add up."""
@@ -88,12 +90,23 @@ class HingeSum:
 
     def pull(self, tile: Tile, state: Counted, cotangent: jax.Array) -> jax.Array:
         """1 for every active hinge; at 0 exactly it is not active."""
-        active = tile.negative & (slack_of(tile) > 0)
-        return jnp.where(active, cotangent[:, None], 0)
+        slopes = slope(slack_of(tile), self.smooth)
+        return jnp.where(tile.negative, slopes * cotangent[:, None], 0)
 
     def pull_positive(self, state: Counted, cotangent: jax.Array) -> jax.Array:
         """Each active hinge pulls the positive up."""
         return -cotangent * state.count
+
+
+def hinge(slack: jax.Array, smooth: bool) -> jax.Array:
+    """``[z]_+``, or ``log(1 + exp(z))``."""
+    # relu, for its derivative at 0 is 0, as that of the published code.
+    return jax.nn.softplus(slack) if smooth else jax.nn.relu(slack)
+
+
+def slope(slack: jax.Array, smooth: bool) -> jax.Array:
+    """Its derivative."""
+    return jax.nn.sigmoid(slack) if smooth else (slack > 0).astype(slack.dtype)
 
 
 def slack_of(tile: Tile) -> jax.Array:

@@ -64,3 +64,9 @@ def transposed(tile: Tile, positive_scores: jax.Array) -> Tile:
         tile.columns,
         tile.rows,
     )
+
+
+def without_false_negatives(tile: Tile, most_above: jax.Array) -> Tile:
+    """Without negatives whose score is above that of the partner by more than this."""
+    fits = tile.scores <= tile.positive_scores[:, None] + most_above
+    return tile._replace(negative=tile.negative & fits)

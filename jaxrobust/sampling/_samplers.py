@@ -122,7 +122,10 @@ def stratified(
     Where the expected number :math:`Bq_k` is not whole it is rounded up or down at random
     (systematic sampling). A cluster with :math:`Bq_k<1` is left out of some batches, and weighs
     :math:`N_k/(N q_k)` in the others: unbiased, but its mean adds to the variance
-    (:func:`variance` counts it).
+    (:func:`variance` counts it). Which of these clusters come together depends on their order: of
+    2B clusters with half a draw each, a batch has all the even ones or all the odd ones. If
+    neighbours differ in a regular way that may be worse than uniform draws; number clusters at
+    random then, or so that neighbours are alike.
 
     Args:
       assignments: ``(N,)`` int, the cluster of every example. Clusters may be empty.
@@ -136,7 +139,7 @@ def stratified(
         in :func:`importance`; for ``"neyman"`` it is proportional. With 0 a stratum without spread
         is still drawn, with the least probability there is, so that the estimate stays unbiased.
       cover: for ``"neyman"``: whether every cluster is drawn from at every step, if the batch is
-        large enough.
+        large enough. With as many draws as clusters that leaves one for each, as ``"equal"`` does.
       replacement: whether draws within a cluster are independent. If not, its members are visited
         in passes, in random order; with ``scores`` draws are always independent.
 

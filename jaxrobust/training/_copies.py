@@ -23,8 +23,9 @@ def copy_tolerance(points: jax.Array) -> jax.Array:
     to another: also where all points have copies, and where few have. If there are copies the
     logarithms of the lengths are of two kinds, with a gap between: they are split in two where the
     variance within both is least (Otsu, 1979), and the split is believed if the means
-    :math:`m_1, m_2` are at least 4.5 standard deviations apart (Ashman's
-    :math:`D=\sqrt2\,|m_1-m_2|/\sqrt{s_1^2+s_2^2}`). Images that are merely alike have no gap.
+    :math:`m_1, m_2` are far apart in standard deviations, by :math:`3.8\,(1+10/M)` at least (that
+    is Ashman's :math:`D=\sqrt2\,|m_1-m_2|/\sqrt{s_1^2+s_2^2}`; among few points gaps come by
+    chance). Images that are merely alike have no gap.
 
     Args:
       points: ``(M, d)``; zero points have no direction and do not count.

@@ -1,5 +1,6 @@
 """Past embeddings as negatives: the queue, and losses with it."""
 
+import functools
 from typing import Any
 
 import chex
@@ -72,9 +73,7 @@ def test_what_is_remembered_is_a_negative(name, block_size):
 
     wanted = jax.value_and_grad(whole, (0, 1))(x, y)
     np.testing.assert_allclose(found[0], wanted[0], **TOLERANCE)
-    if name == "hardest":  # of the others the past has no gradient, and what is past no loss
-        return
-    assert np.isfinite(found[1][0]).all()
+    chex.assert_trees_all_close(found[1], wanted[1], **TOLERANCE)
 
 
 def test_the_gradient_is_that_of_constants():
@@ -102,13 +101,19 @@ def test_ids_are_left_out():
         "memory_x": contrastive.memory_push(empty, x, ids),
         "memory_y": contrastive.memory_push(empty, y, ids),
     }
-    for name, loss in LOSSES.items():
-        if name == "hardest":
-            found = loss(x, y, positives=ids, **memories)
-            np.testing.assert_allclose(found, loss(x, y, positives=ids), **TOLERANCE)
-        if name == "all":  # every negative twice
-            found = loss(x, y, positives=ids, **memories)
-            np.testing.assert_allclose(found, 2 * loss(x, y, positives=ids), **TOLERANCE)
+    plain, found = (
+        {name: loss(x, y, positives=ids, **more) for name, loss in LOSSES.items()}
+        for more in ({}, memories)
+    )
+    np.testing.assert_allclose(found["hardest"], plain["hardest"], **TOLERANCE)
+    np.testing.assert_allclose(found["all"], 2 * plain["all"], **TOLERANCE)  # every negative twice
+    # Twice the sum of exponentials: the loss of odds that are halved.
+    each = lambda x, y, **o: contrastive.info_nce(
+        x, y, temperature=0.2, weights=jnp.eye(B)[0], directions="x_to_y", positives=ids, **o
+    ) * B  # fmt: skip
+    once, twice = each(x, y), each(x, y, memory_y=memories["memory_y"])
+    np.testing.assert_allclose(jnp.expm1(twice), 2 * jnp.expm1(once), rtol=1e-4)
+    assert found["hard_negative_nce"] > plain["hard_negative_nce"]
     younger = contrastive.memory_younger(memories["memory_y"], -1)
     found = contrastive.info_nce(x, y, memory_y=younger)
     np.testing.assert_allclose(found, contrastive.info_nce(x, y), **TOLERANCE)
@@ -124,6 +129,18 @@ def test_a_mask_says_nothing_of_what_is_remembered():
         np.testing.assert_allclose(loss(memory_y=memory, positives=positives), plain, rtol=1e-6)
     with pytest.raises(ValueError, match="memory_x must be None with directions='x_to_y'"):
         loss(memory_x=memory)
+
+
+def test_what_is_not_valid_may_hold_anything():
+    x, y = embeddings()
+    memory = contrastive.memory_push(contrastive.memory_init(10, D), remembered()[1].embeddings[:7])
+    spoilt = memory._replace(embeddings=memory.embeddings.at[7:].set(jnp.nan))
+    for loss in LOSSES.values():
+        both = [
+            jax.value_and_grad(functools.partial(loss, memory_y=m), (0, 1))(x, y)
+            for m in (memory, spoilt)
+        ]
+        chex.assert_trees_all_equal(*both)
 
 
 def test_memories_can_be_donated():

@@ -1,5 +1,6 @@
 """Retrieval metrics against sorted lists, ties in all orders, and chance."""
 
+import itertools
 from typing import Any
 
 import jax
@@ -55,6 +56,79 @@ def test_against_sorted_lists(ties, grid, block_size):
     np.testing.assert_allclose(
         found.rsum, found.x_to_y.recall.sum() + found.y_to_x.recall.sum(), rtol=1e-6
     )
+
+
+def in_all_orders(scores, match, ks):
+    """Recall, mean rank and average precision, exact: the mean over all orders of tied items."""
+    number = scores.shape[1]
+    recalls, ranks, precisions = [], [], []
+    for row, fits in zip(scores, match, strict=True):
+        for order in itertools.permutations(range(number)):
+            ranked = np.asarray(order)[np.argsort(-row[list(order)], kind="stable")]
+            places = np.flatnonzero(fits[ranked])
+            ranks.append(places[0] + 1)
+            recalls.append([100.0 * (places[0] < k) for k in ks])
+            precisions.append(np.mean(np.arange(1, len(places) + 1) / (places + 1)))
+    return np.mean(recalls, axis=0), np.mean(ranks), np.mean(precisions)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_expected_ties_are_the_mean_of_all_orders(seed):
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, 3, (5, 6)).astype(np.float32)
+    labels_x, labels_y = rng.integers(0, 3, 5), np.array([0, 1, 2, 0, 1, 0])
+    # Rows of the unit matrix, so that the inner products are these scores.
+    found = contrastive.retrieval_metrics(
+        jnp.asarray(scores), jnp.eye(6), (labels_x, labels_y), ks=(1, 2, 4), similarity="dot",
+        average_precision=True,
+    ).x_to_y  # fmt: skip
+    match = labels_x[:, None] == labels_y[None, :]
+    recall, rank, precision = in_all_orders(scores, match, (1, 2, 4))
+    np.testing.assert_allclose(found.recall, recall, rtol=1e-5)
+    np.testing.assert_allclose(found.mean_rank, rank, rtol=1e-5)
+    np.testing.assert_allclose(found.mean_average_precision, precision, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("average_precision", [False, True])
+def test_a_large_gallery_needs_less_than_a_gibibyte(average_precision):
+    """25,000 captions of 5,000 images, D = 256; all scores would be 477 MiB, sorted ones more."""
+    num_x, num_y, dim = 5_000, 25_000, 256
+    groups = jnp.arange(num_y, dtype=jnp.int32) // 5
+    metrics = lambda x, y: contrastive.retrieval_metrics(
+        x, y, groups, average_precision=average_precision
+    )
+    shapes = [jax.ShapeDtypeStruct((n, dim), jnp.float32) for n in (num_x, num_y)]
+    analysis: Any = jax.jit(metrics).lower(*shapes).compile().memory_analysis()
+    assert analysis.temp_size_in_bytes < 2**30
+
+
+def test_ranks_in_a_large_gallery():
+    """Of 40 queries among 25,000 captions, against all scores in float64."""
+    rng = np.random.default_rng(0)
+    num_y, queries = 25_000, 40
+    images = rng.normal(size=(num_y // 5, 256))
+    y = np.repeat(images, 5, axis=0) + 9 * rng.normal(size=(num_y, 256))
+    x = images[:queries]
+    ids = (np.arange(queries), np.arange(num_y) // 5)
+    arrays = [jnp.asarray(z, jnp.float32) for z in (x, y)]
+    found = contrastive.retrieval_metrics(
+        arrays[0], arrays[1], ids, ties="pessimistic", tolerance=0.0
+    ).x_to_y
+    x, y = (oracles.normalized(z) for z in arrays)
+    scores, match = x @ y.T, ids[0][:, None] == ids[1][None, :]
+    best = np.where(match, scores, -np.inf).max(axis=1)
+    ranks = 1 + np.sum(~match & (scores >= best[:, None]), axis=1)
+    # So far apart that float32 puts them in the same order.
+    gaps = np.abs(np.where(match, np.inf, scores) - best[:, None]).min(axis=1)
+    sure = gaps > 1e-6
+    assert sure.mean() > 0.9
+    assert 1 < np.median(ranks) < 1_000
+    np.testing.assert_allclose(
+        found.recall, [100 * np.mean(ranks <= k) for k in (1, 5, 10)],
+        atol=100 * np.mean(~sure) + 1e-4,
+    )  # fmt: skip
+    assert abs(float(found.mean_rank) - ranks.mean()) <= np.mean(~sure) + 1e-3
 
 
 @pytest.mark.parametrize("ties", TIES)

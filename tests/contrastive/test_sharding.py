@@ -32,6 +32,22 @@ LOSSES: dict[str, Any] = {
         x, y, positives, temperature=0.2, **o
     ),
     "sigmoid": contrastive.sigmoid_loss,
+    "soft": lambda x, y, **o: contrastive.hinge_loss(x, y, mining=contrastive.soft(5.0), **o)[0],
+    "semi-hard": lambda x, y, **o: contrastive.hinge_loss(
+        x, y, mining="semi_hard", similarity="euclidean", **o
+    )[0],
+    "selective, false negatives": lambda x, y, **o: contrastive.hinge_loss(
+        x, y, mining=contrastive.selective(0.2), ignore_above=0.3, **o
+    )[0],
+    "distance weighted": lambda x, y, **o: contrastive.hinge_loss(
+        x, y, mining=contrastive.distance_weighted(jax.random.key(0)), margin=1.0, **o
+    )[0],
+    "top 12, soft hinges": lambda x, y, **o: contrastive.hinge_loss(
+        x, y, mining=contrastive.top_k(12), smooth=True, similarity="order", **o
+    )[0],
+    "hard_negative_nce": lambda x, y, **o: contrastive.hard_negative_nce(
+        x, y, temperature=0.2, beta=1.0, positive_rate=0.05, **o
+    ),
 }
 
 
@@ -64,6 +80,61 @@ def test_inside_of_shard_map(name, check_vma, block_size, communication):
     wanted = jax.value_and_grad(whole, (0, 1))(*pairs)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, **TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_memories_are_whole_on_every_device(kind):
+    """And the pairs are spread."""
+    pairs = embeddings(number=B, dim=D)
+    past = [
+        contrastive.memory_push(contrastive.memory_init(11, D), z, jnp.arange(9) + 5)
+        for z in embeddings(seed=3, number=9, dim=D)
+    ]
+    memories = dict(zip(("memory_x", "memory_y"), past, strict=True))
+    whole = lambda x, y, **o: contrastive.info_nce(
+        x, y, temperature=0.2, positives=jnp.asarray(IDS), **memories, **o
+    )
+    wanted = jax.value_and_grad(whole, (0, 1))(*pairs)
+    mesh, arrays = spread(*pairs, jnp.asarray(IDS), kind=kind)
+    data = PartitionSpec("batch")
+
+    def of_part(x, y, ids):
+        return contrastive.info_nce(
+            x, y, temperature=0.2, positives=ids, axis_name="batch", **memories
+        )
+
+    with jax.set_mesh(mesh):
+        mapped = jax.shard_map(
+            of_part, mesh=mesh, in_specs=(data,) * 3, out_specs=PartitionSpec(), check_vma=False
+        )
+        found = jax.jit(jax.value_and_grad(mapped, (0, 1)))(*arrays)
+        again = jax.jit(jax.value_and_grad(whole, (0, 1)))(*arrays[:2])
+    for one in (found, again):
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(a, b, **TOLERANCE)
+
+
+def test_the_rest_of_the_room_on_explicit_axes():
+    """Collapse, queues, slow encoders and chunks."""
+    x, y = embeddings(number=B, dim=D)
+    empty = contrastive.memory_init(40, D)
+    encode = contrastive.in_chunks(lambda w, z: jnp.tanh(z @ w), chunk_size=3)
+    weights = jnp.asarray(np.random.default_rng(0).normal(size=(D, 4)), jnp.float32)
+    slow = contrastive.momentum_init(weights, 40, D)
+    functions: Any = {
+        "collapse": lambda x, y: contrastive.collapse(x),
+        "push": lambda x, y: contrastive.memory_push(empty, x),
+        "momentum": lambda x, y: contrastive.momentum_update(slow, weights, x, y),
+        "chunks": lambda x, y: encode(weights, x),
+        "gradient of chunks": jax.grad(lambda x, y: jnp.sum(encode(weights, x) ** 2)),
+    }
+    mesh, arrays = spread(x, y, kind=AxisType.Explicit)
+    for function in functions.values():
+        wanted = function(x, y)
+        with jax.set_mesh(mesh):
+            found = jax.jit(function)(*arrays)
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(a, b, **TOLERANCE)
 
 
 @pytest.mark.parametrize("communication", ["ring", pytest.param("gather", marks=pytest.mark.slow)])

@@ -219,6 +219,7 @@ def held(found, config=CONFIG):
 def test_claims_hold_for_what_they_say():
     assert held(good()) == [True] * 9
     assert "rsum of 510, all negatives 500" in told.summary(good())
+    assert "the hardest negative leads from epoch 4 on" in told.summary(good())
 
 
 @pytest.mark.parametrize(
@@ -240,13 +241,34 @@ def test_each_claim_can_fail(number, problem, method, bad):
 
 
 def test_what_was_measured_before():
-    """R@1 in standard errors: with equal runs that of before alone, 1.8 / sqrt(3)."""
-    before: Any = told.BEFORE[VIEWS][1]
-    near = lambda off: {m: run_of([1, 2, 3, value + off], 500) for m, value in before.items()}
-    assert told._as_before(VIEWS, before, near(2.5)).holds
-    assert not told._as_before(VIEWS, before, near(2.7)).holds
+    """In standard errors; two seeds that differ by 2 have one of 1, before of sqrt(2 / 3)."""
+    before = told.BEFORE[VIEWS][1]
+
+    def off_by(recall, rsum):
+        rows = lambda value: np.array([[0.0, 0, 0, value - 1], [0, 0, 0, value + 1]])
+        return {
+            method: run_of(FAST, 0)._replace(
+                recall=rows(one.recall + recall), rsum=rows(one.rsum + rsum)
+            )
+            for method, one in before.items()
+        }
+
+    held = lambda found: [claim.holds for claim in told._as_before(VIEWS, before, found)]
+    unit = np.hypot(1, np.sqrt(2 / 3))
+    assert held(off_by(2.4 * unit, -2.4 * unit)) == [True, True]
+    assert held(off_by(2.6 * unit, 0)) == [False, True]
+    assert held(off_by(0, 2.6 * unit)) == [True, False]
+    # The largest deviation noted, of the hardest negative, 1.8, gives the least.
+    (least, _), _ = (claim.measured for claim in told._as_before(VIEWS, before, off_by(3, 0)))
+    assert least == pytest.approx(3 / np.hypot(1, 1.8 / np.sqrt(3)))
     config = types.SimpleNamespace(epochs=30)
-    assert len(told.claims(config, {VIEWS: near(0)})) == 5
+    assert len(told.claims(config, {VIEWS: off_by(0, 0)})) == 6
+
+
+def test_the_epoch_from_which_one_leads():
+    assert told.leads_from(run_of(SLOW, 0), run_of(FAST, 0)) == 4
+    assert told.leads_from(run_of(FAST, 0), run_of(SLOW, 0)) is None
+    assert told.leads_from(run_of([30, 30, 36, 46], 0), run_of(SLOW, 0)) == 1
 
 
 def test_a_difference_counts_if_it_is_told_from_chance():

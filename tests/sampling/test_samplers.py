@@ -23,11 +23,17 @@ SCORES = np.array([1.0, 2, 3, 1, 0, 1, 5, 2])
 TOLERANCE: Any = {"rtol": 3e-5, "atol": 1e-6}
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def draws(sampler, num_keys):
-    """Indices and weights of the first draw with many keys: (num_keys, B) each."""
-    first = lambda key: sampler.next(sampler.init(key))[0]
-    return jax.vmap(first)(jax.random.split(jax.random.key(0), num_keys))
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def draws(sampler, num_keys, number=0):
+    """Indices and weights of the first draw, or a later one, with many keys: (num_keys, B) each."""
+
+    def one(key):
+        state = sampler.init(key)
+        for _ in range(number):
+            _, state = sampler.next(state)
+        return sampler.next(state)[0]
+
+    return jax.vmap(one)(jax.random.split(jax.random.key(0), num_keys))
 
 
 def cases():
@@ -87,6 +93,35 @@ def cases():
 
 
 CASES = list(cases())
+# Each kind of draw once; the others, which differ in their numbers alone, in CI.
+FEW = (0, 1, 2, 4, 9, 19, 20)
+
+
+def marginals():
+    """Samplers, and the expected share of the draws that each example has."""
+    for index in FEW:
+        sampler, options = CASES[index]
+        shares = np.zeros(8)
+        for probability, indices, _ in oracles.batches(batch_size=sampler.batch_size, **options):
+            shares += probability * np.bincount(indices, minlength=8) / sampler.batch_size
+        yield pytest.param(sampler, shares, id=str(index))
+    groups = np.array([0, 0, 0, 1, 2, 2])
+    shares = 1 / (3 * np.bincount(groups)[groups])
+    yield pytest.param(sampling.redundancy_removed(groups, 2), shares, id="groups")
+
+
+@pytest.mark.parametrize("number", [0, 3])
+@pytest.mark.parametrize(("sampler", "shares"), list(marginals()))
+def test_marginals(sampler, shares, number):
+    """Of the first draw, and of one to which others have led."""
+    num_keys = 4000
+    indices = np.asarray(draws(sampler, num_keys, number).indices)
+    # One place of each batch, so that the counted ones are independent.
+    places = np.random.default_rng(1).integers(0, sampler.batch_size, num_keys)
+    counts = np.bincount(indices[np.arange(num_keys), places], minlength=len(shares))
+    assert counts[shares == 0].sum() == 0
+    wanted = num_keys * shares[shares > 0]
+    assert scipy.stats.chisquare(counts[shares > 0], wanted).pvalue > 1e-4
 
 
 @pytest.mark.parametrize(("sampler", "options"), CASES, ids=range(len(CASES)))
@@ -99,10 +134,6 @@ def test_enumeration(sampler, options):
     np.testing.assert_allclose(exact, variance, **TOLERANCE)
     gram = jnp.asarray(GRADIENTS @ GRADIENTS.T, jnp.float32)
     np.testing.assert_allclose(sampling.variance(gram, sampler, gram=True), variance, rtol=1e-4)
-
-
-# Each kind of draw once; the others, which differ in their numbers alone, in CI.
-FEW = (0, 1, 2, 4, 9, 19, 20)
 
 
 @pytest.mark.parametrize(
@@ -178,8 +209,15 @@ def test_published_weights():
     np.testing.assert_allclose(np.sort(draw.weights), np.array([1, 3, 4]) * 3 / 8, rtol=1e-6)
 
 
+_FIFTHS = np.arange(50) % 5
 SAMPLERS = {
     "uniform": sampling.uniform(50, 7),
+    "uniform, replacement": sampling.uniform(50, 7, replacement=True),
+    "equal": sampling.stratified(_FIFTHS, 7),
+    "neyman": sampling.stratified(
+        _FIFTHS, 7, allocation="neyman", spread=np.arange(5.0), cover=False
+    ),
+    "scores within strata": sampling.stratified(_FIFTHS, 7, scores=np.arange(50.0)),
     "importance": sampling.importance(np.arange(50.0), 7),
     "stratified": sampling.stratified(np.arange(50) % 5, 7, allocation="proportional"),
     "redundancy_removed": sampling.redundancy_removed(np.arange(50) // 3, 7),

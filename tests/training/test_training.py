@@ -722,6 +722,7 @@ def test_strata_that_are_kept_for_long_may_become_stale(num_clusters):
     # As if the refreshes before had gained little.
     kept_for_long = {"resample/next_refresh": np.int32(1500)}
     state = state._replace(step=jnp.int32(1000), memory=state.memory | kept_for_long)
+    report: Any
     kept, report = plan.call(state, data[0])
     assert set(report) == {"ratio_now"}
     assert report["ratio_now"] < 1
@@ -731,7 +732,7 @@ def test_strata_that_are_kept_for_long_may_become_stale(num_clusters):
     assert report["ratio_now"] > 1
     assert "ratio" in report or report["sampler"] == "uniform"
     assert "ratio" not in report or report["ratio"] < 1
-    assert plan.next_call(given_up) >= 1500
+    assert (plan.next_call(given_up) or 0) >= 1500
     # With the usual overhead the next look would come after the refresh.
     spent = float(kept.memory["resample/spent"]) - float(state.memory["resample/spent"])
     assert spent > 0

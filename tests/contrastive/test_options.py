@@ -1,0 +1,131 @@
+"""Options of the hinge loss: similarities of the user's own, false negatives, soft hinges."""
+
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrobust import contrastive
+from tests.contrastive.problems import IDS, VALID, B, D, embeddings, numeric_gradient
+
+MININGS: dict[str, Any] = {
+    "all": "all",
+    "hardest": "hardest",
+    "top 3": contrastive.top_k(3),
+    "top 9": contrastive.top_k(9),
+    "semi-hard": contrastive.semi_hard(otherwise="nothing"),
+    "soft": contrastive.soft(4.0),
+}
+
+
+def cosines(x, y):
+    """Without a value at zero."""
+    x, y = (z / jnp.linalg.norm(z, axis=1, keepdims=True) for z in (x, y))
+    return jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
+
+
+@pytest.mark.parametrize("mining", ["all", "hardest"])
+@pytest.mark.parametrize("where", ["blocks", "padding", "empty memory"])
+def test_a_similarity_without_a_value_at_zero(mining, where):
+    """What the library fills up with must not make its gradient NaN."""
+    x, y = embeddings()
+    options: dict[str, Any] = {
+        "blocks": {"block_size": 5},
+        "padding": {"valid": VALID},
+        "empty memory": {"memory_y": contrastive.memory_push(contrastive.memory_init(20, D), y)},
+    }[where]
+    grad = lambda similarity: jax.value_and_grad(
+        lambda x, y: contrastive.hinge_loss(
+            x, y, similarity=similarity, mining=mining, **options
+        )[0], (0, 1),
+    )(x, y)  # fmt: skip
+    chex.assert_trees_all_close(grad(cosines), grad("cosine"), rtol=1e-5, atol=1e-6)
+
+
+def restated(x, y, name, margin, limit=np.inf, smooth=False):
+    """The sum of losses over anchors of both directions, in NumPy."""
+    scores = contrastive_cosines(x, y)
+    soft = lambda z: np.logaddexp(0, z)
+    hinge = soft if smooth else lambda z: np.maximum(z, 0)
+    total = 0.0
+    for s in (scores, scores.T):
+        for i, row in enumerate(s):
+            others = (IDS[i] != IDS) & VALID & VALID[i] & (row <= row[i] + limit)
+            found = np.sort(row[others])[::-1]
+            slacks = margin + found - row[i]
+            if name == "semi-hard":
+                slacks = slacks[found < row[i]][:1]
+            if name == "soft" and len(slacks):
+                slacks = np.log(np.sum(np.exp(4.0 * (margin + found))))[None] / 4.0 - row[i]
+            most = {"hardest": 1, "top 3": 3, "top 9": 9}.get(name, len(slacks))
+            total += hinge(slacks[:most]).sum()
+    return total
+
+
+def contrastive_cosines(x, y):
+    x, y = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (x, y))
+    return x @ y.T
+
+
+@pytest.mark.parametrize("block_size", [None, 5])
+@pytest.mark.parametrize(("limit", "smooth"), [(0.3, False), (None, True), (0.3, True)])
+@pytest.mark.parametrize("name", MININGS)
+def test_false_negatives_and_soft_hinges(name, limit, smooth, block_size, x64):
+    x, y = (jnp.asarray(z, jnp.float64) for z in embeddings(noise=1.5))
+    options: Any = {
+        "mining": MININGS[name], "margin": 0.7, "positives": IDS, "valid": VALID,
+        "ignore_above": limit, "smooth": smooth, "block_size": block_size, "reduction": "sum",
+    }  # fmt: skip
+    loss = jax.jit(lambda x, y: contrastive.hinge_loss(x, y, **options)[0])
+    value, gradients = jax.value_and_grad(loss, (0, 1))(x, y)
+    most = np.inf if limit is None else limit
+    wanted = lambda x, y: restated(x, y, name, 0.7, most, smooth)
+    np.testing.assert_allclose(value, wanted(np.asarray(x), np.asarray(y)), rtol=1e-9)
+    if limit is not None:  # some are left out
+        whole = restated(np.asarray(x), np.asarray(y), name, 0.7, np.inf, smooth)
+        assert name == "semi-hard" or value < whole - 0.1
+    for number in (0, 1):
+        slopes = numeric_gradient(wanted, (x, y), number)
+        np.testing.assert_allclose(gradients[number], slopes, rtol=1e-6, atol=1e-7)
+
+
+def test_the_limit_of_false_negatives_may_be_traced():
+    x, y = embeddings()
+    loss = lambda limit: contrastive.hinge_loss(x, y, mining="all", ignore_above=limit)[0]
+    np.testing.assert_allclose(jax.jit(loss)(0.1), loss(0.1), rtol=1e-6)
+    assert float(jax.grad(loss)(0.1)) == 0
+    np.testing.assert_allclose(loss(2.0), loss(None), rtol=1e-6)
+    with pytest.raises(ValueError, match="ignore_above must be at least 0, got -1"):
+        loss(-1)
+
+
+def test_active_anchors():
+    """The sum over anchors with a loss; all of them with soft hinges."""
+    x, y = embeddings(noise=0.2)
+    loss = lambda **o: contrastive.hinge_loss(x, y, margin=0.1, mining="hardest", **o)
+    total, info = loss(reduction="sum")
+    assert 0 < info.active_fraction < 1
+    np.testing.assert_allclose(
+        loss(reduction="active")[0], total / (info.active_fraction * 2 * B), rtol=1e-5
+    )
+    weights = np.arange(B) / B
+    weighed = loss(reduction="sum", weights=weights)[0]
+    np.testing.assert_allclose(
+        loss(reduction="active", weights=weights)[0],
+        weighed / (info.active_fraction * 2 * B),
+        rtol=1e-5,
+    )
+    soft, info = loss(reduction="active", smooth=True)
+    assert info.active_fraction == 1
+    np.testing.assert_allclose(soft, loss(reduction="sum", smooth=True)[0] / (2 * B), rtol=1e-5)
+
+
+@pytest.mark.parametrize("similarity", ["dot", "euclidean", "order", cosines])
+def test_distance_weighted_draws_are_for_cosines(similarity):
+    x, y = embeddings()
+    mining = contrastive.distance_weighted(jax.random.key(0))
+    with pytest.raises(ValueError, match="similarity must be 'cosine' with mining=distance_weig"):
+        contrastive.hinge_loss(x, y, mining=mining, similarity=similarity)
