@@ -118,7 +118,7 @@ def untrained(texts: Texts, seeds: int) -> Run:
     scores = jnp.asarray(texts.untrained, jnp.float32)
     # Rows of the unit matrix, so that the inner products are these scores.
     found = contrastive.retrieval_metrics(
-        scores, jnp.eye(scores.shape[1]), texts.problem.groups, similarity="dot"
+        scores, jnp.eye(scores.shape[1]), texts.problem.test.groups, similarity="dot"
     )
     same = lambda value: np.full((seeds, 1), float(value))
     return Run(same(found.x_to_y.recall[0]), same(found.rsum), *[same(np.nan)] * 3)
