@@ -204,7 +204,7 @@ def _claims_of_digits(digits: dict[str, Run]) -> list[Claim]:
         ),
         Claim.at_least(
             OWN,
-            "and under it they are nearly all alike in the end, also after a warm-up, where under "
+            "and under it different items are alike in the end, also after a warm-up, where under "
             "all negatives they are not (difference of the mean cosine of different items)",
             [
                 reached(digits[method], "cosine").mean() - reached(digits[ALL], "cosine").mean()
@@ -261,6 +261,11 @@ def _as_before(name: str, before: dict[str, Before], by: dict[str, Run]) -> list
             "other draws of the data (difference in standard errors, by method)",
             off(what),
             2.5,
+            should_hold=not (name == DIGITS and what == "rsum"),
+            reason="it was not noted how pixels were scaled, and much depends on it: over 3 seeds "
+            "all negatives have an rsum of 237 and the hardest 156 with raw pixels, 236 and 203 "
+            "with those of variance 1 here, 252 and 221 with pixels of mean 0; before it was 243 "
+            "and 186",
         )
         for what, shown in (("recall", "R@1"), ("rsum", "rsum"))
     ]

@@ -63,7 +63,7 @@ def curves(result: Result):
         text += (
             " Where pairs can be told apart, all negatives lead at first and the hardest overtake. "
             "Where many halves fit, the hardest negative is often as good as the partner; pushing "
-            "it away brings embeddings to where nearly all are alike."
+            "it away brings embeddings to where different items look alike."
         )
     return plots.finish(figure), text
 

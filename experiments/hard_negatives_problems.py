@@ -12,6 +12,7 @@ from jaxrobust import data
 VIEWS, DIGITS, IMAGES = "views", "digits", "digits as images"
 WIKIPEDIA, TRANSLATIONS, CAPTIONS = "wikipedia", "translations", "captions"
 NUM_CENTERS, SPREAD, NOISE = 100, 0.35, 0.25
+LEAST_DEVIATION = 0.05  # of a pixel, of values from 0 to 1
 
 
 class Pair(NamedTuple):
@@ -64,12 +65,19 @@ def views(seed: int, train: int = 4_000, test: int = 1_000, copies: int = 1) -> 
 
 
 def digit_halves(seed: int, test: int = 500) -> Problem:
-    """Left and right halves of handwritten digits: many right halves fit a left one."""
+    """Left and right halves of handwritten digits: many right halves fit a left one.
+
+    Pixels have mean 0 and variance 1 over the training set, but for those that are nearly constant:
+    what all images have in common would be most of every embedding.
+    """
     dataset = data.digits(test_fraction=0.0)
     order = np.random.default_rng(seed).permutation(len(dataset.x_train))
     images = np.asarray(dataset.x_train).reshape(-1, 8, 8)[order]
+    train = len(images) - test
+    mean, deviation = images[:train].mean(axis=0), images[:train].std(axis=0)
+    images = (images - mean) / np.maximum(deviation, LEAST_DEVIATION)
     halves = [images[:, :, :4].reshape(-1, 32), images[:, :, 4:].reshape(-1, 32)]
-    return of_arrays(halves[0], halves[1], len(images) - test)
+    return of_arrays(halves[0], halves[1], train)
 
 
 def digit_images(seed: int) -> Problem:
