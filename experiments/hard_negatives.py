@@ -7,8 +7,8 @@ semi-hard, or all by a softmax. Recall on pairs that were not seen tells what wa
 *Views* are noisy functions of points around 100 centers: no other item fits as well as the partner.
 *Digits* are the left and right halves of handwritten digits: many right halves fit a left one, so
 the hardest negative is often as good as a positive; pushed away all the time, it brings embeddings
-to where different ones look alike, also after a warm-up. Then views are embedded by deep narrow
-towers, in which everything looks alike at the start: under the hardest negative they stay collapsed.
+to where different ones look alike, also after a warm-up. Deep narrow towers, in which everything
+looks alike at the start, stay collapsed under the hardest negative.
 
 At size full, what the size of a batch does at equal numbers of steps, and what it does if some of
 the negatives are views of the same thing. With files: images and texts of *Wikipedia* articles;
