@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.hard_negatives_problems import DIGITS, Problem, Texts
+from experiments.hard_negatives_problems import DIGITS, Problem, Texts, digit_pixels
 from experiments.hard_negatives_runs import INFO_NCE, SOFT, scored
 from experiments.report import Table
 from jaxrobust import contrastive, data
@@ -23,7 +23,7 @@ class Shown(NamedTuple):
 
 
 def show(name: str, problem: Problem, texts: Texts | None, embedded: dict[str, Any]) -> Shown:
-    """By the soft maximum if it was trained, of queries spread over the test set."""
+    """By the soft maximum if it was trained, of queries spread over the test set of seed 0."""
     method = SOFT if SOFT in embedded else INFO_NCE
     x, y = embedded[method]
     groups = np.asarray(problem.test.groups)
@@ -31,8 +31,8 @@ def show(name: str, problem: Problem, texts: Texts | None, embedded: dict[str, A
     queries = np.linspace(0, len(x) - 1, number).astype(int)
     best, right = first_items(method, x, y, groups, queries)
     if name == DIGITS:
-        halves = [np.asarray(half).reshape(-1, 8, 4) for half in problem.test[:2]]
-        return Shown({"queries": halves[0][queries], "found": halves[1][best], "right": right}, [])
+        left, right_half = digit_pixels(0)
+        return Shown({"queries": left[queries], "found": right_half[best], "right": right}, [])
     if problem.labels is not None:
         classes, names = np.asarray(problem.labels[1]), data.wikipedia().info.class_names
         of_x = of_y = [names[number] for number in classes]

@@ -70,14 +70,27 @@ def digit_halves(seed: int, test: int = 500) -> Problem:
     Pixels have mean 0 and variance 1 over the training set, but for those that are nearly constant:
     what all images have in common would be most of every embedding.
     """
-    dataset = data.digits(test_fraction=0.0)
-    order = np.random.default_rng(seed).permutation(len(dataset.x_train))
-    images = np.asarray(dataset.x_train).reshape(-1, 8, 8)[order]
+    images = _digits_in_order(seed)
     train = len(images) - test
     mean, deviation = images[:train].mean(axis=0), images[:train].std(axis=0)
     images = (images - mean) / np.maximum(deviation, LEAST_DEVIATION)
-    halves = [images[:, :, :4].reshape(-1, 32), images[:, :, 4:].reshape(-1, 32)]
-    return of_arrays(halves[0], halves[1], train)
+    left, right = (half.reshape(-1, 32) for half in _halves(images))
+    return of_arrays(left, right, train)
+
+
+def digit_pixels(seed: int, test: int = 500) -> tuple[np.ndarray, np.ndarray]:
+    """The halves of the test set as they are, ``(test, 8, 4)`` each, to be looked at."""
+    return _halves(_digits_in_order(seed)[-test:])
+
+
+def _digits_in_order(seed: int) -> np.ndarray:
+    dataset = data.digits(test_fraction=0.0)
+    order = np.random.default_rng(seed).permutation(len(dataset.x_train))
+    return np.asarray(dataset.x_train).reshape(-1, 8, 8)[order]
+
+
+def _halves(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return images[:, :, :4], images[:, :, 4:]
 
 
 def digit_images(seed: int) -> Problem:

@@ -43,18 +43,24 @@ TOWERS: Any = (Tower((128, 64)),) * 2
 
 def test_pairs_are_as_described():
     pairs = problems.digit_halves(0)
-    left, right = (
-        np.concatenate(side)
-        for side in ((pairs.x_train, pairs.test.x), (pairs.y_train, pairs.test.y))
-    )
-    assert left.shape == right.shape == (1797, 32)
-    assert pairs.test.x.shape == (500, 32)
-    whole = np.concatenate([left.reshape(-1, 8, 4), right.reshape(-1, 8, 4)], axis=2)
+    left, right = problems.digit_pixels(0, 1797)
+    assert left.shape == right.shape == (1797, 8, 4)
+    whole = np.concatenate([left, right], axis=2)
     from jaxrobust import data
 
     images = np.asarray(data.digits(test_fraction=0.0).x_train).reshape(-1, 64)
     as_rows = lambda a: {row.tobytes() for row in np.asarray(a, np.float32).reshape(-1, 64)}
     assert as_rows(whole) == as_rows(images)
+    for half, train, test in (
+        (left, pairs.x_train, pairs.test.x), (right, pairs.y_train, pairs.test.y),
+    ):  # fmt: skip
+        flat = half.reshape(-1, 32)
+        assert test.shape == (500, 32)
+        np.testing.assert_allclose(train.mean(axis=0), 0, atol=1e-5)
+        deviation = flat[:1297].std(axis=0)
+        np.testing.assert_allclose(train.std(axis=0), np.minimum(deviation / 0.05, 1), atol=1e-4)
+        scaled = (flat - flat[:1297].mean(axis=0)) / np.maximum(deviation, 0.05)
+        np.testing.assert_allclose(test, scaled[1297:], atol=1e-5)
     as_images = problems.digit_images(0)
     np.testing.assert_array_equal(as_images.test.x[..., 0].reshape(-1, 32), pairs.test.x)
     assert as_images.y_train.shape == (1297, 8, 4, 1)
