@@ -27,8 +27,11 @@ r"""Losses of pairs, with negatives mined in the batch; and how well embeddings 
 
 All losses take ``block_size``, which bounds their memory. Those of pairs take ``axis_name``, with
 which negatives come from all devices, gathered or sent around a ring; :func:`sup_con` and
-:func:`triplet_loss`, within one set, bring the set together on every device. None of this changes
-the value or the gradient.
+:func:`triplet_loss`, within one set, bring the set together on every device (inside of
+``shard_map``: gather it first). None of this changes the value or the gradient.
+
+Derivatives are taken in reverse mode, as often as wanted: ``jax.grad`` of ``jax.grad``, not
+``jax.jvp`` or ``jax.hessian``, for the gradients are given by hand.
 """
 
 from jaxrobust.contrastive._chunks import in_chunks

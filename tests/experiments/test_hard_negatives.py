@@ -51,14 +51,14 @@ def test_pairs_are_as_described():
     images = np.asarray(data.digits(test_fraction=0.0).x_train).reshape(-1, 64)
     as_rows = lambda a: {row.tobytes() for row in np.asarray(a, np.float32).reshape(-1, 64)}
     assert as_rows(whole) == as_rows(images)
-    for half, train, test in (
+    for half, first, test in (
         (left, pairs.x_train, pairs.test.x), (right, pairs.y_train, pairs.test.y),
     ):  # fmt: skip
         flat = half.reshape(-1, 32)
         assert test.shape == (500, 32)
-        np.testing.assert_allclose(train.mean(axis=0), 0, atol=1e-5)
+        np.testing.assert_allclose(first.mean(axis=0), 0, atol=1e-5)
         deviation = flat[:1297].std(axis=0)
-        np.testing.assert_allclose(train.std(axis=0), np.minimum(deviation / 0.05, 1), atol=1e-4)
+        np.testing.assert_allclose(first.std(axis=0), np.minimum(deviation / 0.05, 1), atol=1e-4)
         scaled = (flat - flat[:1297].mean(axis=0)) / np.maximum(deviation, 0.05)
         np.testing.assert_allclose(test, scaled[1297:], atol=1e-5)
     as_images = problems.digit_images(0)
