@@ -18,6 +18,7 @@ Presets:
 """
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -52,6 +53,7 @@ BATCH = 64
 EPOCH_BATCH = 128
 SKETCH_BATCH = 1024  # examples that are sketched at once
 SHOWN = 8  # clusters in the picture, and members of each
+ROUNDS = 5  # of a refresh, in turn with epochs
 JITTER = 1e-9  # relative: the Gram matrix is singular, and rounding makes it indefinite
 
 
@@ -256,23 +258,28 @@ def refresh_times(config: Config, problem: Problem) -> Times:
     )  # fmt: skip
     if number > config.examples:  # their passes would take minutes
         chosen = {n: method for n, method in chosen.items() if n not in (EXACT, REFINED)}
-    # They take turns with epochs, so that a machine that is slow for a while is slow for both.
-    epochs, found = [timed(epoch)], {}
+    all_epochs, seconds, ratios = [], {}, {}
     for name, method in chosen.items():
-        found[name] = timed(lambda method=method: method(key))
-        epochs.append(timed(epoch))
-    return Times(number, config.timed, float(np.median(epochs)), found)
+        once = lambda method=method: method(key)
+        for function in (epoch, once):
+            jax.block_until_ready(function())
+        # They take turns, so that a machine that is slow for a while is slow for both.
+        epochs, found = [timed(epoch)], []
+        for _ in range(ROUNDS):
+            found.append(timed(once))
+            epochs.append(timed(epoch))
+        all_epochs += epochs
+        seconds[name] = float(np.median(found))
+        beside = [(before + after) / 2 for before, after in itertools.pairwise(epochs)]
+        ratios[name] = float(np.median(np.divide(found, beside)))
+    return Times(number, config.timed, float(np.median(all_epochs)), seconds, ratios)
 
 
 def timed(function: Callable[[], Any]) -> float:
-    """Seconds of a second and third call, the lesser."""
+    """Seconds."""
+    begin = time.perf_counter()
     jax.block_until_ready(function())
-    seconds = []
-    for _ in range(2):
-        begin = time.perf_counter()
-        jax.block_until_ready(function())
-        seconds.append(time.perf_counter() - begin)
-    return min(seconds)
+    return time.perf_counter() - begin
 
 
 def members(config: Config, problem: Problem) -> dict[str, Any]:

@@ -94,7 +94,8 @@ def test_all_methods_are_better_than_chance_and_near_the_reference(problem, grad
 
 def test_claims_can_hold_and_fail():
     good = {32: quality(), 64: quality()}
-    times = Times(60_000, 64, 1.0, {sketched(256): 2.0, SHORT: 0.9, WARM: 0.8, RANK_ONE: 9.0})
+    seconds = {sketched(256): 4.0, SHORT: 1.8, WARM: 1.6, RANK_ONE: 18.0}
+    times = Times(60_000, 64, 2.0, seconds, {name: s / 2 for name, s in seconds.items()})
     full = Config(dataset="mnist", examples=10_000)
     claims = told.claims(full, good, times)
     assert all(claim.holds for claim in claims)
@@ -110,9 +111,9 @@ def test_claims_can_hold_and_fail():
     assert not told.sketch_claims(full, {64: quality(**{RANK_ONE: 1.1})})[-1].holds
     assert not told.guide_claims({64: quality(**{RANDOM: 8.0})})[0].holds
     assert not told.guide_claims({64: quality(**{RANK_ONE: 5.1})})[1].holds
-    slower = told.time_claims(full, times._replace(epoch=0.85))
-    assert [claim.holds for claim in slower] == [False, True]
-    assert not told.time_claims(full, times._replace(epoch=0.5))[1].holds
+    for name, held in ((SHORT, [False, True]), (WARM, [True, False])):
+        slower = times._replace(epochs=times.epochs | {name: 1.01})
+        assert [claim.holds for claim in told.time_claims(full, slower)] == held
     assert told.time_claims(Config(), times) == []
 
 
@@ -129,7 +130,8 @@ def test_the_images_are_of_members(problem):
 
 def test_the_report_is_drawn(problem):
     found = {8: quality(), 32: quality()}
-    times = Times(100, 8, 1.0, {sketched(256): 2.0, SHORT: 0.9, WARM: 0.8, RANK_ONE: 9.0})
+    seconds = {sketched(256): 2.0, SHORT: 0.9, WARM: 0.8, RANK_ONE: 9.0}
+    times = Times(100, 8, 1.0, seconds, seconds)
     result = Result(
         summary=told.summarise(found, times),
         series={
