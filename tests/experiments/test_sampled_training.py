@@ -122,6 +122,18 @@ def test_the_clock_counts_steps_and_refreshes_alone():
     assert found.test_losses.tolist() == [2.0, 1.0]
 
 
+def test_runs_that_are_compared_closely_take_turns():
+    turns = sampled_training.in_turn(UNBIASED)
+    assert turns[:4] == [UNIFORM, AUTOMATIC] * 2
+    assert set(turns) == set(UNBIASED)
+    assert [turns.count(method) for method in (UNIFORM, AUTOMATIC, DOUBLE)] == [3, 3, 1]
+    assert sampled_training.in_turn((UNIFORM, FOUND, KNOWN)) == [UNIFORM, FOUND, KNOWN]
+    slow, fast = curve([0.1, 0.9]), curve([0.1, 0.9], seconds_per_step=0.05)
+    assert sampled_training_runs.fastest([slow, fast, slow]) is fast
+    failed = curve([])
+    assert sampled_training_runs.fastest([failed, failed]) is failed
+
+
 def test_a_rate_that_is_too_high_reaches_nothing():
     made = sampled_training_runs.problem("digits", "mlp", Redundancy(0, 1, 100), 0)
     run = sampled_training_runs.run_once(
