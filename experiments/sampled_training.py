@@ -7,7 +7,8 @@ detection included. On data without copies it must change nothing.
 
 Then samplers that are unbiased for the same objective: steps and seconds to the training loss that
 uniform sampling has in the end, and to a test loss close to its lowest, for several batch sizes,
-each method at its own best rate. With
+each method at its own best rate. A loss counts as reached when the median of a tenth of the curve
+is there, for the noise of a small batch touches any level sooner or later. With
 small batches, on a convex problem whose loss cannot go to zero, as a tenth of the labels is wrong,
 noise is what limits training; elsewhere it is the size of a step, so less variance saves little and
 refreshes cost. The automatic mode looks at this first, and stays with uniform sampling.

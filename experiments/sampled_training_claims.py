@@ -50,13 +50,25 @@ def to_accuracy(curve: Curve, target: float) -> tuple[float, float]:
 
 
 def to_loss(curve: Curve, target: float) -> tuple[float, float]:
-    """Steps and seconds to a mean loss on the training set; infinite if it is not reached."""
-    return _first_at(curve, curve.values <= target)
+    """Steps and seconds until the training loss is settled there; infinite if it never is."""
+    return _first_at(curve, settled(curve.values) <= target)
 
 
 def to_test_loss(curve: Curve, target: float) -> tuple[float, float]:
-    """Steps and seconds to a mean loss on the test set; infinite if it is not reached."""
-    return _first_at(curve, curve.test_losses <= target)
+    """Steps and seconds until the test loss is settled there; infinite if it never is."""
+    return _first_at(curve, settled(curve.test_losses) <= target)
+
+
+def settled(values: np.ndarray) -> np.ndarray:
+    """Medians of a tenth of the curve up to every point; infinite before there is as much.
+
+    Noise moves a loss up and down: the more of it, the sooner a level is touched for a moment.
+    """
+    window = max(1, len(values) // 10)
+    if len(values) < window:
+        return np.full(len(values), np.inf)
+    medians = np.median(np.lib.stride_tricks.sliding_window_view(values, window), axis=1)
+    return np.concatenate([np.full(window - 1, np.inf), medians])
 
 
 def _first_at(curve: Curve, reached: np.ndarray) -> tuple[float, float]:
@@ -74,11 +86,6 @@ def final(curve: Curve, worst: float) -> float:
 def most_accurate(runs: Runs) -> float:
     """The rate with the best final accuracy, on average."""
     return max(runs, key=lambda rate: np.mean([final(c, 0.0) for c in runs[rate]]))
-
-
-def lowest(runs: Runs) -> float:
-    """The rate with the lowest final loss, on average."""
-    return min(runs, key=lambda rate: np.mean([final(c, np.inf) for c in runs[rate]]))
 
 
 def best_reach(runs: Runs, reach, targets) -> tuple[float, np.ndarray]:
@@ -239,15 +246,18 @@ def clean_claims(methods: dict[str, Runs], source: str) -> list[Claim]:
 
 
 def final_losses(runs: Runs) -> list[float]:
-    """The loss in the end at the best rate, by seed: medians of the last tenth of the curves."""
-    curves = runs[lowest(runs)]
-    return [float(np.median(c.values[-max(1, len(c.values) // 10) :])) for c in curves]
+    """The loss at which runs are settled in the end, at the rate with the lowest, by seed."""
+    last = {
+        rate: [float(settled(c.values)[-1]) if c.values.size else np.inf for c in curves]
+        for rate, curves in runs.items()
+    }
+    return min(last.values(), key=lambda losses: float(np.mean(losses)))
 
 
 def least_test_losses(runs: Runs) -> list[float]:
-    """By seed, 1 % above the lowest test loss of a run, at the rate where these are lowest."""
+    """By seed, 1 % above the lowest settled test loss, at the rate where these are lowest."""
     least = {
-        rate: [1.01 * float(np.min(c.test_losses, initial=np.inf)) for c in curves]
+        rate: [1.01 * float(np.min(settled(c.test_losses), initial=np.inf)) for c in curves]
         for rate, curves in runs.items()
     }
     return min(least.values(), key=lambda losses: float(np.mean(losses)))
@@ -258,10 +268,10 @@ def loss_ratios(
 ) -> dict[str, tuple[float, float]]:
     """Steps and seconds to the same training loss, over those of uniform sampling.
 
-    The loss is the one that uniform sampling, at its best rate and with the same seed, has in the
-    end: the median of the last tenth of its curve, which noise moves up and down. Or, with
-    :func:`least_test_losses`, to a test loss. Medians over seeds of the ratios of two runs of one
-    seed; infinite if half of the runs do not get there.
+    The loss is the one at which uniform sampling, at its best rate and with the same seed, is
+    settled in the end, see :func:`settled`. Or, with :func:`least_test_losses`, a test loss.
+    Medians over seeds of the ratios of two runs of one seed; infinite if half of the runs do not
+    get there.
     """
     targets = targets_of(methods[UNIFORM])
     found = {m: best_reach(runs, reach, targets)[1] for m, runs in methods.items()}
