@@ -27,6 +27,7 @@ SG, DOUBLE, IMPORTANCE, SVRG = "SG-B", "SG-2B", "importance", "SVRG"
 GC = "GC (equal draws)"
 PROPORTIONAL, NEYMAN, BOTH = "GC, proportional", "GC, Neyman", "GC, Neyman + importance"
 HARTIGAN, HARTIGAN_NEYMAN = "Hartigan, equal draws", "Hartigan, Neyman"
+STRATA_SVRG = "SVRG, equal draws"  # the control variate, and one example of each cluster
 LARGE_BATCH = 100  # in which the draws of every cluster are many
 EQUAL_SAMPLER, NEYMAN_SAMPLER = "equal, sampler", f"Neyman, sampler of {LARGE_BATCH}"
 

@@ -208,11 +208,19 @@ def measure_path(setting: Row, seeds: int) -> Variances:
         for begin in range(stale, paths.shape[1] - 1, stale):
             snapshot, params = paths[seed, begin], paths[seed, begin + 1]
             assigned = rank_one(problem, snapshot, jax.random.key(seed), max_passes=3).assignments
-            m = estimators.moments(random_features.gradients(problem, params), assigned, BATCH)
+            now, before = (random_features.gradients(problem, p) for p in (params, snapshot))
+            # Clusters as old as the published ones.
+            best = clustering.fit(before, BATCH, key=jax.random.key(seed)).assignments
+            m, of_best, of_differences = (
+                estimators.moments(points, clusters, BATCH)
+                for points, clusters in ((now, assigned), (now, best), (now - before, assigned))
+            )
             found = {
                 **estimators.of_all(m, BATCH),
-                estimators.GC: estimators.equal(m, BATCH),
+                **estimators.of_clusters(m, BATCH),
+                estimators.HARTIGAN: estimators.equal(of_best, BATCH),
                 estimators.SVRG: variance_of_svrg(problem, params, snapshot),
+                estimators.STRATA_SVRG: estimators.equal(of_differences, BATCH),
             }
             for name, value in found.items():
                 average.setdefault(name, []).append(value / params.size)

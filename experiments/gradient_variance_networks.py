@@ -196,13 +196,16 @@ def measure_point(config: Config, problem: Problem, params: Any, made: Refreshed
     loss, center = mean_gradient(problem, params)
     at = lambda assigned: moments(problem, params, assigned, center, config.batch)
     published, sketched = at(made.published), at(made.sketched)
+    differences = of_differences(config, problem, params, center, made)
     variances = {
         **estimators.of_all(published, config.batch),
         estimators.GC: estimators.equal(published, config.batch),
         told.SKETCHED: estimators.equal(sketched, config.batch),
+        told.SKETCHED_PROPORTIONAL: estimators.proportional(sketched, config.batch),
         told.SKETCHED_NEYMAN: with_shares(sketched, made.spreads, config.batch),
         told.SKETCHED_BOTH: estimators.neyman_with_importance(sketched, config.batch),
-        estimators.SVRG: variance_of_svrg(problem, params, center, made.snapshot) / config.batch,
+        estimators.SVRG: float(differences.variance) / config.batch,
+        told.SKETCHED_SVRG: estimators.equal(differences, config.batch),
     }
     size = len(center)
     return {
@@ -277,11 +280,12 @@ def mean_gradient(problem: Problem, params: Any) -> tuple[float, jax.Array]:
     return float(loss), jax.flatten_util.ravel_pytree(gradient)[0]
 
 
-def variance_of_svrg(problem: Problem, params: Any, center: jax.Array, snapshot: Any) -> float:
-    """Of one example, with the control variate of earlier weights."""
-    difference = center - mean_gradient(problem, snapshot)[1]
-    together = jnp.zeros(len(problem.data[1]), jnp.int32)
-    return float(moments(problem, params, together, difference, 1, snapshot).variance)
+def of_differences(
+    config: Config, problem: Problem, params: Any, center: jax.Array, made: Refreshed
+) -> Moments:
+    """Of what the control variate of earlier weights leaves, in the clusters by sketches."""
+    difference = center - mean_gradient(problem, made.snapshot)[1]
+    return moments(problem, params, made.sketched, difference, config.batch, snapshot=made.snapshot)
 
 
 def plot(result: Result) -> dict:

@@ -16,7 +16,11 @@ CIFAR = "Faghri et al., arXiv:2007.04532, CIFAR-10 (read off figures, specificat
 PROBLEMS = ("digits", "mnist", "cifar10", "cifar10 with copies")
 SKETCHED, SKETCHED_NEYMAN = "sketches, equal draws", "sketches, Neyman"
 SKETCHED_BOTH = "sketches, Neyman + importance"
-COLUMNS = (SG, DOUBLE, GC, SKETCHED, SKETCHED_NEYMAN, SKETCHED_BOTH, IMPORTANCE, SVRG)
+SKETCHED_PROPORTIONAL, SKETCHED_SVRG = "sketches, proportional", "sketches, equal draws + SVRG"
+COLUMNS = (
+    SG, DOUBLE, GC, SKETCHED, SKETCHED_PROPORTIONAL, SKETCHED_NEYMAN, SKETCHED_BOTH, IMPORTANCE,
+    SVRG, SKETCHED_SVRG,
+)  # fmt: skip
 
 WORDS = {
     **COMMON_WORDS,

@@ -12,6 +12,7 @@ from experiments.gradient_estimators import (
     NEYMAN,
     PROPORTIONAL,
     SG,
+    STRATA_SVRG,
     SVRG,
 )
 from experiments.gradient_variance_claims import (
@@ -29,7 +30,7 @@ def tables(table: Measured, sweep: Sweep, regression: Regression) -> list[Table]
     """All numbers of the table, and means over training of the others."""
     shown = (GC, PROPORTIONAL, NEYMAN, BOTH, HARTIGAN, HARTIGAN_NEYMAN, IMPORTANCE, SVRG)
     samplers = [name for name in next(iter(table.values())) if "sampler" in name]
-    along = (SG, DOUBLE, IMPORTANCE, GC, SVRG)
+    along = (SG, DOUBLE, IMPORTANCE, GC, PROPORTIONAL, NEYMAN, HARTIGAN, SVRG, STRATA_SVRG)
     mean = lambda values: float(np.mean(values))
     return [
         Table(
@@ -54,8 +55,8 @@ def tables(table: Measured, sweep: Sweep, regression: Regression) -> list[Table]
                 for row, v in sweep.items()
             ],
             "Variance per weight, mean over seeds and over the steps 1500, 2500, 3500 and 4500, "
-            f"with clusters (3 passes) and snapshots made {FRESH} steps before; and variance over "
-            "second moment.",
+            f"with clusters (3 passes; Hartigan's to the end) and snapshots made {FRESH} steps "
+            "before, and Neyman draws by the spreads at hand; and variance over second moment.",
         ),
         Table(
             "Linear regression: variance relative to SG-B",

@@ -24,6 +24,7 @@ from experiments.gradient_estimators import (
     NEYMAN_SAMPLER,
     PROPORTIONAL,
     SG,
+    STRATA_SVRG,
     SVRG,
 )
 from experiments.gradient_variance import Config, Variances
@@ -46,7 +47,8 @@ def table() -> told.Measured:
 
 
 def variances(sg: float, **relative: float) -> Variances:
-    values = {SG: sg, DOUBLE: sg / 2, IMPORTANCE: sg / 2}
+    values = {SG: sg, DOUBLE: sg / 2, IMPORTANCE: sg / 2, PROPORTIONAL: sg, NEYMAN: sg / 2}
+    values |= {HARTIGAN: sg / 3, STRATA_SVRG: sg / 9}
     values |= {{"gc": GC, "svrg": SVRG}[name]: sg * ratio for name, ratio in relative.items()}
     average = {name: np.full((2, 4), value) for name, value in values.items()}
     return Variances(average, {name: np.full((2, 4), 0.95) for name in values})
@@ -117,7 +119,9 @@ def test_a_path_is_measured(monkeypatch):
     monkeypatch.setattr(gradient_variance, "SWEEP_STEPS", 1_500)
     found = gradient_variance.measure_path(SMALL, 1)
     assert found.average[SG].shape == (1, 1)
-    assert found.average[SVRG] < found.average[SG]
+    assert found.average[STRATA_SVRG] < found.average[SVRG] < found.average[SG]
+    assert found.average[NEYMAN] <= found.average[GC]
+    assert found.average[HARTIGAN] < found.average[GC]
     assert 0 < found.normalised[SG] < 1
 
 

@@ -49,9 +49,15 @@ def test_svrg_is_the_variance_of_the_differences(problem):
     difference = jax.tree.map(jnp.subtract, gradients(params), gradients(earlier))
     expected = sampling.variance(difference, sampling.uniform(50, 1, replacement=True))
     _, center = networks.mean_gradient(problem, params)
-    found = networks.variance_of_svrg(problem, params, center, earlier)
-    assert found == pytest.approx(float(expected), rel=1e-4)
-    assert networks.variance_of_svrg(problem, params, center, params) == 0
+    assigned = jnp.asarray(np.arange(50) % SMALL.batch)
+    made = networks.Refreshed(earlier, assigned, assigned, jnp.ones(SMALL.batch))
+    found = networks.of_differences(SMALL, problem, params, center, made)
+    assert float(found.variance) == pytest.approx(float(expected), rel=1e-4)
+    in_strata = sampling.stratified(assigned, SMALL.batch, replacement=True)
+    expected = float(sampling.variance(difference, in_strata))
+    assert estimators.equal(found, SMALL.batch) == pytest.approx(expected, rel=1e-4)
+    same = networks.of_differences(SMALL, problem, params, center, made._replace(snapshot=params))
+    assert float(same.variance) == 0
 
 
 def test_shares_by_their_own_spreads_are_neyman():
