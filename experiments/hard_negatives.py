@@ -16,10 +16,10 @@ English captions and their German *translations*; *captions* that several people
 
 Presets:
     quick: 45 s on 2 cores; views for 30 epochs, digits for 30, 3 seeds
-    full: 15 min on 2 cores; views and digits for 60 epochs, 8 seeds; batch sizes; copies
+    full: about 25 min on 2 cores, estimated; views, digits: 60 epochs, 8 seeds; batch sizes; copies
     wikipedia: 2 min on 2 cores; 2,173 pairs of Wikipedia (JAXROBUST_DATA)
-    captions: 20 min on 2 cores; Multi30k (JAXROBUST_DATA), 10,000 images; bags of words
-    recurrent: 30 min on 2 cores; the same with GRUs
+    captions: about 20 min, estimated; Multi30k (JAXROBUST_DATA), 10,000 images; bags of words
+    recurrent: about 30 min, estimated; the same with GRUs
 """
 
 import dataclasses

@@ -5,20 +5,20 @@ from typing import Any
 import numpy as np
 
 from experiments import hard_negatives_claims as told
+from experiments import hard_negatives_problems as problems
 from experiments.hard_negatives_claims import Found, chosen, named, number_in, reached
-from experiments.hard_negatives_problems import (
-    CAPTIONS,
-    DIGITS,
-    IMAGES,
-    TRANSLATIONS,
-    VIEWS,
-    WIKIPEDIA,
-)
 from experiments.hard_negatives_runs import Run
 from experiments.report import Table
 
 # R@1 from x to y of random embeddings, in %: 1,000, 500 and 693 items; for captions 4 of 4,000.
-CHANCE = {VIEWS: 0.1, DIGITS: 0.2, IMAGES: 0.2, WIKIPEDIA: 0.14, TRANSLATIONS: 0.1, CAPTIONS: 0.1}
+CHANCE = {
+    problems.VIEWS: 0.1,
+    problems.DIGITS: 0.2,
+    problems.IMAGES: 0.2,
+    problems.WIKIPEDIA: 0.14,
+    problems.TRANSLATIONS: 0.1,
+    problems.CAPTIONS: 0.1,
+}
 TOP_SHARE = 0.01  # of all items, that count as the hardest
 
 
@@ -72,7 +72,7 @@ def _table_of(config: Any, name: str, by: dict[str, Run]) -> Table:
     title = f"{name}: retrieval of test pairs after {config.epochs} epochs"
     note = f"Chance, from x to y: R@1 of {CHANCE[name]} %. A mean cosine of 1: all embeddings are "
     note += "the same. Seeds: "
-    if name in (WIKIPEDIA, TRANSLATIONS, CAPTIONS):
+    if name in (problems.WIKIPEDIA, problems.TRANSLATIONS, problems.CAPTIONS):
         note += "of the weights and the order of batches; the data are the same."
     else:
         note += "of data, weights and batches."

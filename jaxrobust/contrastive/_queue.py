@@ -72,7 +72,6 @@ def memory_push(
             f"embeddings must be of shape (B, {dim}) with B in 1..{size}, the size of the memory; "
             f"got {embeddings.shape}"
         )
-    embeddings = trees.bring_together(embeddings)
     number = len(embeddings)
     ids = jnp.full(number, NO_ID) if ids is None else pairs.check_labels("ids", ids, number)
     places = (memory.next + jnp.arange(number, dtype=jnp.int32)) % size
