@@ -201,7 +201,7 @@ def methods(config: Config, problem: Problem, count: int) -> dict[str, Callable[
     found: dict[str, Callable[..., Any]] = {
         sketched(dim): lambda key, dim=dim: cluster("sketch", key, dim=dim) for dim in DIMS
     }
-    found[SHORT] = lambda key: cluster("sketch", key, dim=128, max_passes=2)
+    found[SHORT] = lambda key: cluster("sketch", key, dim=128, max_passes=1)
     found[PLAIN] = lambda key: cluster("sketch", key, dim=DIM, num_landmarks=0)
     if count <= config.exact:
         found |= {REFINED: refined, EXACT: lambda key: cluster("exact", key)}

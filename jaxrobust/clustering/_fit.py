@@ -13,7 +13,7 @@ from jaxrobust.clustering._checks import (
     check_points,
     check_tolerance,
 )
-from jaxrobust.clustering._hartigan import pass_over
+from jaxrobust.clustering._hartigan import pass_until
 from jaxrobust.clustering._lloyd import alternate
 from jaxrobust.clustering._objectives import (
     OBJECTIVES,
@@ -22,12 +22,13 @@ from jaxrobust.clustering._objectives import (
     by_cluster,
 )
 from jaxrobust.clustering._result import Clustering
+from jaxrobust.clustering._sample import check_sample_size, draw, join
 from jaxrobust.clustering._seeding import SEEDINGS, Seeding, assign_to_seeds
+from jaxrobust.clustering._smallest import smallest
 from jaxrobust.clustering._sums import (
+    Sums,
     centered_sums,
     squared_distances,
-    sums_about_members,
-    sums_of,
 )
 
 Algorithm = Literal["hartigan", "lloyd"]
@@ -85,14 +86,13 @@ def fit(
       max_passes: passes over the points, at most.
       tolerance: passes end when one lowers the objective by less than this share of it.
       block_size: for ``"hartigan"``, points whose moves are decided at once; None for about as many
-        as a cluster has members, at most 512. More are not faster, and may end earlier than they
-        should.
+        as a cluster has members, at most 1024. More are not faster, and end higher.
       sample_size: with ``"k-means++"``, if there are more than twice as many points: they are
         seeded and fitted among so many random ones first, those far from the mean more likely than
-        others, by up to 30 passes or ``max_passes`` if that is more; then all join these clusters,
-        one after the other, where they cost least. So one pass over all points, or two, is nearly
-        enough. Seeding among all takes K passes, which would be most of the time. None for 4096, or
-        64 per cluster if that is more.
+        others and counting less, by up to 30 passes or ``max_passes`` if that is more, until one
+        gains less than 1 %; then all join these clusters where they cost least, and move the
+        centers. So one pass over all points is nearly enough. Seeding among all takes K passes,
+        which would be most of the time. None for 4096, or 64 per cluster if that is more.
 
     Returns:
       :class:`Clustering`. Works under ``jit`` with ``num_clusters`` and the options static; sums
@@ -116,31 +116,56 @@ def fit(
         raise ValueError(f"objective must be one of {OBJECTIVES}, got {objective!r}")
     _check_algorithm(algorithm, objective, block_size)
     max_passes = trees.check_count("max_passes", max_passes)
-    if block_size is None:
-        block_size = max(1, min(512, points.shape[0] // num_clusters))
-    block_size = min(trees.check_count("block_size", block_size), points.shape[0])
+    if block_size is not None:
+        block_size = trees.check_count("block_size", block_size)
     check_tolerance("tolerance", tolerance)
     init = check_init(init, SEEDINGS, points.shape[0], num_clusters)
-    sample_size = _check_sample_size(sample_size, num_clusters)
+    sample_size = check_sample_size(sample_size, num_clusters)
 
-    def improved(points: jax.Array, start: jax.Array, most: int = max_passes) -> Clustering:
+    def blocks(points: jax.Array) -> int:
+        usual = max(1, min(_MOST_AT_ONCE, len(points) // num_clusters))
+        return min(block_size or usual, len(points))
+
+    def improved(points: jax.Array, start: jax.Array, sums: Sums | None = None) -> Clustering:
         if algorithm == "lloyd":
-            return alternate(points, start, num_clusters, most, tolerance)
-        size = min(block_size, points.shape[0])
-        return _improve(points, start, num_clusters, objective, most, tolerance, size)
+            return alternate(points, start, num_clusters, max_passes, tolerance)
+        found = pass_until(
+            points, None, start, sums, num_clusters, objective,
+            max_passes=max_passes, tolerance=tolerance, block_size=blocks(points),
+        )  # fmt: skip
+        return Clustering(
+            assignments=found.assignments,
+            sizes=found.sums.counts.astype(jnp.int32),
+            centers=found.sums.centers,
+            spreads=found.sums.spreads,
+            objective=found.objective,
+            num_passes=found.number,
+            converged=found.converged,
+        )
 
     if isinstance(init, str) and init == "k-means++" and points.shape[0] > 2 * sample_size:
         key, sample_key = jax.random.split(key)
-        sample = _sample(sample_key, points, sample_size)
-        start = start_from(init, key, sample, num_clusters)
-        # A pass over the sample is cheap, and saves passes over all.
-        few = improved(sample, start, max(max_passes, _PASSES_OF_SAMPLE))
-        return improved(points, _assign(few, points, objective, _JOINING))
+        sample, weights = draw(sample_key, points, sample_size)
+        # Seeds by the sample as it is, with many points that are far away, so that these are found;
+        # a pass over it is cheap, and saves passes over all.
+        few = pass_until(
+            sample,
+            weights,
+            start_from(init, key, sample, num_clusters),
+            None,
+            num_clusters,
+            objective,
+            max_passes=max(max_passes, _PASSES_OF_SAMPLE),
+            tolerance=max(tolerance, _TOLERANCE_OF_SAMPLE),
+            block_size=blocks(sample),
+        )
+        return improved(points, *join(few.sums, points, objective))
     return improved(points, start_from(init, key, points, num_clusters))
 
 
 _PASSES_OF_SAMPLE = 30
-_JOINING = 32  # points that join the clusters of a sample by the same sizes
+_TOLERANCE_OF_SAMPLE = 1e-2  # what is gained below is lost as the others join
+_MOST_AT_ONCE = 1024
 
 
 def objective(
@@ -207,21 +232,19 @@ def assign(clusters: Clustering, points: Any, *, objective: Objective = "pairwis
             f"points must be of the length of the centers, got {points.shape} and centers "
             f"{'by leaf' if shape is None else shape}"
         )
-    return _assign(clusters, points, objective, 1)
+    return _assign(clusters, points, objective)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _assign(
-    clusters: Clustering, points: jax.Array, objective: Objective, block_size: int
-) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=2)
+def _assign(clusters: Clustering, points: jax.Array, objective: Objective) -> jax.Array:
     # About the centers' mean, for distances are found from products.
     middle = jnp.mean(clusters.centers, axis=0)
     distances = squared_distances(points, clusters.centers, middle)
     if objective == "kmeans":
-        return jnp.argmin(distances, axis=1).astype(jnp.int32)
+        return smallest(distances)[0]
     sizes = clusters.sizes.astype(distances.dtype)
     spreads = clusters.spreads.astype(distances.dtype)
-    return assign_in_turn(sizes, spreads, distances, 1, block_size)
+    return assign_in_turn(sizes, spreads, distances, 1.0)
 
 
 def _check_algorithm(algorithm: str, objective: str, block_size: int | None) -> None:
@@ -235,31 +258,6 @@ def _check_algorithm(algorithm: str, objective: str, block_size: int | None) -> 
         )
     if algorithm == "lloyd" and block_size is not None:
         raise ValueError("block_size is for algorithm 'hartigan' alone")
-
-
-def _check_sample_size(sample_size: int | None, num_clusters: int) -> int:
-    if sample_size is None:
-        return max(4096, 64 * num_clusters)
-    sample_size = trees.check_count("sample_size", sample_size)
-    if sample_size < num_clusters:
-        raise ValueError(
-            f"sample_size must be at least num_clusters, {num_clusters}, got {sample_size}"
-        )
-    return sample_size
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _sample(key: jax.Array, points: jax.Array, number: int) -> jax.Array:
-    """Different random points, about half of them by their squared distance to the mean.
-
-    So that few points that are far away, which cost much, are seen (Bachem et al., 2016).
-    """
-    distances = jnp.sum((points - jnp.mean(points, axis=0)[None, :]) ** 2, axis=1)
-    total = jnp.sum(distances)
-    shares = jnp.where(total > 0, distances / jnp.where(total > 0, total, 1), 0)
-    # Draws without replacement in proportion: the largest logarithms with Gumbel noise.
-    scores = jnp.log(shares + 1 / points.shape[0]) + jax.random.gumbel(key, points.shape[:1])
-    return points[jax.lax.top_k(scores, number)[1]]
 
 
 def check_init(init: Any, names: tuple[str, ...], num_points: int, num_clusters: int) -> Any:
@@ -276,43 +274,3 @@ def start_from(init: Any, key: jax.Array, points: jax.Array, num_clusters: int) 
     if isinstance(init, str):
         return assign_to_seeds(key, points, num_clusters, init)
     return init
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3, 6))
-def _improve(
-    points: jax.Array,
-    start: jax.Array,
-    num_clusters: int,
-    objective: Objective,
-    max_passes: int,
-    tolerance: float,
-    block_size: int,
-) -> Clustering:
-    """Passes of Hartigan's method until they gain little."""
-    middle = jnp.mean(points, axis=0)
-
-    def one_pass(state):
-        assignments, sums, value, num_passes, _ = state
-        sums, assignments = pass_over(
-            sums, points, assignments, middle, objective, block_size, num_passes == 0
-        )
-        # Anew, so that rounding errors do not add up; about centers that are close to the means.
-        sums = sums_of(points, assignments, sums.centers)
-        after = jnp.sum(by_cluster(sums, objective))
-        return assignments, sums, after, num_passes + 1, value - after <= tolerance * value
-
-    sums = sums_about_members(points, start, num_clusters)
-    value = jnp.sum(by_cluster(sums, objective))
-    state = (start, sums, value, jnp.int32(0), jnp.bool_(False))
-    assignments, sums, value, num_passes, converged = jax.lax.while_loop(
-        lambda state: ~state[4] & (state[3] < max_passes), one_pass, state
-    )
-    return Clustering(
-        assignments=assignments,
-        sizes=sums.counts.astype(jnp.int32),
-        centers=sums.centers,
-        spreads=sums.spreads,
-        objective=value,
-        num_passes=num_passes,
-        converged=converged,
-    )

@@ -1,5 +1,6 @@
 """Hartigan's method: points move while a move lowers the objective, by its exact change."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,8 @@ from jaxrobust.clustering._objectives import (
     cost_of_joining,
     gain_of_leaving,
 )
-from jaxrobust.clustering._sums import Sums, squared_distances
+from jaxrobust.clustering._smallest import smallest
+from jaxrobust.clustering._sums import Sums, squared_distances, sums_about_members, sums_of
 
 # Moves are made together if they gain at least this share of what each by itself would.
 _LEAST_SHARE = 0.25
@@ -26,12 +28,12 @@ class Proposal(NamedTuple):
 
     target: jax.Array  # (n,) int32: where it would go
     change: jax.Array  # (n,): of the objective, if it alone moved; below zero for an improvement
-    rank: jax.Array  # (n,) int32: place among those that would go there, the best first
 
 
 def pass_over(
     sums: Sums,
     points: jax.Array,
+    weights: jax.Array,
     assignments: jax.Array,
     middle: jax.Array,
     objective: Objective,
@@ -46,6 +48,7 @@ def pass_over(
     Args:
       sums: of the clusters.
       points: ``(N, d)``.
+      weights: ``(N,)``, how often each point counts.
       assignments: ``(N,)`` int32.
       middle: ``(d,)``, the mean of the points.
       objective: what is lowered.
@@ -59,7 +62,7 @@ def pass_over(
     wants = jax.lax.cond(
         is_first,
         lambda: jnp.ones(number, bool),
-        lambda: _want_to_move(sums, points, assignments, objective, middle),
+        lambda: _want_to_move(sums, points, weights, assignments, objective, middle),
     )
     # The numbers of those that do, in order, then N for each of the others.
     waiting = numbers_where(wants)
@@ -69,9 +72,12 @@ def pass_over(
     def block(state):
         begin, sums, assignments, most = state
         places = jax.lax.dynamic_slice_in_dim(waiting, begin, size)
-        rows, assigned = (a.at[places].get(mode="clip") for a in (points, assignments))
-        proposal = propose(sums, rows, assigned, places < number, objective, middle)
-        sums, assigned, most = apply(sums, rows, assigned, proposal, objective, most)
+        rows, weight, assigned = (
+            array.at[places].get(mode="clip") for array in (points, weights, assignments)
+        )
+        weight = jnp.where(places < number, weight, 0)
+        proposal = propose(sums, rows, weight, assigned, objective, middle)
+        sums, assigned, most = apply(sums, rows, weight, assigned, proposal, objective, most)
         assignments = assignments.at[places].set(assigned, mode="drop")
         return begin + size, sums, assignments, jnp.clip(2 * most, 1, size)
 
@@ -81,51 +87,62 @@ def pass_over(
 
 
 def _want_to_move(
-    sums: Sums, points: jax.Array, assignments: jax.Array, objective: Objective, middle: jax.Array
+    sums: Sums,
+    points: jax.Array,
+    weights: jax.Array,
+    assignments: jax.Array,
+    objective: Objective,
+    middle: jax.Array,
 ) -> jax.Array:
     """Whether the best move of a point alone would lower the objective, ``(N,)`` bool."""
 
     def of_some(some):
-        points, assigned = some
-        _, change = _best_moves(sums, points, assigned, objective, middle)
+        points, weights, assigned = some
+        _, change = _best_moves(sums, points, weights, assigned, objective, middle)
         return change < 0
 
     number, count = points.shape[0], sums.counts.size
     if number * count <= _MOST_DISTANCES:
-        return of_some((points, assignments))
-    return map_batches(of_some, (points, assignments), max(1, _MOST_DISTANCES // count))
+        return of_some((points, weights, assignments))
+    return map_batches(of_some, (points, weights, assignments), max(1, _MOST_DISTANCES // count))
 
 
 def _best_moves(
-    sums: Sums, points: jax.Array, assigned: jax.Array, objective: Objective, middle: Any
+    sums: Sums,
+    points: jax.Array,
+    weight: jax.Array,
+    assigned: jax.Array,
+    objective: Objective,
+    middle: Any,
 ) -> tuple[jax.Array, jax.Array]:
-    """Where each point would go, and the change of the objective by that alone, ``(n,)``."""
+    """Where each would go, and the change of the objective by that alone over its weight."""
     # About the mean, for distances are found from products: their error is eps of the norms.
     distances = squared_distances(points, sums.centers, middle)
     own = jnp.take_along_axis(distances, assigned[:, None], axis=1)[:, 0]
-    joining = cost_of_joining(sums, distances, objective)
+    joining = cost_of_joining(sums, distances, weight, objective)
     elsewhere = jnp.arange(distances.shape[1])[None, :] != assigned[:, None]
     joining = jnp.where(elsewhere, joining, jnp.inf)
-    target = jnp.argmin(joining, axis=1).astype(assigned.dtype)  # the lowest index of equal ones
-    return target, jnp.min(joining, axis=1) - gain_of_leaving(sums, assigned, own, objective)
+    target, cost = smallest(joining)
+    gain = gain_of_leaving(sums, assigned, own, weight, objective)
+    return target.astype(assigned.dtype), cost - gain
 
 
 def propose(
     sums: Sums,
     points: jax.Array,
+    weight: jax.Array,
     assigned: jax.Array,
-    may_move: jax.Array,
     objective: Objective,
     middle: jax.Array | None = None,
 ) -> Proposal:
-    """The best move of every point, as if it were the only one."""
-    target, change = _best_moves(sums, points, assigned, objective, middle)
-    change = jnp.where(may_move, change, jnp.inf)
-    return Proposal(target, change, _ranks(target, change))
+    """The best move of every point, as if it were the only one; of weight zero, none."""
+    target, change = _best_moves(sums, points, weight, assigned, objective, middle)
+    return Proposal(target, jnp.where(weight > 0, weight * change, jnp.inf))
 
 
-def _ranks(target: jax.Array, change: jax.Array) -> jax.Array:
+def _ranks(proposal: Proposal) -> jax.Array:
     """How many others of the block would go to the same cluster for more, or as much and before."""
+    target, change = proposal
     # All pairs of a block at once: sorting and counting takes many small steps.
     place = jnp.arange(target.size)
     ahead = (change[None, :] < change[:, None]) | (
@@ -137,6 +154,7 @@ def _ranks(target: jax.Array, change: jax.Array) -> jax.Array:
 def apply(
     sums: Sums,
     points: jax.Array,
+    weight: jax.Array,
     assigned: jax.Array,
     proposal: Proposal,
     objective: Objective,
@@ -151,6 +169,7 @@ def apply(
     Args:
       sums: of the clusters.
       points: ``(n, d)``.
+      weight: ``(n,)``.
       assigned: ``(n,)`` their clusters.
       proposal: their best moves.
       objective: what is lowered.
@@ -160,11 +179,16 @@ def apply(
       Sums and assignments after the moves, and how many into each cluster were made at most.
     """
     before = by_cluster(sums, objective)
-    best = jnp.arange(points.shape[0]) == jnp.argmin(proposal.change)
+    size = points.shape[0]
+    best = jnp.arange(size) == jnp.argmin(proposal.change)
 
     def attempt(most):
-        moves = jnp.where(most > 0, proposal.rank < most, best) & (proposal.change < 0)
-        moved = sums.moved(points, assigned, proposal.target, moves)
+        # Mostly all moves are accepted at once, and places are of no interest.
+        ranks = jax.lax.cond(
+            most < size, lambda: _ranks(proposal), lambda: jnp.zeros(size, jnp.int32)
+        )
+        moves = jnp.where(most > 0, ranks < most, best) & (proposal.change < 0)
+        moved = sums.moved(points, assigned, proposal.target, jnp.where(moves, weight, 0))
         # Summed over the differences: what did not change cancels exactly.
         change = jnp.sum(by_cluster(moved, objective) - before)
         promised = jnp.sum(jnp.where(moves, proposal.change, 0))
@@ -179,3 +203,61 @@ def apply(
     )
     kept = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), moved, sums)
     return kept, jnp.where(accepted & moves, proposal.target, assigned), most
+
+
+class Passes(NamedTuple):
+    """What passes over the points end at."""
+
+    assignments: jax.Array  # (N,) int32
+    sums: Sums
+    objective: jax.Array  # ()
+    number: jax.Array  # () int32: of passes
+    converged: jax.Array  # () bool: whether the last one gained less than the tolerance
+
+
+@functools.partial(jax.jit, static_argnames=("num_clusters", "objective", "block_size"))
+def pass_until(
+    points: jax.Array,
+    weights: jax.Array | None,
+    start: jax.Array,
+    sums: Sums | None,
+    num_clusters: int,
+    objective: Objective,
+    *,
+    max_passes: int,
+    tolerance: float,
+    block_size: int,
+) -> Passes:
+    """Passes until one lowers the objective by less than that share of it.
+
+    Args:
+      points: ``(N, d)``.
+      weights: ``(N,)``, how often each counts; None for once.
+      start: ``(N,)`` int32, assignments.
+      sums: those of the start, if they are known.
+      num_clusters: K.
+      objective: what is lowered.
+      max_passes: passes at most.
+      tolerance: see above.
+      block_size: points whose moves are decided at once.
+    """
+    middle = jnp.mean(points, axis=0)
+    if sums is None:
+        sums = sums_about_members(points, start, num_clusters, weights)
+    counts = jnp.ones(points.shape[0], points.dtype) if weights is None else weights
+
+    def one_pass(state: Passes) -> Passes:
+        sums, assignments = pass_over(
+            state.sums, points, counts, state.assignments, middle, objective, block_size,
+            state.number == 0,
+        )  # fmt: skip
+        # Anew, so that rounding errors do not add up; about centers that are close to the means.
+        sums = sums_of(points, assignments, sums.centers, weights)
+        after = jnp.sum(by_cluster(sums, objective))
+        converged = state.objective - after <= tolerance * state.objective
+        return Passes(assignments, sums, after, state.number + 1, converged)
+
+    value = jnp.sum(by_cluster(sums, objective))
+    begin = Passes(start, sums, value, jnp.int32(0), jnp.bool_(False))
+    goes_on = lambda state: ~state.converged & (state.number < max_passes)
+    return jax.lax.while_loop(goes_on, one_pass, begin)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxrobust.clustering._repair import fill_empty
 from jaxrobust.clustering._result import Clustering
+from jaxrobust.clustering._smallest import smallest
 from jaxrobust.clustering._sums import centered_sums, squared_distances
 
 
@@ -34,7 +35,7 @@ def alternate(
         _, sums, value, num_passes, _ = state
         distances = squared_distances(points, sums.centers)
         distances = jnp.where(sums.counts[None, :] > 0, distances, jnp.inf)  # no center to go to
-        assignments = jnp.argmin(distances, axis=1).astype(jnp.int32)
+        assignments = smallest(distances)[0]
         assignments = fill_empty(distances, assignments)
         sums, after = summed(assignments)
         return assignments, sums, after, num_passes + 1, value - after <= tolerance * value

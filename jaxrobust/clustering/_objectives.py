@@ -5,10 +5,12 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from jaxrobust.clustering._smallest import smallest
 from jaxrobust.clustering._sums import Sums
 
 Objective = Literal["pairwise", "kmeans"]
 OBJECTIVES = ("pairwise", "kmeans")
+_ALONE = 1e-5  # relative: sums of weights are rounded
 
 
 def by_cluster(sums: Sums, objective: Objective) -> jax.Array:
@@ -16,32 +18,36 @@ def by_cluster(sums: Sums, objective: Objective) -> jax.Array:
     return sums.counts * sums.spreads if objective == "pairwise" else sums.spreads
 
 
-def cost_of_joining(sums: Sums, distances: jax.Array, objective: Objective) -> jax.Array:
-    """What each point adds if it joins each cluster, ``(n, K)``; ``distances`` are squared.
+def cost_of_joining(
+    sums: Sums, distances: jax.Array, weight: jax.Array, objective: Objective
+) -> jax.Array:
+    """What each point adds if it joins each cluster, ``(n, K)``, over its weight ``(n,)``.
 
-    With N members and spread S, joining at a squared distance D makes the spread
-    ``S + D N/(N+1)``. So the objective grows by ``S + N D``, or by ``D N/(N+1)`` for k-means.
+    With N members and spread S, a point of weight w at a squared distance D makes the spread
+    ``S + D w N/(N+w)``. So the objective grows by ``w (S + N D)``, or for k-means by
+    ``w D N/(N+w)``.
     """
     counts = sums.counts[None, :]
     if objective == "pairwise":
         return sums.spreads[None, :] + counts * distances
-    return distances * counts / (counts + 1)
+    return distances * counts / (counts + weight[:, None])
 
 
 def gain_of_leaving(
-    sums: Sums, cluster: jax.Array, distance: jax.Array, objective: Objective
+    sums: Sums, cluster: jax.Array, distance: jax.Array, weight: jax.Array, objective: Objective
 ) -> jax.Array:
-    """What each point takes away if it leaves its cluster, ``(n,)``; ``distance`` is squared.
+    """What each point takes away if it leaves its cluster, ``(n,)``, over its weight ``(n,)``.
 
-    Leaving makes the spread ``S - D N/(N-1)``: the objective falls by ``S + N D``, or by
-    ``D N/(N-1)`` for k-means; by nothing if the point is alone.
+    Leaving makes the spread ``S - D w N/(N-w)``, with D the squared distance: the objective falls
+    by ``w (S + N D)``, or by ``w D N/(N-w)`` for k-means; by nothing if the point is alone.
     """
     counts = sums.counts[cluster]
+    alone = counts <= weight * (1 + _ALONE)
     if objective == "pairwise":
         gain = sums.spreads[cluster] + counts * distance
     else:
-        gain = distance * counts / jnp.maximum(counts - 1, 1)
-    return jnp.where(counts > 1, gain, 0)
+        gain = distance * counts / jnp.where(alone, 1, counts - weight)
+    return jnp.where(alone, 0, gain)
 
 
 def assign_in_turn(
@@ -70,7 +76,7 @@ def assign_in_turn(
         (sizes, spreads), (distances, weights) = state, block
         # (s + w) (S + w D) - s S, over w.
         costs = spreads[None, :] + (sizes[None, :] + weight) * distances
-        targets = jnp.argmin(costs, axis=1).astype(jnp.int32)
+        targets, _ = smallest(costs)
         added = weights[:, None] * jax.nn.one_hot(targets, num_clusters, dtype=distances.dtype)
         sizes, spreads = sizes + added.sum(axis=0), spreads + jnp.sum(added * distances, axis=0)
         return (sizes, spreads), targets

@@ -12,6 +12,7 @@ from jaxrobust import trees
 from jaxrobust.clustering._checks import check_points
 from jaxrobust.clustering._objectives import OBJECTIVES, Objective, assign_in_turn
 from jaxrobust.clustering._seeding import seed_centers
+from jaxrobust.clustering._smallest import smallest
 from jaxrobust.clustering._sums import squared_distances
 
 # How far the two halves of a cluster are put apart, in standard deviations: a beginning only.
@@ -132,7 +133,7 @@ def _update(method: Online, state: OnlineState, points: jax.Array) -> tuple[Onli
     new = 1 - method.decay
     sizes, spreads = method.decay * state.sizes, method.decay * state.spreads
     if method.objective == "kmeans":
-        assignments = jnp.argmin(distances, axis=1).astype(jnp.int32)
+        assignments, _ = smallest(distances)
     else:
         assignments = assign_in_turn(sizes, spreads, distances, new)
     own = jnp.take_along_axis(distances, assignments[:, None], axis=1)[:, 0]

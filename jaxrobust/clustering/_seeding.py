@@ -6,6 +6,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from jaxrobust.clustering._smallest import smallest
 from jaxrobust.clustering._sums import squared_distances
 
 Seeding = Literal["k-means++", "farthest"]
@@ -19,7 +20,7 @@ def assign_to_seeds(
     """Every point to the closest seed, the first of equal ones, ``(N,)`` int32."""
     seeds = seed_centers(key, points, num_clusters, seeding)
     distances = squared_distances(points, points[seeds])
-    return jnp.argmin(distances, axis=1).astype(jnp.int32)
+    return smallest(distances)[0]
 
 
 def seed_centers(

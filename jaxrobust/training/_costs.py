@@ -63,14 +63,14 @@ def sample_size(num_clusters: int) -> int:
 
 
 # Passes until the clusters of a sample no longer change, about.
-_PASSES_OF_SAMPLE = 12
+_PASSES_OF_SAMPLE = 8
 
 
 def _fit(number: int, num_clusters: int | None, dim: int, passes: int) -> float:
     """Of all examples, and of a sample before, where there is one."""
     if num_clusters is None:
         return 0.0
-    block = lambda number: max(1, min(512, number // num_clusters))
+    block = lambda number: max(1, min(1024, number // num_clusters))
     cost = _clusters(number, num_clusters, dim, passes, block(number))
     few = sample_size(num_clusters)
     if number > 2 * few:

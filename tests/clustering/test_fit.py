@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from jaxrobust import clustering
-from jaxrobust.clustering import _hartigan, _sums
+from jaxrobust.clustering import _hartigan, _sample, _sums
 from jaxrobust.clustering._seeding import seed_centers
+from jaxrobust.clustering._smallest import smallest
 from tests.clustering import oracles
 
 KEY = jax.random.key(0)
@@ -81,10 +82,10 @@ def test_the_change_of_a_move_is_exact(objective, one_is_empty, x64):
     points, assignments = normal(30, 4), np.random.default_rng(2).integers(0, 4, 30)
     if one_is_empty:
         assignments[assignments == 3] = 2
-    every = jnp.ones(30, bool)
+    every = jnp.ones(30)
     sums = _sums.centered_sums(jnp.asarray(points), jnp.asarray(assignments), 4)
     proposal = _hartigan.propose(
-        sums, jnp.asarray(points), jnp.asarray(assignments), every, objective
+        sums, jnp.asarray(points), every, jnp.asarray(assignments), objective
     )
     value = oracles.OBJECTIVES[objective]
     before = value(points, assignments)
@@ -307,3 +308,91 @@ def test_few_points_that_are_far_away_get_clusters_of_their_own():
     for seed in range(6):
         found = clustering.fit(points, 24, key=jax.random.key(seed), sample_size=300, max_passes=10)
         assert found.objective < 200_000
+
+
+def test_a_sample_stands_for_all_points():
+    """Sums over it, with its weights, are those over all points, on the average."""
+    points = normal(200, 3) * np.random.default_rng(4).gamma(0.3, size=(200, 1)) + 1
+    keys = jax.random.split(KEY, 4_000)
+    drawn, weights = jax.vmap(lambda key: _sample.draw(key, jnp.asarray(points), 20))(keys)
+    for function in (
+        lambda x: jnp.ones(x.shape[:-1]),
+        lambda x: x[..., 0],
+        lambda x: x[..., 1] ** 2,
+    ):
+        sums = np.sum(weights * function(drawn), axis=1)
+        wanted = float(np.sum(function(jnp.asarray(points))))
+        error = np.std(sums) / np.sqrt(len(sums))
+        assert abs(np.mean(sums) - wanted) < 4 * error
+        assert error < 0.05 * abs(wanted)
+    for sample in drawn[:20]:
+        assert len(np.unique(sample, axis=0)) == 20
+
+
+@pytest.mark.parametrize("objective", oracles.OBJECTIVES)
+def test_weights_are_copies(objective, x64):
+    """A pass over points that count two and three times, and the change of their moves."""
+    points = jnp.asarray(normal(30, 4))
+    weights = np.random.default_rng(5).integers(1, 4, 30)
+    copies = np.repeat(np.asarray(points), weights, axis=0)
+    start = np.random.default_rng(2).integers(0, 4, 30)
+    value = oracles.OBJECTIVES[objective]
+    sums = _sums.sums_about_members(points, jnp.asarray(start), 4, jnp.asarray(weights, float))
+    proposal = _hartigan.propose(
+        sums, points, jnp.asarray(weights, float), jnp.asarray(start), objective
+    )
+    before = value(copies, np.repeat(start, weights))
+    for i in range(30):
+        moved = start.copy()
+        moved[i] = proposal.target[i]
+        change = value(copies, np.repeat(moved, weights)) - before
+        np.testing.assert_allclose(proposal.change[i], change, rtol=1e-10, atol=1e-10)
+    found = _hartigan.pass_until(
+        points, jnp.asarray(weights, float), jnp.asarray(start), None, 4, objective,
+        max_passes=20, tolerance=0.0, block_size=1,
+    )  # fmt: skip
+    wanted = value(copies, np.repeat(np.asarray(found.assignments), weights))
+    np.testing.assert_allclose(found.objective, wanted, rtol=1e-10)
+    assert found.objective < before
+
+
+@pytest.mark.parametrize("objective", oracles.OBJECTIVES)
+def test_points_join_a_sample(objective, x64):
+    """By hand: blocks of 128, by the sums of the sample and of the blocks before."""
+    points, sample = normal(300, 3), normal(40, 3, seed=1)
+    groups = np.random.default_rng(3).integers(0, 5, 40)
+    few = _sums.centered_sums(jnp.asarray(sample), jnp.asarray(groups), 5)
+    assigned, sums = _sample.join(few, jnp.asarray(points), objective)
+    members = [list(sample[groups == k]) for k in range(5)]
+    wanted = []
+    for begin in range(0, 300, 128):
+        means = [np.mean(m, axis=0) for m in members]
+        sizes = np.array([len(m) for m in members], float)
+        spreads = np.array([np.sum((m - np.mean(m, axis=0)) ** 2) for m in members])
+        for point in points[begin : begin + 128]:
+            distances = np.sum((means - point) ** 2, axis=1)
+            costs = spreads + (sizes + 1) * distances if objective == "pairwise" else distances
+            k = int(np.argmin(costs))
+            wanted.append(k)
+        for point, k in zip(points[begin : begin + 128], wanted[begin:], strict=True):
+            members[k].append(point)
+    np.testing.assert_array_equal(assigned, wanted)
+    exact = _sums.centered_sums(jnp.asarray(points), assigned, 5)
+    np.testing.assert_allclose(sums.counts, exact.counts)
+    np.testing.assert_allclose(sums.centers, exact.centers, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(sums.spreads, exact.spreads, rtol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int32])
+def test_the_smallest_of_rows(dtype):
+    rows = jnp.asarray(np.random.default_rng(6).integers(0, 4, (500, 9)), dtype)  # many are equal
+    found, values = smallest(rows)
+    np.testing.assert_array_equal(found, np.argmin(rows, axis=1))
+    np.testing.assert_array_equal(values, np.min(rows, axis=1))
+    if dtype != jnp.int32:
+        odd = jnp.array(
+            [[jnp.inf, jnp.inf], [jnp.inf, -jnp.inf], [jnp.nan, 1], [1, jnp.nan]], dtype
+        )
+        found = np.asarray(smallest(odd)[0])
+        assert found[:2].tolist() == [0, 1]
+        assert set(found) <= {0, 1}
