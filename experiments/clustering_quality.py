@@ -53,7 +53,7 @@ BATCH = 64
 EPOCH_BATCH = 128
 SKETCH_BATCH = 1024  # examples that are sketched at once
 SHOWN = 8  # clusters in the picture, and members of each
-ROUNDS = 5  # of a refresh, in turn with epochs
+ROUNDS = 9  # of a refresh, in turn with epochs
 JITTER = 1e-9  # relative: the Gram matrix is singular, and rounding makes it indefinite
 
 
@@ -201,7 +201,7 @@ def methods(config: Config, problem: Problem, count: int) -> dict[str, Callable[
     found: dict[str, Callable[..., Any]] = {
         sketched(dim): lambda key, dim=dim: cluster("sketch", key, dim=dim) for dim in DIMS
     }
-    found[SHORT] = lambda key: cluster("sketch", key, dim=128, max_passes=1)
+    found[SHORT] = lambda key: cluster("sketch", key, dim=128, num_landmarks=16, max_passes=1)
     found[PLAIN] = lambda key: cluster("sketch", key, dim=DIM, num_landmarks=0)
     if count <= config.exact:
         found |= {REFINED: refined, EXACT: lambda key: cluster("exact", key)}

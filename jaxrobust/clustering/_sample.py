@@ -43,7 +43,8 @@ def draw(key: jax.Array, points: jax.Array, number: int) -> tuple[jax.Array, jax
     # Draws without replacement in proportion: the largest logarithms with Gumbel noise.
     logits = jnp.log(shares + 1 / points.shape[0])
     scores = logits + jax.random.gumbel(key, points.shape[:1])
-    scores, chosen = jax.lax.top_k(scores, number + 1)
+    # The barrier keeps XLA from making a slice of a whole sort of them, which takes longer.
+    scores, chosen = jax.lax.optimization_barrier(jax.lax.top_k(scores, number + 1))
     chosen = chosen[:number]
     # Given the best score that is not in the sample, those in it are larger with probability
     # 1 - exp(-exp(logit - score)), so 1 over that is an unbiased weight (Vieira, 2017).
