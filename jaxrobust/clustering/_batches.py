@@ -18,8 +18,16 @@ def map_batches(function: Callable[[Any], Any], data: Any, batch_size: int) -> A
     """``function`` of all examples, batch by batch; results ``(N, ...)`` as from a single one."""
     num_examples = jax.tree.leaves(data)[0].shape[0]
     starts, size = batch_starts(num_examples, batch_size)
-    found = jax.lax.map(lambda start: function(batch_at(data, start, size)), starts)
-    return jax.tree.map(lambda leaf: join_batches(leaf[:-1], leaf[-1], num_examples), found)
+
+    def step(number, found):
+        # Written where they belong: batches that are joined afterwards are all copied.
+        start = jnp.minimum(number * size, num_examples - size)
+        write = lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, start, 0)
+        return jax.tree.map(write, found, function(batch_at(data, start, size)))
+
+    shapes = jax.eval_shape(function, jax.eval_shape(lambda: batch_at(data, 0, size)))
+    empty = lambda leaf: jnp.zeros((num_examples, *leaf.shape[1:]), leaf.dtype)
+    return jax.lax.fori_loop(0, len(starts), step, jax.tree.map(empty, shapes))
 
 
 def join_batches(others: jax.Array, last: jax.Array, num_examples: int) -> jax.Array:

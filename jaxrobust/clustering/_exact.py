@@ -57,7 +57,8 @@ def descend(
         assignments, centers, value, num_passes, _ = state
         to_centers = distances(centers)
         assignments = reassign(to_centers, assignments)
-        assignments = fill_empty(to_centers, assignments)
+        own = jnp.take_along_axis(to_centers, assignments[:, None], axis=1)[:, 0]
+        assignments = fill_empty(own, assignments, to_centers.shape[1])
         centers = means(assignments)
         after = jnp.sum(jnp.prod(jnp.stack(spreads(assignments, centers)), axis=0))
         return assignments, centers, after, num_passes + 1, value - after <= tolerance * value

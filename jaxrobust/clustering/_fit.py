@@ -64,9 +64,9 @@ def fit(
     ``"hartigan"``: a point moves to the cluster where the objective, by its exact change, becomes
     smallest. Points are looked at in blocks; moves of a block that together would raise the
     objective are not made, so that no pass raises it. After the first pass, points that would gain
-    nothing at the beginning of a pass are left out of it. With ``block_size=1`` it is Hartigan's
-    method point by point, the slow twin. An empty cluster is filled by the first point that gains
-    by being alone.
+    nothing at the beginning of a pass are left out of it. With ``block_size=1`` a pass is
+    Hartigan's method point by point, the slow twin. An empty cluster is filled by the first point
+    that gains by being alone; if none does, after the pass by the one farthest from its mean.
 
     ``"lloyd"``, for ``"kmeans"`` only: all points go to the closest mean, then means are taken. The
     means to which points go lag behind the moves, so it ends in optima that a single move improves,
@@ -92,7 +92,8 @@ def fit(
         others and counting less, by up to 30 passes or ``max_passes`` if that is more, until one
         gains less than 1 %; then all join these clusters where they cost least, and move the
         centers. So one pass over all points is nearly enough. Seeding among all takes K passes,
-        which would be most of the time. None for 4096, or 64 per cluster if that is more.
+        which would be most of the time. The sample is fitted by moves with both algorithms.
+        None for 4096, or 64 per cluster if that is more.
 
     Returns:
       :class:`Clustering`. Works under ``jit`` with ``num_clusters`` and the options static; sums

@@ -14,6 +14,7 @@ from jaxrobust.clustering._objectives import (
     cost_of_joining,
     gain_of_leaving,
 )
+from jaxrobust.clustering._repair import fill_empty
 from jaxrobust.clustering._smallest import smallest
 from jaxrobust.clustering._sums import Sums, squared_distances, sums_about_members, sums_of
 
@@ -43,7 +44,8 @@ def pass_over(
     """One pass over the points, block by block, which never raises the objective.
 
     Points that would gain nothing by a move at the beginning of the pass are left out: after a few
-    passes these are nearly all. In the first one they are few, and it is not worth to look.
+    passes these are nearly all. In the first one, in which the centers move most, all are looked at
+    again: that ends lower.
 
     Args:
       sums: of the clusters.
@@ -242,6 +244,7 @@ def pass_until(
       block_size: points whose moves are decided at once.
     """
     middle = jnp.mean(points, axis=0)
+    weights = None if weights is None else weights.astype(points.dtype)
     if sums is None:
         sums = sums_about_members(points, start, num_clusters, weights)
     counts = jnp.ones(points.shape[0], points.dtype) if weights is None else weights
@@ -251,8 +254,12 @@ def pass_until(
             state.sums, points, counts, state.assignments, middle, objective, block_size,
             state.number == 0,
         )  # fmt: skip
-        # Anew, so that rounding errors do not add up; about centers that are close to the means.
-        sums = sums_of(points, assignments, sums.centers, weights)
+        assignments, sums = jax.lax.cond(
+            jnp.any(sums.counts == 0),
+            lambda: _filled(sums, points, assignments, weights),
+            # Anew, so that rounding errors do not add up; about centers close to the means.
+            lambda: (assignments, sums_of(points, assignments, sums.centers, weights)),
+        )
         after = jnp.sum(by_cluster(sums, objective))
         converged = state.objective - after <= tolerance * state.objective
         return Passes(assignments, sums, after, state.number + 1, converged)
@@ -261,3 +268,13 @@ def pass_until(
     begin = Passes(start, sums, value, jnp.int32(0), jnp.bool_(False))
     goes_on = lambda state: ~state.converged & (state.number < max_passes)
     return jax.lax.while_loop(goes_on, one_pass, begin)
+
+
+def _filled(
+    sums: Sums, points: jax.Array, assignments: jax.Array, weights: jax.Array | None
+) -> tuple[jax.Array, Sums]:
+    """Without empty clusters, which are left if no point gains by being alone, as with copies."""
+    number = sums.counts.size
+    own = jnp.sum((points - sums.centers[assignments]) ** 2, axis=1)
+    assignments = fill_empty(own, assignments, number)
+    return assignments, sums_about_members(points, assignments, number, weights)

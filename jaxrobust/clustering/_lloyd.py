@@ -35,8 +35,8 @@ def alternate(
         _, sums, value, num_passes, _ = state
         distances = squared_distances(points, sums.centers)
         distances = jnp.where(sums.counts[None, :] > 0, distances, jnp.inf)  # no center to go to
-        assignments = smallest(distances)[0]
-        assignments = fill_empty(distances, assignments)
+        assignments, own = smallest(distances)
+        assignments = fill_empty(own, assignments, num_clusters)
         sums, after = summed(assignments)
         return assignments, sums, after, num_passes + 1, value - after <= tolerance * value
 

@@ -5,7 +5,6 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.clustering._smallest import smallest
 from jaxrobust.clustering._sums import Sums
 
 Objective = Literal["pairwise", "kmeans"]
@@ -51,7 +50,7 @@ def gain_of_leaving(
 
 
 def assign_in_turn(
-    sizes: jax.Array, spreads: jax.Array, distances: jax.Array, weight: float, block_size: int = 1
+    sizes: jax.Array, spreads: jax.Array, distances: jax.Array, weight: float
 ) -> jax.Array:
     """Point after point to where ``sum_k s_k S_k`` grows least, about centers that stay.
 
@@ -62,24 +61,16 @@ def assign_in_turn(
       spreads: ``(K,)``, before.
       distances: ``(n, K)``, squared.
       weight: of every point.
-      block_size: so many points at a time by the same sizes, which is faster.
 
     Returns:
       ``(n,)`` int32.
     """
-    number, num_clusters = distances.shape
-    blocks = -(-number // block_size)
-    padded = jnp.pad(distances, ((0, blocks * block_size - number), (0, 0)))
-    weights = jnp.pad(jnp.full(number, weight, distances.dtype), (0, len(padded) - number))
 
-    def step(state, block):
-        (sizes, spreads), (distances, weights) = state, block
+    def step(state, distances):
+        sizes, spreads = state
         # (s + w) (S + w D) - s S, over w.
-        costs = spreads[None, :] + (sizes[None, :] + weight) * distances
-        targets, _ = smallest(costs)
-        added = weights[:, None] * jax.nn.one_hot(targets, num_clusters, dtype=distances.dtype)
-        sizes, spreads = sizes + added.sum(axis=0), spreads + jnp.sum(added * distances, axis=0)
-        return (sizes, spreads), targets
+        target = jnp.argmin(spreads + (sizes + weight) * distances).astype(jnp.int32)
+        sizes = sizes.at[target].add(weight)
+        return (sizes, spreads.at[target].add(weight * distances[target])), target
 
-    split = (padded.reshape(blocks, block_size, num_clusters), weights.reshape(blocks, block_size))
-    return jax.lax.scan(step, (sizes, spreads), split)[1].reshape(-1)[:number]
+    return jax.lax.scan(step, (sizes, spreads), distances)[1]

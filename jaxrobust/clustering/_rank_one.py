@@ -68,11 +68,11 @@ def iterate(
     def update(centers, assignments):
         def of_batch(batch, weights):
             examples, assigned = batch
-            members = jax.nn.one_hot(assigned, num_clusters) * weights[:, None]
+            members = jax.nn.one_hot(assigned, num_clusters, dtype=weights.dtype) * weights[:, None]
             return factor_sums(per_example.factors(loss_fn)(params, examples), members)
 
         sums = sum_batches(of_batch, (data, assignments), batch_size)
-        counts = _counts(assignments, num_clusters)[:, None, None]
+        counts = _counts(assignments, num_clusters).astype(squared.dtype)[:, None, None]
         keep_empty = lambda old, new: jnp.where(counts > 0, new / jnp.maximum(counts, 1), old)
         return jax.tree.map(keep_empty, centers, sums)
 

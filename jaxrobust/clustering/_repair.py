@@ -4,19 +4,18 @@ import jax
 import jax.numpy as jnp
 
 
-def fill_empty(distances: jax.Array, assignments: jax.Array) -> jax.Array:
+def fill_empty(own: jax.Array, assignments: jax.Array, num_clusters: int) -> jax.Array:
     """Gives every empty cluster the point that is farthest from its own center, as its only member.
 
     Of points in clusters with more than one member; for several empty clusters one after the
     other, the lowest index first.
 
     Args:
-      distances: to all centers, ``(N, K)``.
+      own: distances to the center of the cluster, ``(N,)``.
       assignments: ``(N,)`` int32.
+      num_clusters: K, at most N.
     """
-    number = distances.shape[1]
-    counts = jnp.zeros(number, jnp.int32).at[assignments].add(1)
-    own = jnp.take_along_axis(distances, assignments[:, None], axis=1)[:, 0]
+    counts = jnp.zeros(num_clusters, jnp.int32).at[assignments].add(1)
 
     def fill(state):
         counts, assignments = state

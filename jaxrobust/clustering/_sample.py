@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust import trees
-from jaxrobust.clustering._batches import batch_at, batch_starts, join_batches
+from jaxrobust.clustering._batches import batch_at, batch_starts
 from jaxrobust.clustering._objectives import Objective
 from jaxrobust.clustering._smallest import smallest
 from jaxrobust.clustering._sums import Sums, squared_distances
@@ -42,7 +42,7 @@ def draw(key: jax.Array, points: jax.Array, number: int) -> tuple[jax.Array, jax
     shares = jnp.where(total > 0, distances / jnp.where(total > 0, total, 1), 0)
     # Draws without replacement in proportion: the largest logarithms with Gumbel noise.
     logits = jnp.log(shares + 1 / points.shape[0])
-    scores = logits + jax.random.gumbel(key, points.shape[:1])
+    scores = logits + jax.random.gumbel(key, points.shape[:1], points.dtype)
     # The barrier keeps XLA from making a slice of a whole sort of them, which takes longer.
     scores, chosen = jax.lax.optimization_barrier(jax.lax.top_k(scores, number + 1))
     chosen = chosen[:number]
@@ -55,30 +55,39 @@ def draw(key: jax.Array, points: jax.Array, number: int) -> tuple[jax.Array, jax
 def join(few: Sums, points: jax.Array, objective: Objective) -> tuple[jax.Array, Sums]:
     """All points join the clusters of a sample, block by block, where they cost least.
 
-    Centers, sizes and spreads are those of the sample and of the points that have joined.
+    Blocks come in random order. Centers, sizes and spreads are those of the sample and of the
+    points that have joined.
 
     Returns:
       Assignments ``(N,)`` int32 and the sums of all points, relative to the centers of the sample.
     """
     number = points.shape[0]
-    middle = jnp.mean(few.centers, axis=0)  # distances are found from products
+    # Of all members, for distances are found from products.
+    middle = few.counts @ few.centers / jnp.sum(few.counts)
     start = Sums(few.centers, few.counts, jnp.zeros_like(few.centers), few.spreads)
     starts, size = batch_starts(number, _POINTS)
+    # In no order: the first blocks of sorted points would move all centers to their side.
+    order = np.random.default_rng(0).permutation(len(starts)).astype(np.int32)
 
-    def step(sums, batch):
+    def step(state, batch):
+        sums, assignments = state
         count, begin = batch
         rows = batch_at(points, begin, size)
         # The last slice begins early enough to be full.
-        weights = (begin + jnp.arange(size) >= count * size).astype(rows.dtype)
+        new = begin + jnp.arange(size) >= count * size
+        weights = new.astype(rows.dtype)
         distances = squared_distances(rows, sums.centers, middle)
         if objective == "pairwise":  # clusters have many more members than a block
             distances = sums.spreads[None, :] + (sums.counts[None, :] + 1) * distances
         targets, _ = smallest(distances)
-        return sums.added_many(rows, targets, weights), targets
+        targets = jnp.where(new, targets, batch_at(assignments, begin, size))
+        assignments = jax.lax.dynamic_update_slice_in_dim(assignments, targets, begin, 0)
+        return (sums.added(rows, targets, weights), assignments), None
 
-    sums, found = jax.lax.scan(step, start, (np.arange(len(starts)), starts))
+    state = (start, jnp.zeros(number, jnp.int32))
+    (sums, assignments), _ = jax.lax.scan(step, state, (order, starts[order]))
     # Without the sample, that has been counted twice. About its own centers its offsets are zero.
     sums = sums._replace(
         counts=sums.counts - start.counts, squares=jnp.maximum(sums.squares - start.squares, 0)
     )
-    return join_batches(found[:-1], found[-1], number), sums
+    return assignments, sums

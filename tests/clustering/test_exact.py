@@ -49,12 +49,12 @@ def test_of_equal_clusters_the_first_and_staying_before_moving():
 
 
 def test_all_empty_clusters_are_filled_by_the_farthest_points():
-    distances = jnp.array([1.0, 5.0, 3.0, 9.0, 7.0])[:, None] * jnp.ones((1, 5))
+    own = jnp.array([1.0, 5.0, 3.0, 9.0, 7.0])
     # The farthest is alone, and stays.
-    found = fill_empty(distances, jnp.array([2, 2, 2, 4, 2]))
+    found = fill_empty(own, jnp.array([2, 2, 2, 4, 2]), 5)
     np.testing.assert_array_equal(found, [2, 1, 3, 4, 0])
-    np.testing.assert_array_equal(fill_empty(distances[:3, :2], jnp.array([1, 1, 1])), [1, 0, 1])
-    np.testing.assert_array_equal(fill_empty(distances[:2, :2], jnp.array([1, 0])), [1, 0])
+    np.testing.assert_array_equal(fill_empty(own[:3], jnp.array([1, 1, 1]), 2), [1, 0, 1])
+    np.testing.assert_array_equal(fill_empty(own[:2], jnp.array([1, 0]), 2), [1, 0])
 
 
 def test_what_is_returned_is_that_of_the_gradients(x64):

@@ -364,18 +364,18 @@ def test_points_join_a_sample(objective, x64):
     few = _sums.centered_sums(jnp.asarray(sample), jnp.asarray(groups), 5)
     assigned, sums = _sample.join(few, jnp.asarray(points), objective)
     members = [list(sample[groups == k]) for k in range(5)]
-    wanted = []
-    for begin in range(0, 300, 128):
+    wanted = np.zeros(300, int)
+    for begin in 128 * np.random.default_rng(0).permutation(3):
         means = [np.mean(m, axis=0) for m in members]
         sizes = np.array([len(m) for m in members], float)
         spreads = np.array([np.sum((m - np.mean(m, axis=0)) ** 2) for m in members])
-        for point in points[begin : begin + 128]:
-            distances = np.sum((means - point) ** 2, axis=1)
+        block = range(begin, min(begin + 128, 300))
+        for i in block:
+            distances = np.sum((means - points[i]) ** 2, axis=1)
             costs = spreads + (sizes + 1) * distances if objective == "pairwise" else distances
-            k = int(np.argmin(costs))
-            wanted.append(k)
-        for point, k in zip(points[begin : begin + 128], wanted[begin:], strict=True):
-            members[k].append(point)
+            wanted[i] = int(np.argmin(costs))
+        for i in block:
+            members[wanted[i]].append(points[i])
     np.testing.assert_array_equal(assigned, wanted)
     exact = _sums.centered_sums(jnp.asarray(points), assigned, 5)
     np.testing.assert_allclose(sums.counts, exact.counts)
@@ -396,3 +396,66 @@ def test_the_smallest_of_rows(dtype):
         found = np.asarray(smallest(odd)[0])
         assert found[:2].tolist() == [0, 1]
         assert set(found) <= {0, 1}
+
+
+def sampled(points, num_clusters=5, sample_size=60, **options):
+    return clustering.fit(
+        points, num_clusters, key=KEY, sample_size=sample_size, **{"max_passes": 1, **options}
+    )
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("algorithm", ["hartigan", "lloyd"])
+def test_a_fit_from_a_sample_is_the_same_everywhere(algorithm, wide):
+    jax.config.update("jax_enable_x64", wide)
+    try:
+        points = jnp.asarray(np.random.default_rng(7).normal(size=(2, 400, 4)), jnp.float32)
+        objective: Any = "kmeans" if algorithm == "lloyd" else "pairwise"
+        fit = functools.partial(sampled, algorithm=algorithm, objective=objective)
+        plain = fit(points[0])
+        assert plain.centers.dtype == jnp.float32
+        for found in (
+            fit(points[0]),
+            jax.jit(fit)(points[0]),
+            jax.tree.map(lambda leaf: leaf[0], jax.vmap(fit)(points)),
+        ):
+            np.testing.assert_array_equal(found.assignments, plain.assignments)
+            np.testing.assert_allclose(found.objective, plain.objective, rtol=1e-5)
+    finally:
+        jax.config.update("jax_enable_x64", False)
+
+
+@pytest.mark.parametrize("order", ["as they are", "sorted"])
+@pytest.mark.parametrize("objective", oracles.OBJECTIVES)
+def test_one_pass_from_a_sample_is_nearly_enough(objective, order):
+    """Of points with long tails: without the weights of the sample it ends 10 % higher."""
+    points = normal(6_000, 4) * np.random.default_rng(3).gamma(0.3, size=(6_000, 1))
+    if order == "sorted":
+        points = points[np.argsort(points[:, 0])]
+    keys = jax.random.split(KEY, 5)
+    fit = lambda key, **options: float(
+        clustering.fit(
+            points, 12, key=key, objective=objective, **{"sample_size": 600, **options}
+        ).objective
+    )
+    short = np.mean([fit(key, max_passes=1) for key in keys])
+    long = np.mean([fit(key, max_passes=30, tolerance=1e-5, sample_size=6_000) for key in keys])
+    assert short < 1.05 * long
+
+
+@pytest.mark.parametrize("algorithm", ["hartigan", "lloyd"])
+@pytest.mark.parametrize("sample_size", [40, 200])
+@pytest.mark.parametrize("distinct", [1, 3])
+def test_copies_leave_no_cluster_empty(distinct, sample_size, algorithm):
+    points = normal(distinct, 3)[np.arange(200) % distinct]
+    objective: Any = "kmeans" if algorithm == "lloyd" else "pairwise"
+    found = sampled(points, 7, sample_size=sample_size, algorithm=algorithm, objective=objective)
+    assert found.sizes.min() >= 1
+    assert found.sizes.sum() == 200
+    np.testing.assert_array_equal(found.sizes, np.bincount(found.assignments, minlength=7))
+    np.testing.assert_allclose(found.objective, 0, atol=1e-3)
+
+
+def test_the_smallest_set_that_is_sampled():
+    points = normal(121, 3)
+    assert sampled(points).sizes.sum() == sampled(points[:120]).sizes.sum() + 1 == 121
