@@ -90,7 +90,7 @@ def fit(
       sample_size: with ``"k-means++"``, if there are more than twice as many points: they are
         seeded and fitted among so many random ones first, those far from the mean more likely than
         others and counting less, by up to 30 passes or ``max_passes`` if that is more, until one
-        gains less than 1 %; then all join these clusters where they cost least, and move the
+        gains less than 0.1 %; then all join these clusters where they cost least, and move the
         centers. So one pass over all points is nearly enough. Seeding among all takes K passes,
         which would be most of the time. The sample is fitted by moves with both algorithms.
         None for 4096, or 64 per cluster if that is more.
@@ -157,7 +157,7 @@ def fit(
             num_clusters,
             objective,
             max_passes=max(max_passes, _PASSES_OF_SAMPLE),
-            tolerance=max(tolerance, _TOLERANCE_OF_SAMPLE),
+            tolerance=_TOLERANCE_OF_SAMPLE,
             block_size=blocks(sample),
         )
         return improved(points, *join(few.sums, points, objective))
@@ -165,7 +165,7 @@ def fit(
 
 
 _PASSES_OF_SAMPLE = 30
-_TOLERANCE_OF_SAMPLE = 1e-2  # what is gained below is lost as the others join
+_TOLERANCE_OF_SAMPLE = 1e-3  # what passes gain there, the passes over all need not
 _MOST_AT_ONCE = 1024
 
 

@@ -95,11 +95,11 @@ def test_all_methods_are_better_than_chance_and_near_the_reference(problem, grad
 def test_claims_can_hold_and_fail():
     good = {32: quality(), 64: quality()}
     seconds = {sketched(256): 4.0, SHORT: 1.8, WARM: 1.6, RANK_ONE: 18.0}
-    times = Times(60_000, 64, 2.0, seconds, {name: s / 2 for name, s in seconds.items()})
+    times = Times(60_000, 64, 2.0, seconds, {name: s / 2 for name, s in seconds.items()}, 1.03)
     full = Config(dataset="mnist", examples=10_000)
     claims = told.claims(full, good, times)
     assert all(claim.holds for claim in claims)
-    assert len(claims) == 11
+    assert len(claims) == 12
     for place, (name, value) in enumerate(
         (
             (sketched(128), 1.06), (sketched(256), 1.06), (SHORT, 1.06), (PLAIN, 1.02),
@@ -111,10 +111,21 @@ def test_claims_can_hold_and_fail():
     assert not told.sketch_claims(full, {64: quality(**{RANK_ONE: 1.1})})[-1].holds
     assert not told.guide_claims({64: quality(**{RANDOM: 8.0})})[0].holds
     assert not told.guide_claims({64: quality(**{RANK_ONE: 5.1})})[1].holds
-    for name, held in ((SHORT, [False, True]), (WARM, [True, False])):  # and only that one fails
+    for name, held in (
+        (SHORT, [True, False, True]),
+        (WARM, [True, True, False]),
+    ):  # and only that one fails
         slower = times._replace(epochs=times.epochs | {name: 1.01})
         assert [claim.holds for claim in told.time_claims(full, slower)] == held
+    worse = times._replace(short=1.06)
+    assert [claim.holds for claim in told.time_claims(full, worse)] == [False, True, True]
     assert told.time_claims(Config(), times) == []
+
+
+def test_j_without_pairs(problem, gradients):
+    assigned = np.arange(80) % 5
+    found = clustering_quality.objective_of_many(problem, assigned, 6)  # one is empty
+    np.testing.assert_allclose(found, pairs(gradients, assigned), rtol=1e-4)
 
 
 def test_the_images_are_of_members(problem):
@@ -131,7 +142,7 @@ def test_the_images_are_of_members(problem):
 def test_the_report_is_drawn(problem):
     found = {8: quality(), 32: quality()}
     seconds = {sketched(256): 2.0, SHORT: 0.9, WARM: 0.8, RANK_ONE: 9.0}
-    times = Times(100, 8, 1.0, seconds, seconds)
+    times = Times(100, 8, 1.0, seconds, seconds, 1.0)
     result = Result(
         summary=told.summarise(found, times),
         series={
