@@ -52,7 +52,7 @@ def pass_over(
       points: ``(N, d)``.
       weights: ``(N,)``, how often each point counts.
       assignments: ``(N,)`` int32.
-      middle: ``(d,)``, the mean of the points.
+      middle: ``(d,)``, the mean of the points, about.
       objective: what is lowered.
       block_size: points whose moves are decided at once.
       is_first: () bool, whether to look at all points.
@@ -236,23 +236,24 @@ def pass_until(
       points: ``(N, d)``.
       weights: ``(N,)``, how often each counts; None for once.
       start: ``(N,)`` int32, assignments.
-      sums: those of the start, if they are known.
+      sums: those of the start, if it is a good one; then the first pass is as all others.
       num_clusters: K.
       objective: what is lowered.
       max_passes: passes at most.
       tolerance: see above.
       block_size: points whose moves are decided at once.
     """
-    middle = jnp.mean(points, axis=0)
     weights = None if weights is None else weights.astype(points.dtype)
+    settled = sums is not None
     if sums is None:
         sums = sums_about_members(points, start, num_clusters, weights)
+    middle = sums.middle
     counts = jnp.ones(points.shape[0], points.dtype) if weights is None else weights
 
     def one_pass(state: Passes) -> Passes:
         sums, assignments = pass_over(
             state.sums, points, counts, state.assignments, middle, objective, block_size,
-            state.number == 0,
+            (state.number == 0) & (not settled),
         )  # fmt: skip
         assignments, sums = jax.lax.cond(
             jnp.any(sums.counts == 0),

@@ -37,7 +37,8 @@ def draw(key: jax.Array, points: jax.Array, number: int) -> tuple[jax.Array, jax
     Returns:
       The points, and their weights ``(number,)``.
     """
-    distances = jnp.sum((points - jnp.mean(points, axis=0)[None, :]) ** 2, axis=1)
+    middle = jnp.mean(points, axis=0)
+    distances = jnp.sum((points - middle[None, :]) ** 2, axis=1)
     total = jnp.sum(distances)
     shares = jnp.where(total > 0, distances / jnp.where(total > 0, total, 1), 0)
     # Draws without replacement in proportion: the largest logarithms with Gumbel noise.
@@ -62,8 +63,6 @@ def join(few: Sums, points: jax.Array, objective: Objective) -> tuple[jax.Array,
       Assignments ``(N,)`` int32 and the sums of all points, relative to the centers of the sample.
     """
     number = points.shape[0]
-    # Of all members, for distances are found from products.
-    middle = few.counts @ few.centers / jnp.sum(few.counts)
     start = Sums(few.centers, few.counts, jnp.zeros_like(few.centers), few.spreads)
     starts, size = batch_starts(number, _POINTS)
     # In no order: the first blocks of sorted points would move all centers to their side.
@@ -76,7 +75,7 @@ def join(few: Sums, points: jax.Array, objective: Objective) -> tuple[jax.Array,
         # The last slice begins early enough to be full.
         new = begin + jnp.arange(size) >= count * size
         weights = new.astype(rows.dtype)
-        distances = squared_distances(rows, sums.centers, middle)
+        distances = squared_distances(rows, sums.centers, few.middle)
         if objective == "pairwise":  # clusters have many more members than a block
             distances = sums.spreads[None, :] + (sums.counts[None, :] + 1) * distances
         targets, _ = smallest(distances)

@@ -32,6 +32,11 @@ class Sums(NamedTuple):
         return self.origins + self.offsets / jnp.maximum(self.counts, 1)[:, None]
 
     @property
+    def middle(self) -> jax.Array:
+        """The mean of all members ``(d,)``."""
+        return self.counts @ self.centers / jnp.sum(self.counts)
+
+    @property
     def spreads(self) -> jax.Array:
         """``S = sum ||x - mean||^2``, ``(K,)``."""
         shift = jnp.sum(self.offsets**2, axis=1) / jnp.maximum(self.counts, 1)
