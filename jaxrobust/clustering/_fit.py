@@ -123,45 +123,57 @@ def fit(
     init = check_init(init, SEEDINGS, points.shape[0], num_clusters)
     sample_size = check_sample_size(sample_size, num_clusters)
 
-    def blocks(points: jax.Array) -> int:
-        usual = max(1, min(_MOST_AT_ONCE, len(points) // num_clusters))
-        return min(block_size or usual, len(points))
-
-    def improved(points: jax.Array, start: jax.Array, sums: Sums | None = None) -> Clustering:
-        if algorithm == "lloyd":
-            return alternate(points, start, num_clusters, max_passes, tolerance)
-        found = pass_until(
-            points, None, start, sums, num_clusters, objective,
-            max_passes=max_passes, tolerance=tolerance, block_size=blocks(points),
-        )  # fmt: skip
-        return Clustering(
-            assignments=found.assignments,
-            sizes=found.sums.counts.astype(jnp.int32),
-            centers=found.sums.centers,
-            spreads=found.sums.spreads,
-            objective=found.objective,
-            num_passes=found.number,
-            converged=found.converged,
-        )
-
+    limits = {"max_passes": max_passes, "tolerance": tolerance}
+    sums = None
     if isinstance(init, str) and init == "k-means++" and points.shape[0] > 2 * sample_size:
-        key, sample_key = jax.random.split(key)
-        sample, weights = draw(sample_key, points, sample_size)
-        # Seeds by the sample as it is, with many points that are far away, so that these are found;
-        # a pass over it is cheap, and saves passes over all.
-        few = pass_until(
-            sample,
-            weights,
-            start_from(init, key, sample, num_clusters),
-            None,
-            num_clusters,
-            objective,
-            max_passes=max(max_passes, _PASSES_OF_SAMPLE),
-            tolerance=_TOLERANCE_OF_SAMPLE,
-            block_size=blocks(sample),
+        start, sums = _from_sample(
+            points, num_clusters, key, objective, sample_size, block_size, max_passes
         )
-        return improved(points, *join(few.sums, points, objective))
-    return improved(points, start_from(init, key, points, num_clusters))
+    else:
+        start = start_from(init, key, points, num_clusters)
+    if algorithm == "lloyd":
+        return alternate(points, start, num_clusters, **limits)
+    size = _block_size(block_size, points, num_clusters)
+    found = pass_until(
+        points, None, start, sums, num_clusters, objective, block_size=size, **limits
+    )
+    return Clustering(
+        assignments=found.assignments,
+        sizes=found.sums.counts.astype(jnp.int32),
+        centers=found.sums.centers,
+        spreads=found.sums.spreads,
+        objective=found.objective,
+        num_passes=found.number,
+        converged=found.converged,
+    )
+
+
+def _from_sample(
+    points: jax.Array,
+    num_clusters: int,
+    key: jax.Array,
+    objective: Objective,
+    sample_size: int,
+    block_size: int | None,
+    max_passes: int,
+) -> tuple[jax.Array, Sums]:
+    """Assignments of all points, and their sums, from the clusters of a random sample."""
+    key, sample_key = jax.random.split(key)
+    sample, weights = draw(sample_key, points, sample_size)
+    # Seeds by the sample as it is, with many points that are far away, so that these are found.
+    start = assign_to_seeds(key, sample, num_clusters, "k-means++")
+    few = pass_until(
+        sample, weights, start, None, num_clusters, objective,
+        max_passes=max(max_passes, _PASSES_OF_SAMPLE), tolerance=_TOLERANCE_OF_SAMPLE,
+        block_size=_block_size(block_size, sample, num_clusters),
+    )  # fmt: skip
+    return join(few.sums, points, objective)
+
+
+def _block_size(wanted: int | None, points: jax.Array, num_clusters: int) -> int:
+    """Points whose moves are decided at once; None for as many as a cluster has, about."""
+    usual = max(1, min(_MOST_AT_ONCE, len(points) // num_clusters))
+    return min(wanted or usual, len(points))
 
 
 _PASSES_OF_SAMPLE = 30

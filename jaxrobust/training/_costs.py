@@ -63,7 +63,7 @@ def sample_size(num_clusters: int) -> int:
 
 
 # Passes until the clusters of a sample no longer change, about.
-_PASSES_OF_SAMPLE = 8
+_PASSES_OF_SAMPLE = 16
 
 
 def _fit(number: int, num_clusters: int | None, dim: int, passes: int) -> float:

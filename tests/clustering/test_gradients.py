@@ -154,3 +154,14 @@ def test_sketches_batch_by_batch_are_the_same(monkeypatch):
     looped = sketches()
     monkeypatch.setattr(per_example, "slow_in_loops", lambda loss_fn: lambda params, data: True)
     np.testing.assert_allclose(sketches(), looped, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_single_precision_stays_so_where_double_is_there(method, x64):
+    params, (x, labels) = problem(40)
+    single = jax.tree.map(jnp.float32, (params, x))
+    found = clustering.gradient_clusters(
+        loss, single[0], (single[1], labels), 3, key=KEY, method=method
+    )
+    assert {leaf.dtype for leaf in jax.tree.leaves(found.centers)} == {jnp.dtype("float32")}
+    assert found.sizes.sum() == 40

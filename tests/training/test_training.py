@@ -546,6 +546,12 @@ def test_counted_costs():
     fit = 48 * 6 * 16 * 5 + 3 * blocks * 3e5
     np.testing.assert_allclose(clusters.refresh - scores.refresh, fit / step)
     assert clusters.probes > scores.probes
+    # A large set: the clusters of a sample of 4,096 come first, in blocks of 682.
+    number = 20_000
+    large = _costs._fit(number, 6, 16, 3)
+    passes = number * 6 * 16 * 5 + 3 * number / 1_024 * 3e5
+    sample = 4_096 * 6 * 16 * 18 + 16 * 4_096 / 682 * 3e5
+    np.testing.assert_allclose(large, passes + sample)
     options["cost"] = 2.0
     told = _costs.costs_of(loss, state, data, num_clusters=6, **options)
     assert told.refresh == 2.0 * 48 / 8
