@@ -38,6 +38,7 @@ from experiments.sampled_training_runs import (
     AUTOMATIC,
     FOUND,
     KNOWN,
+    NOISY,
     UNBIASED,
     UNIFORM,
     Curve,
@@ -49,7 +50,6 @@ from experiments.sampled_training_runs import (
 
 TOUR = False
 REPEATS = 3  # of runs whose time is compared closely
-NOISY = "linear, wrong labels"
 PROBLEMS = ("linear", NOISY, "mlp")
 WRONG = 0.1  # share of wrong labels
 # Runs of one method by rate, then by seed.

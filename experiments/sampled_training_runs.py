@@ -12,6 +12,7 @@ import optax
 from jaxrobust import data, optim, sampling, training
 
 MOMENTUM = 0.9
+NOISY = "linear, wrong labels"  # the problem that noise limits
 COPY_NOISE = 0.02  # standard deviation of the pixels of a copy
 
 

@@ -113,7 +113,8 @@ def restore(folder: str | Path, template: TrainState, *, step: int | None = None
     Args:
       folder: where the checkpoints are.
       template: a state of the same model, optimizer and data, as :func:`init` gives it; its values
-        do not matter. The sampler may be of another kind than the saved one: that is restored.
+        do not matter. The saved sampler is restored: where a plan chose it, it may be of another
+        kind than the template's.
       step: which checkpoint; None for the newest.
 
     Returns:
@@ -122,7 +123,8 @@ def restore(folder: str | Path, template: TrainState, *, step: int | None = None
     Raises:
       FileNotFoundError: if there is no such checkpoint; the message says which there are.
       ValueError: if params or optimizer have other leaves than the template's, or the sampler has
-        another number of examples or batch size. The message names the first that differs.
+        another number of examples or batch size; without a plan also for a sampler of another kind,
+        other replacement or other sizes. The message names the first that differs.
     """
     import orbax.checkpoint as ocp
 
@@ -173,6 +175,7 @@ def _describe(state: TrainState) -> dict[str, Any]:
         "sampler": {
             "kind": type(sampler).__name__,
             "there": [n for n, value in sorted(vars(sampler).items()) if value is not None],
+            "leaves": _leaves(sampler),
             **{name: getattr(sampler, name) for name in _STATIC if hasattr(sampler, name)},
         },
     }
@@ -189,20 +192,26 @@ def _leaves(tree: Any) -> list[list[Any]]:
 
 def _check(saved: dict[str, Any], wanted: dict[str, Any]) -> None:
     for part in ("params", "opt_state"):
-        there, here = saved[part], wanted[part]
-        for number in range(max(len(there), len(here))):
-            a, b = (leaves[number] if number < len(leaves) else None for leaves in (there, here))
-            if a != b:
-                raise ValueError(
-                    f"template: the checkpoint is of another model or optimizer: {part} has "
-                    f"{_show(a)} there, {_show(b)} in the template"
-                )
-    for name in ("num_examples", "batch_size"):
-        a, b = saved["sampler"][name], wanted["sampler"][name]
+        _check_leaves("another model or optimizer", part, saved[part], wanted[part])
+    no_plan = not (saved["memory"] or wanted["memory"])  # which may have chosen another sampler
+    there, here = saved["sampler"], wanted["sampler"]
+    for name in ("num_examples", "batch_size", *(("kind", "replacement") if no_plan else ())):
+        if there.get(name) != here.get(name):
+            raise ValueError(
+                f"template: the checkpoint is of another sampler: {name} is {there.get(name)} "
+                f"there, {here.get(name)} in the template"
+            )
+    if no_plan:
+        _check_leaves("another sampler", "it", there["leaves"], here["leaves"])
+
+
+def _check_leaves(of: str, part: str, there: list[Any], here: list[Any]) -> None:
+    for number in range(max(len(there), len(here))):
+        a, b = (leaves[number] if number < len(leaves) else None for leaves in (there, here))
         if a != b:
             raise ValueError(
-                f"template: the checkpoint is of another sampler: {name} is {a} there, {b} in the "
-                "template"
+                f"template: the checkpoint is of {of}: {part} has {_show(a)} there, {_show(b)} in "
+                "the template"
             )
 
 

@@ -14,6 +14,7 @@ from experiments.sampled_training_claims import (
     loss_ratios,
     redundancy_claims,
     redundancy_gains,
+    shortest_seconds,
     to_accuracy,
     to_loss,
     to_test_loss,
@@ -24,6 +25,7 @@ from experiments.sampled_training_runs import (
     DOUBLE,
     FOUND,
     KNOWN,
+    NOISY,
     UNBIASED,
     UNIFORM,
     Curve,
@@ -55,7 +57,7 @@ def test_a_short_run_has_all_its_parts(result):
     assert set(result.series["accuracy"]["copies"]) == {UNIFORM, FOUND, KNOWN}
     (found,) = result.series["unbiased"].values()
     assert set(found) == set(UNBIASED)
-    assert len(result.claims) == 6
+    assert len(result.claims) == 8
     figures = sampled_training.plot(result)
     assert set(figures) == {"redundancy", "unbiased"}
     for figure, caption in figures.values():
@@ -236,28 +238,52 @@ def test_the_loss_to_reach_is_the_median_of_the_end():
     assert ratios["SVRG"] == pytest.approx(((20 / 220 + 1) / 2,) * 2)
 
 
+def claims_of(methods, source="mnist", name="linear, B = 8", switched=0.5):
+    return unbiased_claims({name: loss_ratios(methods)}, {name: switched}, 1.0, source)
+
+
+def alike(values=(1.0, 0.5, 0.25, 0.12)):
+    return {method: {0.1: [curve(values)] * 2} for method in UNBIASED}
+
+
 def test_a_larger_batch_is_no_sampler():
-    methods = {method: {0.1: [curve([1.0, 0.5])] * 2} for method in UNBIASED}
+    methods = alike([1.0, 0.5])
     methods[DOUBLE] = {0.1: [curve([0.5])] * 2}
-    assert not unbiased_claims({"linear, B = 8": loss_ratios(methods)}, {"a": 0.5}, "mnist")[
-        1
-    ].holds
+    assert not claims_of(methods)[1].holds
 
 
 def test_unbiased_claims_can_fail():
-    base = curve([1.0, 0.5, 0.25, 0.12])
-    methods = {method: {0.1: [base] * 2} for method in UNBIASED}
-    even = {"linear, B = 8": loss_ratios(methods)}
-    assert even["linear, B = 8"][AUTOMATIC] == (1.0, 1.0)
-    automatic, best = unbiased_claims(even, {"a": 0.5}, "mnist")
+    methods = alike()
+    assert loss_ratios(methods)[AUTOMATIC] == (1.0, 1.0)
+    automatic, best = claims_of(methods)
     assert automatic.holds
     assert not best.holds
     methods["SVRG"] = {0.1: [curve([0.2, 0.1])] * 2}
     methods[AUTOMATIC] = {0.1: [curve([1.0, 0.9, 0.6, 0.3])] * 2}
-    automatic, best = unbiased_claims({"linear, B = 8": loss_ratios(methods)}, {"a": 0.5}, "mnist")
+    automatic, best = claims_of(methods)
     assert not automatic.holds
     assert best.holds
     assert "SVRG" in best.statement
+
+
+def test_claims_of_the_automatic_mode_where_noise_is_the_limit():
+    """That it acts, and that it gains, each by itself; the reason has the figures of the run."""
+    name = f"{NOISY}, B = 8"
+    acts, gains = claims_of(alike(), name=name, switched=0.0)[2:]
+    assert (acts.holds, gains.holds) == (False, False)
+    assert acts.should_hold
+    assert "1.00 of the steps, 1.00 of the seconds" in gains.reason
+    methods = alike()
+    methods[AUTOMATIC] = {0.1: [curve([0.2, 0.1])] * 2}
+    acts, gains = claims_of(methods, name=name, switched=1.0)[2:]
+    assert (acts.holds, gains.holds) == (True, True)
+    assert not claims_of(alike(), "digits", name, switched=0.0)[2].should_hold
+
+
+def test_the_shortest_runs():
+    long = {UNIFORM: {0.1: [curve([1.0] * 4)] * 2}}
+    short = {UNIFORM: {0.1: [curve([1.0] * 2)] * 2}}
+    assert shortest_seconds({"a": long, "b": short}) == pytest.approx(2.0)
 
 
 def test_bad_values_are_refused():

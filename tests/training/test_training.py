@@ -238,6 +238,32 @@ def test_checkpoint_of_something_else(tmp_path):
         training.restore(tmp_path / "c", start(params, sampling.uniform(NUM_EXAMPLES, 4)))
     with pytest.raises(ValueError, match="num_examples is 48 there, 50 in"):
         training.restore(tmp_path / "c", start(params, sampling.uniform(50, 8)))
+    other = sampling.uniform(NUM_EXAMPLES, 8, replacement=True)
+    with pytest.raises(ValueError, match="replacement is False there, True in"):
+        training.restore(tmp_path / "c", start(params, other))
+
+
+def test_checkpoint_of_another_kind_of_sampler(tmp_path):
+    """Without a plan it is a mistake; a plan may have chosen it."""
+    params, data = problem()
+    labels = jnp.arange(NUM_EXAMPLES) % 4
+    strata = lambda number: sampling.stratified(labels % number, 8, num_clusters=number)
+    groups = sampling.redundancy_removed(clustering.duplicates(data[0], tolerance=1e-3), 8)
+    training.save(tmp_path / "c", start(params, strata(4)))
+    with pytest.raises(ValueError, match="another sampler: kind is Sampler there, GroupSampler in"):
+        training.restore(tmp_path / "c", start(params, groups))
+    with pytest.raises(ValueError, match=r"it has .*members int32\[48\] there, .*starts int32"):
+        training.restore(tmp_path / "c", start(params))
+    with pytest.raises(ValueError, match=r"it has .*starts int32\[4\] there, .*starts int32\[2\]"):
+        training.restore(tmp_path / "c", start(params, strata(2)))
+    assert_same(
+        training.restore(tmp_path / "c", start(params, strata(4))), start(params, strata(4))
+    )
+
+    plan = training.remove_redundancy(loss, dim=64, tolerance=1e-3)
+    state, _ = run(start(params), data, 2, plan=plan)
+    training.save(tmp_path / "p", state)
+    assert_same(training.restore(tmp_path / "p", start(params)), state)
 
 
 def test_snapshots_are_svrg():
