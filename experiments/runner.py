@@ -10,6 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
+import jax
+
 from experiments import Experiment, Progress
 from experiments.report import Result
 from experiments.report.plain import write_json
@@ -71,6 +73,7 @@ def run_all(plans: Sequence[Plan], folder: Path, command: str, screen: Screen) -
         for plan in plans:
             results.append(run_one(plan, folder, screen.begin(plan.experiment.name)))
             screen.end(results[-1])
+            jax.clear_caches()  # a process has a limited number of mappings for programs
     except KeyboardInterrupt:
         interrupted = True
     record = {

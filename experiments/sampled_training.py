@@ -32,6 +32,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
+
 from experiments import sampled_training_claims, sampled_training_plots, silent
 from experiments.report import Result
 from experiments.sampled_training_runs import (
@@ -155,6 +157,9 @@ def run(config: Config, progress=silent) -> Result:
     for number, (name, (compare, methods)) in enumerate(settings.items()):
         progress(number / len(settings), name)
         found[name] = compare_methods(config, compare, methods, compiling)
+        # The next setting has programs of its own, and every one takes memory mappings, of which
+        # Linux allows a process 65,530: those of a dozen settings do not fit.
+        jax.clear_caches()
     progress(1.0)
     parts = {name: found.pop(name) for name in ("copies", "clean") if name in found}
     return sampled_training_claims.result(config, parts, found, compiling)

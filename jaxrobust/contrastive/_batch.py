@@ -9,7 +9,7 @@ from jaxrobust import trees
 from jaxrobust.contrastive import _pairs as pairs
 from jaxrobust.contrastive import _passes as passes
 from jaxrobust.contrastive import _ring as ring
-from jaxrobust.contrastive._checks import check_choice
+from jaxrobust.contrastive._checks import check_choice, check_range
 from jaxrobust.contrastive._passes import Embedded, Known, Plan, Statistics
 from jaxrobust.contrastive._picked import picked_both_ways, picked_scores
 from jaxrobust.contrastive._queue import NO_ID, Memory
@@ -161,7 +161,7 @@ def batch_of(
         items = _numbered_on_all(items, axis_name, has_ids)
     mask = None if known.mask is None else known.mask | (own[:, None] == own[None, :])
     if most_above is not None:
-        pairs.check_range("ignore_above", most_above, 0, None)
+        check_range("ignore_above", most_above, 0, None)
         most_above = jax.lax.stop_gradient(jnp.asarray(most_above, raw.dtype))
     both = _Both(scale * raw + bias, items, margins.astype(raw.dtype), mask, similarity)
 

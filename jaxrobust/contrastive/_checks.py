@@ -10,11 +10,14 @@ from jax.core import Tracer
 def check_range(
     name: str, value: Any, low: float, high: float | None, *, above=False, below=False
 ) -> None:
-    """Raises for a number out of range, the ends left out on demand, unless it is traced."""
-    if isinstance(value, Tracer):
-        return
+    """Raises for what is no number, and, unless it is traced, for one out of range.
+
+    ``above`` and ``below`` leave out the ends; without ``high`` it must be finite.
+    """
     if np.ndim(value) != 0:
         raise ValueError(f"{name} must be a number, got shape {np.shape(value)}")
+    if isinstance(value, Tracer):
+        return
     number = float(value)
     fits = number > low if above else number >= low
     most = math.inf if high is None else high
@@ -22,6 +25,7 @@ def check_range(
     if not fits:
         words = f"above {low}" if above else f"at least {low}"
         words += "" if high is None else f" and {'below' if below else 'at most'} {high}"
+        words += " and finite" if math.isinf(number) else ""
         raise ValueError(f"{name} must be {words}, got {value}")
 
 

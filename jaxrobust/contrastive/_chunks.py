@@ -23,7 +23,8 @@ def in_chunks(encode: Callable[[Any, Any], Any], *, chunk_size: int) -> Callable
     The loss sees the whole batch, and memory is that of one chunk and of the embeddings. Values and
     gradients are those of the whole, if no example depends on another in the encoder: batch
     normalisation in training mode would see a chunk. What is random must come with the inputs, as a
-    key for each, so that both runs draw the same.
+    key for each example (``jax.random.split(key, n)``): with one key for all, every chunk would
+    draw the same dropout.
 
     Args:
       encode: ``encode(params, inputs) -> embeddings``; both pytrees of arrays ``(n, ...)``.

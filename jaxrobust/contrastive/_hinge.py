@@ -12,9 +12,10 @@ from jaxrobust.contrastive._batch import Batch, Communication, Directions, Side,
 from jaxrobust.contrastive._checks import check_choice
 from jaxrobust.contrastive._devices import over_devices
 from jaxrobust.contrastive._mining import Anchors, DistanceWeighted, Mining, mining_of
-from jaxrobust.contrastive._picks import Hardest, HardestPositive, Picked, rounding_of
+from jaxrobust.contrastive._picks import Hardest, HardestPositive, Picked
 from jaxrobust.contrastive._queue import Memory
 from jaxrobust.contrastive._similarity import COSINE, similarity_of
+from jaxrobust.contrastive._tiles import rounding_of
 
 Reduction = Literal["mean", "sum", "active"]
 REDUCTIONS = ("mean", "sum", "active")
@@ -217,8 +218,7 @@ def _mined(
     ends = np.cumsum([1] + [pick.columns.shape[1] for pick in picks])
     parts = [slice(a, b) for a, b in itertools.pairwise(ends)]
     hardest, other = (_scores(look) for look in looks)
-    # Where a score is NaN that cannot be ordered the loss must not look as if it were not there.
-    lost = [jnp.where(jnp.isnan(pick.priorities), jnp.nan, 0) for pick in picks]
+    lost = [pick.lost for pick in picks]
     losses = mining.losses(
         Anchors(
             positive_scores=partners,

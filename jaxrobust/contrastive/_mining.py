@@ -154,7 +154,7 @@ class Soft:
 
     def losses(self, anchors: Anchors) -> jax.Array:
         """The hinge of the soft maximum."""
-        there = anchors.sums[0] > -jnp.inf
+        there = ~(anchors.sums[0] == -jnp.inf)  # NaN is, and must not be lost
         softest = jnp.where(there, anchors.sums[0], 0) / self.beta
         slack = softest - anchors.positive_scores
         return jnp.where(there, statistics.hinge(slack, anchors.smooth), 0)

@@ -136,21 +136,6 @@ def check_number(name: str, value: Any) -> Any:
     return value
 
 
-def check_range(
-    name: str, value: Any, low: float, high: float | None, *, above=False, below=False
-) -> None:
-    """Raises for a number out of range, the ends left out on demand, unless it is traced."""
-    if isinstance(value, Tracer):
-        return
-    number = float(value)
-    fits = number > low if above else number >= low
-    fits &= high is None or (number < high if below else number <= high)
-    if not fits:
-        words = f"above {low}" if above else f"at least {low}"
-        words += "" if high is None else f" and {'below' if below else 'at most'} {high}"
-        raise ValueError(f"{name} must be {words}, got {value}")
-
-
 def check_block_size(block_size: Any) -> int | None:
     """None, or a positive integer."""
     return None if block_size is None else trees.check_count("block_size", block_size)

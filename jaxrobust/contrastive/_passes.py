@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust import trees
+from jaxrobust.contrastive._pairs import check_block_size
 from jaxrobust.contrastive._similarity import Similarity
 from jaxrobust.contrastive._statistics import Statistic
 from jaxrobust.contrastive._tiles import (
@@ -75,6 +76,12 @@ def chosen_block_size(num_anchors: int, num_candidates: int, has_sums: bool) -> 
     entries = _BLOCK_ENTRIES.get(jax.default_backend(), _OTHER_BLOCK_ENTRIES)
     columns = max(128, entries // num_anchors)
     return min(num_candidates, 1 << (columns.bit_length() - 1))
+
+
+def block_size_of_set(given: Any, number: int, has_sums: bool) -> int:
+    """The block size for items of one set, which are compared with each other."""
+    size = check_block_size(given)
+    return chosen_block_size(number, number, has_sums) if size is None else size
 
 
 def states(

@@ -8,14 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust.contrastive._statistics import Over, chosen, hinge, slack_of, slope, static
-from jaxrobust.contrastive._tiles import Tile
+from jaxrobust.contrastive._tiles import Tile, rounding_of
 
 _NONE = jnp.iinfo(jnp.int32).max  # the number of no candidate
-
-
-def rounding_of(scores: jax.Array) -> jax.Array:
-    """By how much equal scores may differ that were summed in another order."""
-    return 16 * jnp.finfo(scores.dtype).eps * (1 + jnp.abs(scores))
 
 
 class Picked(NamedTuple):
@@ -23,6 +18,14 @@ class Picked(NamedTuple):
 
     priorities: jax.Array  # (n, k): minus infinity where there are fewer
     columns: jax.Array  # (n, k) int32: numbers of the candidates
+
+    @property
+    def lost(self) -> jax.Array:
+        """``(n, k)``: NaN where a score is, otherwise 0: to be added to what is made of picks.
+
+        NaN cannot be ordered, and the loss must not look as if it were not there.
+        """
+        return jnp.where(jnp.isnan(self.priorities), jnp.nan, 0)
 
 
 @jax.tree_util.register_dataclass
@@ -145,7 +148,7 @@ class SemiHard(Pick):
     def priorities(self, tile: Tile) -> jax.Array:
         """Scores below that of the positive."""
         least = tile.positive_scores - rounding_of(tile.positive_scores)
-        below = tile.negative & (tile.scores < least[:, None])
+        below = tile.negative & ~(tile.scores >= least[:, None])  # NaN is not lost
         return jnp.where(below, tile.scores, -jnp.inf)
 
 
@@ -193,7 +196,7 @@ class ByDistance(Pick):
         clipped = jnp.maximum(distances, self.cutoff)
         spread = jnp.maximum(1 - clipped**2 / 4, 1e-8)  # antipodes: log 0
         log_weights = -(self.dim - 2) * jnp.log(clipped) - (self.dim - 3) / 2 * jnp.log(spread)
-        allowed = tile.negative & (distances < self.limit)
+        allowed = tile.negative & ~(distances >= self.limit)  # NaN is not lost
         return jnp.where(allowed, log_weights + self._noise(tile), -jnp.inf)
 
     def _noise(self, tile: Tile) -> jax.Array:

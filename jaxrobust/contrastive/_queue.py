@@ -46,7 +46,12 @@ def memory_init(size: int, dim: int, *, dtype: Any = jnp.float32) -> Memory:
 
 
 def memory_push(
-    memory: Memory, embeddings: jax.Array, ids: Any = None, valid: Any = None
+    memory: Memory,
+    embeddings: jax.Array,
+    ids: Any = None,
+    valid: Any = None,
+    *,
+    axis_name: Any = None,
 ) -> Memory:
     """The queue with a batch in the places of the oldest.
 
@@ -58,6 +63,9 @@ def memory_push(
       embeddings: ``(B, D)``, B at most M.
       ids: ``(B,)`` int, those that are given to the loss as ``positives``; None where none are.
       valid: ``(B,)`` bool, False for padding, which takes a place but is never a negative.
+      axis_name: inside of ``shard_map``, the mesh axes over which the batch is spread: the queue is
+        whole on every device, and gets the batch of all of them, in the order of devices. M must be
+        at least the number of all. Without it every device would remember its own part only.
 
     Returns:
       :class:`Memory`; everything that was there is older by one push. Embeddings that are sharded
@@ -67,6 +75,8 @@ def memory_push(
       ValueError: if B exceeds M, or shapes do not fit.
     """
     size, dim = memory.embeddings.shape
+    if axis_name is not None:
+        embeddings, ids, valid = trees.gather((embeddings, ids, valid), axis_name)
     if embeddings.ndim != 2 or embeddings.shape[1] != dim or not 1 <= len(embeddings) <= size:
         raise ValueError(
             f"embeddings must be of shape (B, {dim}) with B in 1..{size}, the size of the memory; "
@@ -121,6 +131,7 @@ def momentum_update(
     valid: Any = None,
     *,
     decay: Any = 0.999,
+    axis_name: Any = None,
 ) -> Momentum:
     r"""After a step: :math:`\theta_{slow}\leftarrow m\,\theta_{slow} + (1-m)\,\theta`; keys queued.
 
@@ -132,6 +143,7 @@ def momentum_update(
       ids: as in :func:`memory_push`.
       valid: likewise.
       decay: m in [0, 1].
+      axis_name: as in :func:`memory_push`.
 
     Raises:
       ValueError: for a decay out of range, unless traced; and as :func:`memory_push`.
@@ -142,6 +154,8 @@ def momentum_update(
     check_range("decay", decay, 0, 1)
     return Momentum(
         optax.incremental_update(trees.promote(params), momentum.params, 1 - decay),
-        memory_push(momentum.memory_x, keys_x, ids, valid),
-        memory_push(momentum.memory_y, keys_y, ids, valid),
+        *(
+            memory_push(memory, keys, ids, valid, axis_name=axis_name)
+            for memory, keys in ((momentum.memory_x, keys_x), (momentum.memory_y, keys_y))
+        ),
     )

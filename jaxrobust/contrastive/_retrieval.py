@@ -99,7 +99,7 @@ def retrieval_metrics(
         raise ValueError("ks must not be empty")
     folds = trees.check_count("folds", folds)
     x, y = trees.bring_together((x, y))
-    ids_x, ids_y = _ids(groups, len(x), len(y))
+    ids_x, ids_y = trees.bring_together(_ids(groups, len(x), len(y)))
     options = _Options(
         similarity_of(similarity), ks, ties, float(tolerance), bool(average_precision),
         trees.check_count("block_size", block_size),

@@ -90,7 +90,8 @@ def order(*, squared: bool = False) -> Similarity:
               s(x,y) = -\sum_d\max(0, y_d-x_d)^2
 
     Not symmetric. At pairs without a violation the score is 0 and its gradient zero. The two forms
-    need other margins: 0.05 goes with the square, 0.2 with the root.
+    need other margins: 0.05 goes with embeddings whose coordinates are made positive (``abs``), as
+    Vendrov et al. do, 0.2 without.
 
     Args:
       squared: the square, as Vendrov et al. compute it; by default its root, as VSE++ does.
@@ -133,7 +134,7 @@ def _order_scores(squared: bool, x: jax.Array, y: jax.Array) -> jax.Array:
 def _score_of(square: jax.Array, squared: bool) -> jax.Array:
     if squared:
         return -square
-    there = square > 0  # the root of zero has no derivative
+    there = square != 0  # the root of zero has no derivative; NaN is not lost
     return jnp.where(there, -jnp.sqrt(jnp.where(there, square, 1)), 0)
 
 

@@ -168,8 +168,9 @@ def sup_con(
     _, embedded, known = set_of(
         z, labels, similarity=similarity, valid=valid, scale=_inverse(temperature)
     )
-    plan = Plan(similarity, pairs.check_block_size(block_size), without_self=True)
     wanted = (LogSumExp(1.0, "all"), ScoreSum("positives"))
+    size = passes.block_size_of_set(block_size, len(embedded.x), has_sums=True)
+    plan = Plan(similarity, size, without_self=True)
     values, _ = passes.values(plan, embedded, known, wanted, ())
     losses = _cross_entropy(values, embedded.positive_x)
     counted = known.items_x.valid & (values[1][:, 1] > 0)
@@ -179,8 +180,8 @@ def sup_con(
 def _cross_entropy(values, positive_scores):
     normalizer, positives = values
     number = jnp.maximum(jax.lax.stop_gradient(positives[:, 1]), 1)
-    # Without a candidate the normalizer is minus infinity, and the loss does not count.
-    there = normalizer > -jnp.inf
+    # Without a candidate the normalizer is minus infinity, and the loss does not count. NaN does.
+    there = ~(normalizer == -jnp.inf)
     return jnp.where(there, jnp.where(there, normalizer, 0) - positives[:, 0] / number, 0)
 
 
@@ -264,7 +265,7 @@ def hard_negative_nce(
         log_sum = finite(harder) - finite(weighing) + jnp.log(number) - positive_scores
         log_floor = jnp.log(number) - batch.scale - positive_scores
         hidden = positive_rate * number * jnp.exp(jnp.minimum(-log_sum, 80))  # of the sum
-        more = hidden < 1
+        more = ~(hidden >= 1)  # NaN is not lost
         debiased = log_sum + jnp.log1p(-jnp.where(more, hidden, 0)) - jnp.log1p(-positive_rate)
         rest = jnp.where(more, jnp.maximum(debiased, log_floor), log_floor)
         return jnp.where(there, jax.nn.softplus(rest), 0)

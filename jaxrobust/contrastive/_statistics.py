@@ -212,7 +212,7 @@ class LogSumExp:
 
     def value(self, state: LogSum) -> jax.Array:
         """Its logarithm."""
-        there = state.total > 0
+        there = ~(state.total == 0)  # NaN is, and must not be lost
         return jnp.where(there, state.largest + jnp.log(jnp.where(there, state.total, 1)), -jnp.inf)
 
     def pull(self, tile: Tile, state: LogSum, cotangent: jax.Array) -> jax.Array:

@@ -67,6 +67,15 @@ def transposed(tile: Tile, positive_scores: jax.Array) -> Tile:
 
 
 def without_false_negatives(tile: Tile, most_above: jax.Array) -> Tile:
-    """Without negatives whose score is above that of the partner by more than this."""
-    fits = tile.scores <= tile.positive_scores[:, None] + most_above
-    return tile._replace(negative=tile.negative & fits)
+    """Without negatives whose score is above that of the partner by more than this.
+
+    By more than rounding errors, too: whether a tie is left out must not depend on blocks. NaN is
+    not left out, or it would be lost.
+    """
+    most = tile.positive_scores + most_above + rounding_of(tile.positive_scores)
+    return tile._replace(negative=tile.negative & ~(tile.scores > most[:, None]))
+
+
+def rounding_of(scores: jax.Array) -> jax.Array:
+    """By how much equal scores may differ that were summed in another order."""
+    return 16 * jnp.finfo(scores.dtype).eps * (1 + jnp.abs(scores))

@@ -7,7 +7,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.contrastive import _pairs as pairs
 from jaxrobust.contrastive import _passes as passes
 from jaxrobust.contrastive._batch import set_of
 from jaxrobust.contrastive._checks import check_choice
@@ -55,7 +54,7 @@ def triplet_loss(
       similarity: as in :func:`hinge_loss`; ``"euclidean"`` is the negative distance.
       reduction: ``"mean"`` over the triplets there are, ``"sum"``, or ``"active"``: over those
         with a slack above 0.
-      block_size: how many items are compared with all at once; None for all.
+      block_size: how many items are compared with all at once, as in :func:`hinge_loss`.
 
     Returns:
       The loss ``()``, in float32 at least; 0 if there is no triplet.
@@ -74,7 +73,9 @@ def triplet_loss(
         raise ValueError(f"margin must be a number, got shape {jnp.shape(margin)}")
     similarity = similarity_of(similarity)
     z, embedded, known = set_of(z, labels, similarity=similarity, valid=valid, margin=margin)
-    plan = Plan(similarity, pairs.check_block_size(block_size), without_self=True)
+    # Slacks of all positives are sums of many scores.
+    size = passes.block_size_of_set(block_size, len(z), has_sums=mining == "semi_hard")
+    plan = Plan(similarity, size, without_self=True)
     of = functools.partial(_summed, smooth)
     if mining == "hardest":
         total, number, active = of(*_hardest(plan, z, embedded, known))
@@ -100,7 +101,8 @@ def _hardest(
     there = (negative.priorities[:, 0] != -jnp.inf) & (positive.priorities[:, 0] != -jnp.inf)
     columns = jnp.concatenate([negative.columns, positive.columns], axis=1)
     scores = picked_scores(plan.similarity, z, z, jnp.clip(columns, 0, len(z) - 1))
-    return known.margins + scores[:, 0] - scores[:, 1], there & known.items_x.valid
+    lost = negative.lost[:, 0] + positive.lost[:, 0]
+    return known.margins + scores[:, 0] - scores[:, 1] + lost, there & known.items_x.valid
 
 
 def _semi_hard(
@@ -123,7 +125,8 @@ def _semi_hard(
         below = jnp.searchsorted(ordered, jax.lax.stop_gradient(scores), side="left") - 1
         easiest = jnp.argmin(keys[0])
         chosen = scores[jnp.where(below >= 0, -numbers[jnp.maximum(below, 0)], easiest)]
-        return summed(margin + chosen - scores, positive & jnp.any(negative))
+        lost = jnp.where(jnp.any(negative & jnp.isnan(scores)), jnp.nan, 0)  # it is sorted last
+        return summed(margin + chosen - scores + lost, positive & jnp.any(negative))
 
     number = embedded.x.shape[0]
     margins = jnp.broadcast_to(known.margins, (number,))

@@ -12,6 +12,7 @@ from jaxrobust.trees._checks import check_count
 from jaxrobust.trees._devices import (
     bring_together,
     first_axis,
+    gather,
     is_sharded,
     on_each_device,
     take,
@@ -29,6 +30,7 @@ __all__ = [
     "check_floating",
     "dot",
     "first_axis",
+    "gather",
     "is_sharded",
     "l2_norm",
     "on_each_device",

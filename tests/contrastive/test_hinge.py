@@ -219,27 +219,3 @@ def test_at_the_margin_exactly_there_is_no_gradient():
         value, gradient = jax.value_and_grad(function)(y)
         assert value == 0
         np.testing.assert_array_equal(gradient, 0)
-
-
-@pytest.mark.parametrize("block_size", [None, 5])
-@pytest.mark.parametrize("k", [3, 20])
-def test_top_k_does_not_lose_nan(k, block_size):
-    """Few are picked one by one, many through the matrix; neither hides that training is lost."""
-    x, y = embeddings(number=32)
-    for side in (0, 1):
-        spoiled = [x, y]
-        spoiled[side] = spoiled[side].at[7].set(jnp.nan)
-        loss = jax.jit(
-            lambda x, y: contrastive.hinge_loss(
-                x, y, mining=contrastive.top_k(k), block_size=block_size
-            )[0]
-        )
-        assert np.isnan(loss(*spoiled))
-    memory = contrastive.memory_init(8, x.shape[1])
-    memory = contrastive.memory_push(memory, y[:8].at[2].set(jnp.nan))
-    found = jax.jit(
-        lambda x, y, memory: contrastive.hinge_loss(
-            x, y, mining=contrastive.top_k(k), memory_y=memory, block_size=block_size
-        )[0]
-    )(x, y, memory)
-    assert np.isnan(found)

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from contrastive import oracles
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxrobust import contrastive
+from tests.contrastive.problems import embeddings
 
 TIES: Any = ("expected", "pessimistic", "optimistic")
 KS = (1, 3, 10)
@@ -184,6 +186,20 @@ def test_under_jit():
     x, y, groups = problem()
     function = lambda x, y: contrastive.retrieval_metrics(x, y, groups).rsum
     np.testing.assert_allclose(jax.jit(function)(x, y), function(x, y))
+
+
+@pytest.mark.parametrize("both_sides", [True, False])
+def test_groups_that_are_spread(both_sides):
+    """Over explicit mesh axes, as the embeddings are."""
+    x, y = embeddings(number=16)
+    labels = (jnp.arange(16) % 5, jnp.arange(16) % 5) if both_sides else jnp.arange(16)[::-1]
+    wanted = contrastive.retrieval_metrics(x, y, labels)
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Explicit,))
+    rows = NamedSharding(mesh, PartitionSpec("batch"))
+    with jax.set_mesh(mesh):
+        found = contrastive.retrieval_metrics(*jax.device_put((x, y, labels), rows))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
 def test_nan_is_not_found():

@@ -3,6 +3,7 @@
 import functools
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,8 +16,9 @@ from tests.contrastive.problems import embeddings, some_fast
 B, D = 32, 6
 IDS = np.arange(B) // 3  # groups that lie on two devices
 VALID = np.arange(B) % 5 != 4
-# Sums of B^2 numbers of order 1, in another order.
-TOLERANCE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6}
+# In float64, so that a wrong formula cannot hide behind sums in another order.
+TOLERANCE: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-12}
+DATA = PartitionSpec("batch")
 
 LOSSES: dict[str, Any] = {
     "hardest": lambda x, y, **o: contrastive.hinge_loss(x, y, **o)[0],
@@ -51,7 +53,21 @@ LOSSES: dict[str, Any] = {
 }
 
 
-def spread(*arrays, kind=AxisType.Auto, spec=PartitionSpec("batch")):  # noqa: B008
+@pytest.fixture(autouse=True)
+def _in_float64(x64):
+    """Of this whole file."""
+
+
+def pairs_of(number=B, dim=D, seed=0):
+    return [jnp.asarray(z, jnp.float64) for z in embeddings(seed, number=number, dim=dim)]
+
+
+def assert_close(found, wanted, **tolerance):
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, **(tolerance or TOLERANCE))
+
+
+def spread(*arrays, kind=AxisType.Auto, spec=DATA):
     mesh = jax.make_mesh((8,), ("batch",), axis_types=(kind,))
     return mesh, [jax.device_put(array, NamedSharding(mesh, spec)) for array in arrays]
 
@@ -61,10 +77,9 @@ def spread(*arrays, kind=AxisType.Auto, spec=PartitionSpec("batch")):  # noqa: B
     some_fast(LOSSES, (True, False), (None, 3), ("gather", "ring"), every=6),
 )
 def test_inside_of_shard_map(name, check_vma, block_size, communication):
-    pairs = embeddings(number=B, dim=D)
+    pairs = pairs_of()
     loss = LOSSES[name]
     mesh, arrays = spread(*pairs, jnp.asarray(IDS), jnp.asarray(VALID))
-    data = PartitionSpec("batch")
 
     def of_part(x, y, ids, valid):
         return loss(
@@ -73,22 +88,21 @@ def test_inside_of_shard_map(name, check_vma, block_size, communication):
         )  # fmt: skip
 
     spread_loss = jax.shard_map(
-        of_part, mesh=mesh, in_specs=(data,) * 4, out_specs=PartitionSpec(), check_vma=check_vma
+        of_part, mesh=mesh, in_specs=(DATA,) * 4, out_specs=PartitionSpec(), check_vma=check_vma
     )
     found = jax.jit(jax.value_and_grad(spread_loss, (0, 1)))(*arrays)
     whole = lambda x, y: loss(x, y, positives=IDS, valid=VALID)
     wanted = jax.value_and_grad(whole, (0, 1))(*pairs)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_allclose(a, b, **TOLERANCE)
+    assert_close(found, wanted)
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 def test_memories_are_whole_on_every_device(kind):
     """And the pairs are spread."""
-    pairs = embeddings(number=B, dim=D)
+    pairs = pairs_of()
     past = [
-        contrastive.memory_push(contrastive.memory_init(11, D), z, jnp.arange(9) + 5)
-        for z in embeddings(seed=3, number=9, dim=D)
+        contrastive.memory_push(contrastive.memory_init(11, D, dtype=float), z, jnp.arange(9) + 5)
+        for z in pairs_of(9, seed=3)
     ]
     memories = dict(zip(("memory_x", "memory_y"), past, strict=True))
     whole = lambda x, y, **o: contrastive.info_nce(
@@ -96,7 +110,6 @@ def test_memories_are_whole_on_every_device(kind):
     )
     wanted = jax.value_and_grad(whole, (0, 1))(*pairs)
     mesh, arrays = spread(*pairs, jnp.asarray(IDS), kind=kind)
-    data = PartitionSpec("batch")
 
     def of_part(x, y, ids):
         return contrastive.info_nce(
@@ -105,22 +118,21 @@ def test_memories_are_whole_on_every_device(kind):
 
     with jax.set_mesh(mesh):
         mapped = jax.shard_map(
-            of_part, mesh=mesh, in_specs=(data,) * 3, out_specs=PartitionSpec(), check_vma=False
+            of_part, mesh=mesh, in_specs=(DATA,) * 3, out_specs=PartitionSpec(), check_vma=False
         )
         found = jax.jit(jax.value_and_grad(mapped, (0, 1)))(*arrays)
         again = jax.jit(jax.value_and_grad(whole, (0, 1)))(*arrays[:2])
     for one in (found, again):
-        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(wanted), strict=True):
-            np.testing.assert_allclose(a, b, **TOLERANCE)
+        assert_close(one, wanted)
 
 
 def test_the_rest_of_the_room_on_explicit_axes():
     """Collapse, queues, slow encoders and chunks."""
-    x, y = embeddings(number=B, dim=D)
-    empty = contrastive.memory_init(40, D)
+    x, y = pairs_of()
+    empty = contrastive.memory_init(40, D, dtype=float)
     encode = contrastive.in_chunks(lambda w, z: jnp.tanh(z @ w), chunk_size=3)
-    weights = jnp.asarray(np.random.default_rng(0).normal(size=(D, 4)), jnp.float32)
-    slow = contrastive.momentum_init(weights, 40, D)
+    weights = jnp.asarray(np.random.default_rng(0).normal(size=(D, 4)))
+    slow = contrastive.momentum_init(weights, 40, D, dtype=float)
     functions: Any = {
         "collapse": lambda x, y: contrastive.collapse(x),
         "push": lambda x, y: contrastive.memory_push(empty, x),
@@ -133,23 +145,20 @@ def test_the_rest_of_the_room_on_explicit_axes():
         wanted = function(x, y)
         with jax.set_mesh(mesh):
             found = jax.jit(function)(*arrays)
-        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
-            np.testing.assert_allclose(a, b, **TOLERANCE)
+        assert_close(found, wanted)
 
 
 @pytest.mark.parametrize("communication", ["ring", pytest.param("gather", marks=pytest.mark.slow)])
 def test_info_is_of_all_devices(communication):
-    x, y = embeddings(number=B, dim=D)
+    x, y = pairs_of()
     mesh, arrays = spread(x, y)
     options: Any = {"axis_name": "batch", "communication": communication}
     info = lambda x, y: contrastive.hinge_loss(x, y, **options)[1]
-    data = PartitionSpec("batch")
-    found = jax.shard_map(info, mesh=mesh, in_specs=(data, data), out_specs=PartitionSpec())(
+    found = jax.shard_map(info, mesh=mesh, in_specs=(DATA, DATA), out_specs=PartitionSpec())(
         *arrays
     )
     wanted = contrastive.hinge_loss(x, y)[1]
-    for a, b in zip(found, wanted, strict=True):
-        np.testing.assert_allclose(a, b, **TOLERANCE)
+    assert_close(found, wanted)
     assert found.num_anchors == 2 * B
 
 
@@ -164,21 +173,19 @@ def test_info_is_of_all_devices(communication):
 def test_arrays_that_are_spread(name, mesh_and_communication):
     """Outside of `shard_map`, by the compiler or by the library."""
     kind, communication = mesh_and_communication
-    pairs = embeddings(number=B, dim=D)
+    pairs = pairs_of()
     loss = lambda x, y, **options: LOSSES[name](x, y, positives=jnp.asarray(IDS), **options)
     wanted = jax.value_and_grad(loss, (0, 1))(*pairs)
     mesh, arrays = spread(*pairs, kind=kind)
     with jax.set_mesh(mesh):
         spread_loss = functools.partial(loss, communication=communication)
         found = jax.jit(jax.value_and_grad(spread_loss, (0, 1)))(*arrays)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_allclose(a, b, **TOLERANCE)
+    assert_close(found, wanted)
 
 
 def test_what_cannot_be_spread_is_told():
-    x, y = embeddings(number=B, dim=D)
+    x, y = pairs_of()
     mesh, arrays = spread(x, y)
-    data = PartitionSpec("batch")
     cases: Any = (
         ({"margin": np.ones((4, 4))}, "margin must be a number with a memory, or where"),
         ({"positives": np.ones((4, 32), bool)}, "positives must be ids, not a mask"),
@@ -193,27 +200,26 @@ def test_what_cannot_be_spread_is_told():
             x, y, axis_name="batch", **options
         )[0]
         with pytest.raises(ValueError, match=message):
-            jax.shard_map(loss, mesh=mesh, in_specs=(data, data), out_specs=PartitionSpec())(
+            jax.shard_map(loss, mesh=mesh, in_specs=(DATA, DATA), out_specs=PartitionSpec())(
                 *arrays
             )
 
 
 def test_a_ring_needs_devices():
-    x, y = embeddings(number=B, dim=D)
+    x, y = pairs_of()
     with pytest.raises(ValueError, match="communication='ring' needs axis_name"):
         contrastive.hinge_loss(x, y, communication="ring")
 
 
 @pytest.mark.parametrize("loss", [contrastive.sup_con, contrastive.triplet_loss])
 def test_sets_that_are_spread(loss):
-    x, _ = embeddings(number=B, dim=D)
+    x, _ = pairs_of()
     labels = jnp.asarray(IDS)
     wanted = jax.value_and_grad(loss)(x, labels)
     mesh, arrays = spread(x, labels, kind=AxisType.Explicit)
     with jax.set_mesh(mesh):
         found = jax.jit(jax.value_and_grad(loss))(*arrays)
-    for a, b in zip(found, wanted, strict=True):
-        np.testing.assert_allclose(a, b, **TOLERANCE)
+    assert_close(found, wanted)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +232,6 @@ def test_a_ring_holds_few_parts(mining):
     number, dim = 4_096, 256  # so large that embeddings are most of it
     pairs = embeddings(number=number, dim=dim)
     mesh, arrays = spread(*pairs)
-    data = PartitionSpec("batch")
     memory: dict[str, Any] = {}
     for communication in ("gather", "ring"):
 
@@ -235,8 +240,176 @@ def test_a_ring_holds_few_parts(mining):
                 x, y, mining=mining, block_size=64, axis_name="batch", communication=communication
             )[0]
 
-        mapped = jax.shard_map(loss, mesh=mesh, in_specs=(data, data), out_specs=PartitionSpec())
+        mapped = jax.shard_map(loss, mesh=mesh, in_specs=(DATA, DATA), out_specs=PartitionSpec())
         compiled = jax.jit(jax.grad(mapped, (0, 1))).lower(*arrays).compile()
         analysis: Any = compiled.memory_analysis()
         memory[communication] = analysis.temp_size_in_bytes
     assert memory["ring"] < memory["gather"] / 2
+
+
+# All that has a gradient --------------------------------------------------------------------------
+
+OPTIONS: dict[str, Any] = {
+    "hinges, weights": (
+        lambda x, y, number, weights, **o: (
+            number
+            * contrastive.hinge_loss(
+                x, y, mining=contrastive.mixed(0.3), weights=weights, reduction="sum", **o
+            )[0]
+        ),
+        (2.0,),
+    ),
+    "info_nce, temperature, weights": (
+        lambda x, y, number, weights, **o: contrastive.info_nce(
+            x, y, temperature=number, weights=weights, **o
+        ),
+        (0.3,),
+    ),
+    "multi_positive, temperature": (
+        lambda x, y, number, weights, *, positives, **o: contrastive.multi_positive(
+            x, y, positives, temperature=number, weights=weights, **o
+        ),
+        (0.3,),
+    ),
+    "hard_negative_nce, temperature": (
+        lambda x, y, number, weights, **o: contrastive.hard_negative_nce(
+            x, y, temperature=number, beta=0.5, positive_rate=0.05, weights=weights, **o
+        ),
+        (0.3,),
+    ),
+    "sigmoid, scale": (
+        lambda x, y, number, weights, **o: contrastive.sigmoid_loss(
+            x, y, scale=number, bias=-2.0, **o
+        ),
+        (5.0,),
+    ),
+    "sigmoid, bias": (
+        lambda x, y, number, weights, **o: contrastive.sigmoid_loss(
+            x, y, scale=3.0, bias=number, **o
+        ),
+        (-2.0,),
+    ),
+}
+MESHES: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {
+    "one axis": ((8,), ("batch",)),
+    "two axes": ((4, 2), ("batch", "model")),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "communication", "mesh", "where"),
+    some_fast(OPTIONS, ("gather", "ring"), MESHES, ("inside", "checked", "unchecked"), every=5),
+)
+def test_gradients_of_numbers_and_weights(name, communication, mesh, where):
+    """Of the temperature, scale, bias and weights; taken inside of `shard_map`, or outside of it.
+
+    Over one mesh axis, and over two.
+    """
+    function, (number,) = OPTIONS[name]
+    x, y = pairs_of()
+    weights = jnp.linspace(0.5, 2.0, B)
+    ids = jnp.asarray(IDS)
+    number = jnp.float64(number)
+    all_four = (0, 1, 2, 3)
+    whole = lambda x, y, number, weights: function(x, y, number, weights, positives=ids)
+    wanted = jax.value_and_grad(whole, all_four)(x, y, number, weights)
+
+    shape, names = MESHES[mesh]
+    rows, same = PartitionSpec(names), PartitionSpec()
+    axis_name: Any = names if len(shape) > 1 else names[0]
+
+    def of_part(x, y, number, weights, ids):
+        return function(
+            x, y, number, weights, positives=ids, axis_name=axis_name, block_size=3,
+            communication=communication,
+        )  # fmt: skip
+
+    mapped = functools.partial(
+        jax.shard_map,
+        mesh=jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * len(names)),
+        in_specs=(rows, rows, same, rows, rows),
+        check_vma=where != "unchecked",
+    )
+    if where == "inside":
+        grad = mapped(
+            jax.value_and_grad(of_part, all_four), out_specs=(same, (rows, rows, same, rows))
+        )
+    else:
+        grad = jax.value_and_grad(mapped(of_part, out_specs=same), all_four)
+    assert_close(jax.jit(grad)(x, y, number, weights, ids), wanted)
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_hardest_of_a_memory_block_by_block(check_vma):
+    """With ids, of which some are in the memory."""
+    pairs = pairs_of()
+    past = [
+        contrastive.memory_push(contrastive.memory_init(11, D, dtype=float), z, jnp.arange(9) + 5)
+        for z in pairs_of(9, seed=3)
+    ]
+    memories = dict(zip(("memory_x", "memory_y"), past, strict=True))
+    loss = lambda x, y, ids, **o: contrastive.hinge_loss(
+        x, y, margin=0.7, positives=ids, **memories, **o
+    )[0]
+    wanted = jax.value_and_grad(loss, (0, 1))(*pairs, jnp.asarray(IDS))
+    mesh, arrays = spread(*pairs, jnp.asarray(IDS))
+    mapped = jax.shard_map(
+        functools.partial(loss, axis_name="batch", block_size=5),
+        mesh=mesh, in_specs=(DATA,) * 3, out_specs=PartitionSpec(), check_vma=check_vma,
+    )  # fmt: skip
+    assert_close(jax.jit(jax.value_and_grad(mapped, (0, 1)))(*arrays), wanted)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_parameters_of_encoders_in_chunks(kind):
+    """Through the loss of pairs that are spread."""
+    x, y = pairs_of()
+    rng = np.random.default_rng(0)
+    params = [jnp.asarray(rng.normal(size=(D, 4))) for _ in range(2)]
+    embed = contrastive.in_chunks(lambda w, z: jnp.tanh(z @ w), chunk_size=3)
+
+    def loss(params, x, y):
+        return contrastive.hinge_loss(embed(params[0], x), embed(params[1], y), margin=0.5)[0]
+
+    plain = lambda params, x, y: contrastive.hinge_loss(
+        *(jnp.tanh(z @ w) for w, z in zip(params, (x, y), strict=True)), margin=0.5
+    )[0]
+    wanted = jax.value_and_grad(plain)(params, x, y)
+    mesh, arrays = spread(x, y, kind=kind)
+    with jax.set_mesh(mesh):
+        assert_close(jax.jit(jax.value_and_grad(loss))(params, *arrays), wanted)
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_queues_are_whole_inside_of_shard_map(check_vma):
+    """What all devices push, in their order; it leaves `shard_map` as what all devices share."""
+    x, y = pairs_of()
+    ids, valid = jnp.asarray(IDS), jnp.asarray(VALID)
+    slow = contrastive.momentum_init({"w": jnp.ones(3)}, 40, D, dtype=float)
+    update = functools.partial(contrastive.momentum_update, slow, {"w": jnp.zeros(3)})
+    wanted = update(x, y, ids, valid)
+    mesh, arrays = spread(x, y, ids, valid)
+    mapped = jax.shard_map(
+        functools.partial(update, axis_name="batch"),
+        mesh=mesh, in_specs=(DATA,) * 4, out_specs=PartitionSpec(), check_vma=check_vma,
+    )  # fmt: skip
+    chex.assert_trees_all_equal(jax.jit(mapped)(*arrays), wanted)
+
+
+@pytest.mark.parametrize("mining", ["hardest", "all"])
+@pytest.mark.parametrize("communication", ["gather", "ring"])
+def test_single_precision_of_a_large_batch(mining, communication):
+    """Gradients of eight devices are those of one to 1e-6 of the largest entry."""
+    number = 2048
+    pairs = embeddings(number=number, dim=64)
+    loss = lambda x, y, **o: contrastive.hinge_loss(x, y, mining=mining, **o)[0]
+    wanted = jax.jit(jax.value_and_grad(loss, (0, 1)))(*pairs)
+    mesh, arrays = spread(*pairs)
+    mapped = jax.shard_map(
+        functools.partial(loss, axis_name="batch", communication=communication),
+        mesh=mesh, in_specs=(DATA, DATA), out_specs=PartitionSpec(),
+    )  # fmt: skip
+    found = jax.jit(jax.value_and_grad(mapped, (0, 1)))(*arrays)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert a.dtype == jnp.float32
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * float(np.abs(b).max()))

@@ -118,6 +118,28 @@ def test_temperature_scale_and_bias_are_learned(block_size, x64):
         lambda t: oracles.info_nce(scores, t, negative()), (np.float64(0.3),), 0
     )
     np.testing.assert_allclose(slope(0.3), wanted, **DIFFERENCES)
+    candidates = ~eye
+    others: Any = (
+        (
+            lambda t: contrastive.multi_positive(x, y, IDS, temperature=t, block_size=block_size),
+            lambda t: oracles.multi_positive(scores, t, MASK, both()),
+        ),
+        (
+            lambda t: contrastive.sup_con(x, IDS, temperature=t, block_size=block_size),
+            lambda t: oracles.multi_positive(
+                cosines(x, x), t, MASK & candidates, candidates, ("x_to_y",)
+            ),
+        ),
+        (
+            lambda t: contrastive.hard_negative_nce(
+                x, y, temperature=t, beta=0.7, positive_rate=0.1, block_size=block_size
+            ),
+            lambda t: oracles.hard_negative_nce(scores, t, negative(), 0.7, 0.1),
+        ),
+    )
+    for loss, oracle in others:
+        wanted = numeric_gradient(oracle, (np.float64(0.3),), 0)
+        np.testing.assert_allclose(jax.grad(loss)(0.3), wanted, **DIFFERENCES)
     loss = lambda t, b: contrastive.sigmoid_loss(x, y, scale=t, bias=b, block_size=block_size)
     slopes = jax.grad(loss, (0, 1))(5.0, -2.0)
     oracle = lambda t, b: oracles.sigmoid_loss(scores, t, b, eye, both())

@@ -70,6 +70,25 @@ def test_in_chunks(number):
     chex.assert_trees_all_close(loss(embed)(params), loss(encode)(params), rtol=1e-5, atol=1e-6)
 
 
+def test_dropout_of_chunks_by_a_key_for_each_example():
+    """The same as of the whole, and in both runs of the gradient; different between chunks."""
+    w = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6)), jnp.float32)
+
+    def encode(w, inputs):
+        x, keys = inputs
+        kept = jax.vmap(lambda key: jax.random.bernoulli(key, 0.5, (6,)))(keys)
+        return jnp.where(kept, x @ w, 0)
+
+    inputs = jnp.ones((12, 4)), jax.random.split(jax.random.key(0), 12)
+    embed = contrastive.in_chunks(encode, chunk_size=5)
+    found, wanted = (
+        jax.value_and_grad(lambda w, e=e: jnp.sum(jnp.sin(e(w, inputs))))(w)
+        for e in (embed, encode)
+    )
+    chex.assert_trees_all_close(found, wanted, rtol=1e-5)
+    assert (embed(w, inputs)[:5] != embed(w, inputs)[5:10]).any()
+
+
 def test_chunks_need_less_memory():
     width, number = 512, 2048
 
@@ -269,31 +288,6 @@ def test_vmap_and_scan():
     np.testing.assert_allclose(scanned, wanted, rtol=1e-6)
 
 
-@pytest.mark.parametrize("mining", ["hardest", "all", "semi_hard", contrastive.soft(5.0)])
-def test_defined_where_there_is_nothing(mining):
-    """One pair, all positives, all padding, zero vectors: zero loss, and no NaN in the gradient."""
-    x, y = embeddings()
-    nothing: list[tuple[Any, dict[str, Any]]] = [
-        ((x[:1], y[:1]), {}),
-        ((x, y), {"positives": np.zeros(B, int)}),
-        ((x, y), {"positives": np.ones((B, B), bool)}),
-        ((x, y), {"valid": np.zeros(B, bool)}),
-    ]
-    for pair, options in nothing:
-        loss = lambda x, y, options=options: contrastive.hinge_loss(x, y, mining=mining, **options)[
-            0
-        ]
-        value, gradients = jax.value_and_grad(loss, (0, 1))(*pair)
-        assert value == 0
-        chex.assert_trees_all_equal(gradients, jax.tree.map(jnp.zeros_like, gradients))
-    zero = x.at[3].set(0.0)
-    loss = lambda x, y: contrastive.hinge_loss(x, y, mining=mining)[0]
-    value, gradients = jax.value_and_grad(loss, (0, 1))(zero, y)
-    assert np.isfinite(value)
-    chex.assert_tree_all_finite(gradients)
-    np.testing.assert_array_equal(gradients[0][3], 0)
-
-
 def test_padding_is_as_if_it_were_not_there():
     x, y = embeddings()
     valid = np.arange(B) < 9
@@ -376,30 +370,6 @@ def test_second_derivatives_do_not_depend_on_blocks(name, x64):
     np.testing.assert_allclose(blocked, dense, rtol=1e-9, atol=1e-12)
     wanted = numeric_gradient(lambda x: float(along(jnp.asarray(x), None)), (x,), 0)
     np.testing.assert_allclose(dense, wanted, rtol=1e-5, atol=1e-7)
-
-
-def test_padding_may_hold_anything():
-    x, y = embeddings()
-    valid = np.arange(B) < 9
-    spoiled = [z.at[10].set(jnp.nan).at[11].set(jnp.inf) for z in (x, y)]
-    for loss in (
-        lambda x, y, valid: contrastive.hinge_loss(x, y, valid=valid)[0],
-        lambda x, y, valid: contrastive.info_nce(x, y, valid=valid),
-    ):
-        grad = jax.value_and_grad(loss, (0, 1))
-        wanted = grad(x, y, valid)
-        for function in (grad, jax.jit(grad)):
-            chex.assert_trees_all_close(function(*spoiled, valid), wanted, rtol=1e-5, atol=1e-7)
-
-
-def test_nan_is_not_lost():
-    """Traced, where it cannot be refused; of a batch and of a memory."""
-    x, y = embeddings()
-    loss = jax.jit(lambda x, y, m: contrastive.hinge_loss(x, y, memory_y=m)[0])
-    memory = contrastive.memory_push(contrastive.memory_init(4, D), y[:2])
-    assert np.isfinite(loss(x, y, memory))
-    assert np.isnan(loss(x.at[3, 1].set(jnp.nan), y, memory))
-    assert np.isnan(loss(x, y, memory._replace(embeddings=memory.embeddings.at[0].set(jnp.nan))))
 
 
 def test_ids_that_do_not_fit_are_told():
