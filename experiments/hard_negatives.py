@@ -19,7 +19,7 @@ Presets:
     full: about 25 min on 2 cores, estimated; views, digits: 60 epochs, 8 seeds; batch sizes; copies
     wikipedia: 2 min on 2 cores; 2,173 pairs of Wikipedia (JAXROBUST_DATA)
     captions: about 20 min, estimated; Multi30k (JAXROBUST_DATA), 10,000 images; bags of words
-    recurrent: about 30 min, estimated; the same with GRUs
+    recurrent: about 30 min, estimated; the same with GRUs, which take longer, by five methods
 """
 
 import dataclasses
@@ -92,7 +92,9 @@ class Config:
     """Pairs of a batch."""
     epochs: int = 30
     """Passes over the pairs."""
-    epochs_of_deep: int = 12
+    early: bool = True
+    """Whether to show the first 12 epochs of views, of runs that end there."""
+    epochs_of_deep: int = 15
     """Passes over 2,000 pairs of views, with deep towers; 0 for none."""
     batch_sizes: tuple[int, ...] = ()
     """Whose effect on views is shown, at equal steps; they divide 4,096."""
@@ -143,20 +145,18 @@ class Config:
 _FROM_FILES: dict[str, Any] = {
     WIKIPEDIA: wikipedia, TRANSLATIONS: translations, CAPTIONS: several_captions,
 }  # fmt: skip
+_CAPTIONS = Config(problems=(TRANSLATIONS, CAPTIONS), epochs=8, epochs_of_deep=0, early=False)
 PRESETS = {
     "full": Config(
         problems=(VIEWS, DIGITS, IMAGES),
         seeds=8,
         epochs=60,
-        epochs_of_deep=20,
         batch_sizes=(16, 64, 256, 1024),
         copies=(1, 4, 20),
     ),
-    "wikipedia": Config(problems=(WIKIPEDIA,), epochs=40, epochs_of_deep=0),
-    "captions": Config(problems=(TRANSLATIONS, CAPTIONS), epochs=8, epochs_of_deep=0),
-    "recurrent": Config(
-        problems=(TRANSLATIONS, CAPTIONS), epochs=8, epochs_of_deep=0, encoder="gru"
-    ),
+    "wikipedia": Config(problems=(WIKIPEDIA,), epochs=40, epochs_of_deep=0, early=False),
+    "captions": _CAPTIONS,
+    "recurrent": dataclasses.replace(_CAPTIONS, encoder="gru"),
 }
 
 
@@ -165,12 +165,19 @@ def run(config: Config, progress=silent) -> Result:
     found: Found = {}
     shown: dict[str, Any] = {}
     seconds: dict[str, float] = {}
-    extra = {"deep": config.epochs_of_deep, "sizes": config.batch_sizes, "copies": config.copies}
+    extra = {
+        told.EARLY: config.early,
+        "deep": config.epochs_of_deep,
+        "sizes": config.batch_sizes,
+        "copies": config.copies,
+    }
     parts = [*config.problems, *(name for name, wanted in extra.items() if wanted)]
     for number, name in enumerate(parts):
         progress(number / len(parts), name)
         begin = time.perf_counter()
-        if name == "deep":
+        if name == told.EARLY:
+            found |= {name: _early(config)}
+        elif name == "deep":
             found |= {name: _deep(config)}
         elif name == "sizes":
             found |= _sizes(config)
@@ -235,6 +242,12 @@ def _text_towers(config: Config, texts: Texts) -> Any:
     return tuple(make(size, width) for size in texts.sizes)
 
 
+def _early(config: Config) -> dict[str, Run]:
+    setting = Setting(_twice(Tower((2 * WIDTH, WIDTH))), told.EARLY_EPOCHS, config.batch)
+    problems = [views(seed) for seed in range(config.seeds)]
+    return {method: repeated(method, setting, problems)[0] for method in told.EARLY_BEFORE}
+
+
 def _deep(config: Config) -> dict[str, Run]:
     towers = _twice(Tower((WIDTH,) * 9, 0.1))
     deep = Setting(towers, config.epochs_of_deep, config.batch, warm=3)
@@ -286,6 +299,8 @@ def plot(result: Result):
     """Learning curves, what becomes of deep towers, and what is retrieved."""
     figures: dict[str, Any] = {"curves": hard_negatives_plots.curves(result)}
     series = result.series
+    if told.EARLY in series:
+        figures["early"] = hard_negatives_plots.early(result)
     if "deep" in series:
         figures["collapse"] = hard_negatives_plots.collapse(result)
     if any(name.startswith(told.SIZE) for name in series):

@@ -13,7 +13,7 @@ from experiments.hard_negatives_problems import (
     WIKIPEDIA,
 )
 from experiments.hard_negatives_runs import ALL, HARDEST, INFO_NCE, SOFT, WARM
-from experiments.hard_negatives_tables import expected_pairs
+from experiments.hard_negatives_tables import chance_of_a_hard_one, expected_pairs
 from experiments.report import Result
 
 SHOWN = (ALL, HARDEST, WARM, SOFT, INFO_NCE)
@@ -59,13 +59,40 @@ def curves(result: Result):
         "R@1: how often the partner is the first of all test items, after each epoch; bands: one "
         "standard deviation over seeds."
     )
-    if VIEWS in names and DIGITS in names:
+    if DIGITS in names:
+        by = result.series[DIGITS]
+        cosine = lambda method: np.asarray(by[method]["cosine"])[:, -1].mean()
         text += (
-            " Where pairs can be told apart, all negatives lead at first and the hardest overtake. "
-            "Where many halves fit, the hardest negative is often as good as the partner; pushing "
-            "it away brings embeddings to where different items look alike."
+            " Where many halves fit, the hardest negative is often as good as the partner. The "
+            f"mean cosine of different digits is {cosine(HARDEST):.2f} under it in the end, "
+            f"{cosine(ALL):.2f} under all negatives."
         )
     return plots.finish(figure), text
+
+
+def early(result: Result):
+    """The first epochs of views, and the same as measured before."""
+    figure, ax = plots.subplots(1, 1, width=7.5, height=4.4)
+    by = result.series[told.EARLY]
+    _draw(ax, by, by, "recall")
+    for method, before in told.EARLY_BEFORE.items():
+        plots.theory_line(
+            ax,
+            np.arange(1, len(before) + 1),
+            before,
+            label="before, one seed" if method == ALL else "_",
+        )
+    plots.describe(ax, title="Views: the first epochs", x="epochs", y="R@1 on test pairs (%)")
+    ax.autoscale_view()
+    ax.set_ylim(bottom=0)
+    plots.direct_labels(ax)
+    epoch = told.leads_from(told.of(by[HARDEST]), told.of(by[ALL]))
+    return plots.finish(figure), (
+        "Runs of 12 epochs, with a tenth of the learning rate from the middle on; bands: one "
+        "standard deviation over seeds. Dashed: as measured before, with one seed, other draws of "
+        "the data and another program. The hardest negative "
+        + ("never leads for good." if epoch is None else f"leads from epoch {epoch} on.")
+    )
 
 
 def sizes(result: Result):
@@ -81,7 +108,7 @@ def sizes(result: Result):
                        band=(mean - spread, mean + spread))  # fmt: skip
     batch = np.arange(2, max(numbers) + 1)
     for index, share in enumerate((0.1, 0.01, 0.001)):
-        plots.line(right, batch, 1 - (1 - share) ** (batch - 1), index=index, marker="",
+        plots.line(right, batch, chance_of_a_hard_one(share, batch), index=index, marker="",
                    label=f"hardest {100 * share:g} %")  # fmt: skip
     plots.describe(left, title="Equal steps: retrieval", x="pairs in a batch", y="rsum (%)")
     plots.describe(
@@ -112,9 +139,9 @@ def copies(result: Result):
     ax.autoscale_view()
     plots.direct_labels(ax)
     return plots.finish(figure), (
-        "Views of fewer and fewer things, as many in all; test things are other ones. That there "
-        "are fewer things lowers all curves; the gap between being told and not is what the false "
-        "negatives do. Bands: one standard deviation over seeds."
+        "Views of fewer and fewer things, as many in all; test things are other ones. Fewer things "
+        "teach less, which can lower all curves; what the false negatives do is the gap between "
+        "being told and not. Bands: one standard deviation over seeds."
     )
 
 
@@ -143,7 +170,7 @@ def retrieved(result: Result):
     return plots.finish(figure), (
         "Each row: the left half of a digit, and beside it the five right halves that are most "
         "similar by the soft maximum, of 500. Framed: the half that belongs to it, where it is "
-        "among them. Most of the others do as well: the pairs are ambiguous."
+        "among them. Judge by the eye how many of the others would fit as well."
     )
 
 
@@ -164,7 +191,6 @@ def collapse(result: Result):
         ax.autoscale_view()
         plots.direct_labels(ax)
     return plots.finish(figure), (
-        "Eight hidden layers of 64: at the start all embeddings are alike. Under the hardest "
-        "negative they become the same (dashed), every hinge is the margin, recall is chance. A "
-        "warm-up of three epochs with all negatives, or the soft maximum, leads out of it."
+        "Eight hidden layers of 64: at the start all embeddings are alike. Where they become the "
+        f"same (dashed), every hinge is the margin, and recall is chance. {told.of_deep(by)}"
     )

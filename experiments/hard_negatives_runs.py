@@ -17,6 +17,7 @@ ALL, HARDEST, WARM = "all", "hardest", "hardest after a warm-up"
 TOP, SEMI_HARD, SOFT = "10 hardest", "semi-hard", "soft"
 INFO_NCE, SIGMOID = "InfoNCE", "sigmoid"
 ORDER, ORDER_HARDEST = "order, all", "order, hardest"
+MEANS = (INFO_NCE, SIGMOID)  # whose loss is a mean over pairs; that of the others is a sum
 METHODS = (ALL, HARDEST, WARM, TOP, SEMI_HARD, SOFT, INFO_NCE, SIGMOID)
 
 
@@ -30,6 +31,7 @@ class Run(NamedTuple):
     # without classes.
     precision: Any
     validated: Any  # (epochs,): rsum on the validation set, in %; NaN without one
+    loss: Any  # (epochs,): mean of the batches of the epoch; of hinges, the sum over a pair
 
 
 class Setting(NamedTuple):
@@ -105,14 +107,17 @@ def train(
             x, y = embed(params, _rows(problem.x_train, of_x), _rows(problem.y_train, of_y))
             return loss_of(method, x, y, problem.things[rows], number, setting.warm * epoch_steps)
 
-        updates, state = optimizer.update(jax.grad(loss)(params), state)
-        return (optax.apply_updates(params, updates), state, number + 1), None
+        value, gradient = jax.value_and_grad(loss)(params)
+        updates, state = optimizer.update(gradient, state)
+        return (optax.apply_updates(params, updates), state, number + 1), value
 
     def epoch(carry, key):
         training, best = carry
         order = jax.random.permutation(key, number)[: epoch_steps * batch]
-        training, _ = jax.lax.scan(step, training, order.reshape(epoch_steps, batch))
+        training, losses = jax.lax.scan(step, training, order.reshape(epoch_steps, batch))
         run = evaluate(method, problem, functools.partial(embed, training[0]))
+        of_what = 1 if method in MEANS else batch
+        run = run._replace(loss=jnp.mean(losses) / of_what)
         # Without validation every epoch is better than the one before.
         score = run.validated if problem.validation else best[0] + 1
         better = score > best[0]
@@ -136,7 +141,7 @@ def evaluate(method: str, problem: Problem, embed: Any) -> Run:
         validated = _retrieval(method, problem.validation, embed)[0].rsum
     found, x = _retrieval(method, problem.test, embed)
     cosine = contrastive.collapse(x).mean_cosine
-    return Run(found.x_to_y.recall[0], found.rsum, cosine, nothing, validated)
+    return Run(found.x_to_y.recall[0], found.rsum, cosine, nothing, validated, nothing)
 
 
 def _retrieval(method: str, gallery: Gallery, embed: Any) -> tuple[Any, jax.Array]:

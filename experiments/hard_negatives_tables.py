@@ -22,6 +22,14 @@ CHANCE = {
 TOP_SHARE = 0.01  # of all items, that count as the hardest
 
 
+def chance_of_a_hard_one(share: Any, batch: Any) -> Any:
+    r"""How likely one of the negatives of a batch is from the hardest share, :math:`1-q^{M-1}`.
+
+    With :math:`q=1-` share, for a batch of M drawn at random from many items, for a given query.
+    """
+    return 1 - (1 - share) ** (batch - 1)
+
+
 def show(values: np.ndarray) -> str:
     """Mean and standard deviation over seeds."""
     return f"{values.mean():.1f} ± {values.std(ddof=1):.1f}"
@@ -32,10 +40,16 @@ def tables(config: Any, found: Found) -> list[Table]:
     made = [_table_of(config, name, found[name]) for name in found if name in config.problems]
     if "deep" in found:
         rows = [
-            (method, show(reached(run, "recall")), f"{reached(run, 'cosine').mean():.3f}")
+            (
+                method, show(reached(run, "recall")), f"{reached(run, 'cosine').mean():.3f}",
+                f"{reached(run, 'loss').mean():.4f}", f"{told.DEEP_BEFORE[method]:g}",
+            )
             for method, run in found["deep"].items()
-        ]
-        columns = ("method", "R@1, %", "mean cosine of different items")
+        ]  # fmt: skip
+        columns = (
+            "method", "R@1, %", "mean cosine of different items", "loss of a pair",
+            f"R@1 before, {told.DEEP_EPOCHS} epochs, one seed",
+        )  # fmt: skip
         made.append(Table("Deep narrow towers on views, in the end", columns, rows))
     if sizes := sorted(named(found, told.SIZE), key=number_in):
         made.append(_table_of_sizes(config, found, sizes))
@@ -99,7 +113,7 @@ def _mean(values: np.ndarray, digits: int) -> str:
 def _table_of_sizes(config: Any, found: Found, sizes: list[str]) -> Table:
     methods = list(found[sizes[0]])
     rows = [
-        (number_in(name), f"{1 - (1 - TOP_SHARE) ** (number_in(name) - 1):.3f}",
+        (number_in(name), f"{chance_of_a_hard_one(TOP_SHARE, number_in(name)):.3f}",
          *(show(reached(found[name][method])) for method in methods))
         for name in sizes
     ]  # fmt: skip
