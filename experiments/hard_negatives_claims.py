@@ -1,5 +1,6 @@
 """What the experiment `hard_negatives` claims and tabulates, from its runs."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -247,34 +248,51 @@ def _claims_of_digits(digits: dict[str, Run]) -> list[Claim]:
 def _claims_of_early(early: dict[str, Run]) -> list[Claim]:
     """The learning curves of the first epochs, and who leads."""
     epoch = leads_from(early[HARDEST], early[ALL])
+    reason = (
+        f"before it was one seed; over {len(early[ALL].recall)} seeds R@1 in the end is "
+        f"{spread(early, 'recall', early)}: the differences of before are within the spread of "
+        "seeds. They come later, see the runs of 60 epochs (full)"
+    )
     return [
-        Claim.between(
-            SPEC,
-            f"views, {EARLY_EPOCHS} epochs: all negatives lead in R@1 at first, the hardest soon "
-            f"(from which epoch on; means over seeds; before, of one seed, {LEADS_BEFORE})",
-            np.nan if epoch is None else epoch,
-            2,
-            2 * LEADS_BEFORE,
-        ),
         Claim.at_most(
             SPEC,
-            f"and their learning curves are those of before, of one seed and other data (R@1 after "
-            f"each of the {EARLY_EPOCHS} epochs, mean difference over the epochs in standard "
-            "errors, by method)",
+            f"views, {EARLY_EPOCHS} epochs: learning curves are those of before, of one seed and "
+            f"other data (R@1, mean difference over the epochs in standard errors, by method)",
             [
                 off_by(early[method].recall, EARLY_BEFORE[method], None, 1).mean()
                 for method in EARLY_BEFORE
             ],
             2.5,
         ),
+        Claim.between(
+            SPEC,
+            f"and all negatives lead in R@1 at first, the hardest soon (from which epoch on; means "
+            f"over seeds; before {LEADS_BEFORE})",
+            np.nan if epoch is None else epoch,
+            2,
+            2 * LEADS_BEFORE,
+            should_hold=False,
+            reason=reason,
+        ),
         Claim.at_least(
             SPEC,
             "and the warm-up is ahead of both in the end (difference of R@1, less two standard "
-            "errors over seeds; before, of one seed, 6 and 2)",
+            "errors over seeds; before 6 and 2)",
             [ahead(early[WARM], early[method], "recall") for method in (ALL, HARDEST)],
             0.0,
+            should_hold=False,
+            reason=reason,
         ),
     ]
+
+
+def spread(by: dict[str, Run], what: str, methods: Iterable[str]) -> str:
+    """Mean and standard deviation over seeds in the end, by method."""
+    parts = []
+    for method in methods:
+        values = reached(by[method], what)
+        parts.append(f"{method} {values.mean():.1f} ± {values.std(ddof=1):.1f}")
+    return ", ".join(parts)
 
 
 def off_by(values: Any, before: Any, deviation: float | None, seeds_before: int) -> np.ndarray:
@@ -337,6 +355,9 @@ def _claims_of_deep(deep: dict[str, Run], as_before: bool) -> list[Claim]:
                     for method in DEEP_BEFORE
                 ],
                 2.5,
+                should_hold=False,
+                reason="of one seed the spread is not known, and how weights were scaled was not "
+                f"noted; here: {spread(deep, 'recall', DEEP_BEFORE)}",
             )
         )
     return made
