@@ -11,7 +11,7 @@ without; and a linear regression with more weights than examples.
 
 Presets:
     quick: 60 s on 2 cores; 5 seeds of the table, 2 of the sweep, a regression of 20,000 steps
-    full: 10 min on 2 cores; 10 seeds of the table, 3 of the sweep, 100,000 steps
+    full: 2 min on 2 cores; 10 seeds of the table, 3 of the sweep, 100,000 steps
 """
 
 import dataclasses

@@ -75,7 +75,7 @@ def measure_point(
         loss_fn, before, data, BATCH, key=key, method="rank1"
     ).assignments
     now, earlier = gradients(params, data), gradients(before, data)
-    best = clustering.fit(now, BATCH, key=key).assignments
+    best = clustering.fit(earlier, BATCH, key=key).assignments  # as old as the published ones
     m, of_best = (estimators.moments(now, a, BATCH) for a in (published, best))
     uniform = sampling.uniform(NUMBER, BATCH, replacement=True)
     return {

@@ -66,8 +66,8 @@ def tables(table: Measured, sweep: Sweep, regression: Regression) -> list[Table]
                          for n in (DOUBLE, IMPORTANCE, GC, HARTIGAN, SVRG))]
                 for name, found in regression.items()
             ],
-            "Mean over the measured steps; clusters and snapshots 1000 steps old, Hartigan's "
-            "clusters of the weights at hand.",
+            "Mean over the measured steps; clusters, Hartigan's too, and snapshots are 1000 steps "
+            "old.",
         ),
     ]  # fmt: skip
 

@@ -6,7 +6,8 @@ coincide: in short sketches of the gradients, from one pass over the data, at th
 and after some training, and in the inputs themselves. What is found is held against what was
 planted, pair by pair: precision is the share of the pairs put together that are copies of one
 image, recall the share of the pairs of copies that are put together. Distances are 1 - cos, for
-the size of a gradient says how well an example is learned, not what it teaches.
+the size of a gradient says how well an example is learned, not what it teaches. And as training
+does it: `training.remove_redundancy` chooses the tolerance by itself, before the first step.
 
 An MLP (64-128-128-10) on the handwritten digits; at size full one of 784-256-256-10 on MNIST with
 50 images of 360 copies each, the set-up of our specification.
@@ -23,13 +24,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from experiments import redundancy_claims as told
 from experiments import redundancy_plots, silent, small_networks
 from experiments.redundancy_claims import INPUTS, Detection, Found, after
 from experiments.report import Result
 from experiments.small_networks import mlp_loss
-from jaxrobust import clustering, data
+from jaxrobust import clustering, data, sampling, training
 
 TOUR = False
 
@@ -120,6 +122,7 @@ def run(config: Config, progress=silent) -> Result:
     dataset = load(config)
     found: Found = {}
     distances, norms, report, seconds = {}, {}, {}, {}
+    by_plan: told.ByPlan = {}
     for number, noise in enumerate(config.noises):
         progress(number / len(config.noises), f"noise {noise:g}")
         planted = plant(config, dataset, noise)
@@ -132,13 +135,18 @@ def run(config: Config, progress=silent) -> Result:
         distances[noise] = {
             name: distance_quantiles(p, planted.source) for name, p in points.items()
         }
+        by_plan[noise] = found_by_plan(config, planted)
         norms[noise] = {name: norm_of_copies(p, planted.source) for name, p in sketches.items()}
         if noise == told.USUAL or not report:
             report = groups(config, planted, sketches)
             seconds = detection_times(config, planted, params)
+    by_plan[None] = found_by_plan(config, without_copies(plant(config, dataset, 0.0)))
     return Result(
         summary=told.summarise(config, found, report),
-        claims=told.claims(config, found, distances, norms),
+        claims=[
+            *told.claims(config, found, distances, norms),
+            *told.plan_claims(config, by_plan),
+        ],
         series={
             "tolerance": told.tolerances(config),
             "detection": {str(noise): by for noise, by in found.items()},
@@ -147,7 +155,10 @@ def run(config: Config, progress=silent) -> Result:
             "groups": report,
             "seconds": seconds,
         },
-        tables=told.tables(config, found, distances, norms, report, seconds),
+        tables=[
+            *told.tables(config, found, distances, norms, report, seconds),
+            told.plan_table(by_plan),
+        ],
         words=told.WORDS,
         wall_time={"search and training (usual noise)": sum(seconds.values())},
     )
@@ -167,10 +178,23 @@ def plant(config: Config, dataset: data.Dataset, noise: float) -> Planted:
     return Planted((jnp.asarray(images[order]), jnp.asarray(labels[order])), source[order])
 
 
+def without_copies(planted: Planted) -> Planted:
+    """The images of which there is one."""
+    _, places, counts = np.unique(planted.source, return_inverse=True, return_counts=True)
+    (rows,) = np.nonzero(counts[places] == 1)
+    x, y = planted.data
+    return Planted((x[rows], y[rows]), planted.source[rows])
+
+
+def initial(config: Config, planted: Planted) -> Any:
+    """The weights at the start."""
+    width = 128 if config.dataset == "digits" else 256
+    return small_networks.mlp((planted.data[0].shape[1], width, width, 10), config.seed)
+
+
 def sketches_on_the_way(config: Config, planted: Planted) -> tuple[dict[str, jax.Array], Any]:
     """Sketches of all gradients at each time, by its name, and the last weights."""
-    width = 128 if config.dataset == "digits" else 256
-    params = small_networks.mlp((planted.data[0].shape[1], width, width, 10), config.seed)
+    params = initial(config, planted)
     found = {}
 
     def observe(step, params):
@@ -199,8 +223,24 @@ def detect(config: Config, points: jax.Array, source: np.ndarray, tolerance: flo
     return Detection(precision, recall, *by_probes, int(exact.num_groups))
 
 
+def found_by_plan(config: Config, planted: Planted) -> told.PlanFound:
+    """What `training.remove_redundancy` finds before the first step, by its own tolerance."""
+    optimizer = optax.sgd(LEARNING_RATE)
+    sampler = sampling.uniform(len(planted.source), BATCH)
+    state = training.init(initial(config, planted), optimizer, sampler, key=jax.random.key(1))
+    plan = training.remove_redundancy(mlp_loss)
+    state, records = training.train(mlp_loss, optimizer, state, planted.data, 1, plan=plan)
+    (report,) = [record for record in records if record["event"] == "refresh"]
+    groups = np.arange(len(planted.source))  # each by itself, if nothing is found
+    if isinstance(state.sampler, sampling.GroupSampler):
+        sizes = np.asarray(state.sampler.sizes)
+        groups[np.asarray(state.sampler.members)] = np.repeat(np.arange(len(sizes)), sizes)
+    precision, recall = pairs(groups, planted.source)
+    return told.PlanFound(precision, recall, len(np.unique(groups)), report["tolerance"])
+
+
 def pairs(groups: np.ndarray, source: np.ndarray) -> tuple[float, float]:
-    """Precision and recall over pairs; the precision of no pairs at all is 1."""
+    """Precision and recall over pairs; the precision of no pairs is 1, the recall of none NaN."""
     both = np.stack([groups, source])
     together, found, planted = (
         np.sum(counts * (counts - 1) // 2)
@@ -210,7 +250,8 @@ def pairs(groups: np.ndarray, source: np.ndarray) -> tuple[float, float]:
             np.unique(source, return_counts=True)[1],
         )
     )
-    return (float(together / found) if found else 1.0), float(together / planted)
+    recall = float(together / planted) if planted else np.nan
+    return (float(together / found) if found else 1.0), recall
 
 
 def distance_quantiles(points: jax.Array, source: np.ndarray) -> dict[str, Any]:

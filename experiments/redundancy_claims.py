@@ -43,6 +43,18 @@ class Detection(NamedTuple):
 Found = dict[float, dict[str, list[Detection]]]  # by noise, points, tolerance
 Distances = dict[float, dict[str, dict[str, np.ndarray]]]  # by noise, points, kind of pair
 
+
+class PlanFound(NamedTuple):
+    """What the plan of training put together."""
+
+    precision: float
+    recall: float  # NaN where there is nothing to find
+    groups: int
+    tolerance: float  # that it chose; 0 for none
+
+
+ByPlan = dict[float | None, PlanFound]  # by noise; None: without copies
+
 # Quantiles (5, 50, 95 %) measured before, on MNIST with noise .02, after so many steps.
 TABLE = {
     0: {COPIES: (0.020, 0.054, 0.115), TO_COPIED: (0.30, 0.58, 0.77),
@@ -195,6 +207,47 @@ def norm_claims(
             3.0,
         ),
     ]
+
+
+def plan_claims(config: Any, found: ByPlan) -> list[Claim]:
+    """Found with a tolerance that nobody gave."""
+    little = [of for noise, of in found.items() if noise is not None and noise <= USUAL]
+    made = []
+    if little:
+        made.append(
+            Claim.at_least(
+                OWN,
+                f"`training.remove_redundancy`, which is given no tolerance, finds the copies with "
+                f"noise of at most {USUAL:g} before the first step (precision and recall over "
+                "pairs)",
+                [[of.precision, of.recall] for of in little],
+                0.95,
+            )
+        )
+    if None in found:
+        made.append(
+            Claim.at_least(
+                OWN,
+                "and without copies it puts nothing together (groups over examples)",
+                found[None].groups / config.distinct,
+                1.0,
+            )
+        )
+    return made
+
+
+def plan_table(found: ByPlan) -> Table:
+    """By noise."""
+    name = lambda noise: "no copies" if noise is None else f"noise {noise:g}"
+    digits = lambda value: "" if np.isnan(value) else round(value, 3)
+    return Table(
+        "Found by `training.remove_redundancy`, before the first step",
+        ["data", "precision", "recall", "groups", "tolerance that it chose"],
+        [
+            [name(noise), digits(of.precision), digits(of.recall), of.groups, digits(of.tolerance)]
+            for noise, of in found.items()
+        ],
+    )
 
 
 def tables(

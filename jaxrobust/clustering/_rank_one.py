@@ -193,7 +193,8 @@ def near_zero(key: jax.Array, factors: Any, num_clusters: int) -> Any:
         return RankOne(draws[..., :rows], draws[..., rows:])
 
     layers, structure = jax.tree.flatten(factors, is_leaf=_is_layer)
-    return structure.unflatten([of_layer(layer, key) for layer in layers])
+    keys = jax.random.split(key, len(layers))  # layers of one shape begin differently
+    return structure.unflatten(list(map(of_layer, layers, keys)))
 
 
 def _factors_of_one(loss_fn: LossFn, params: Any, data: Any) -> dict[str, Any]:

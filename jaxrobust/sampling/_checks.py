@@ -27,7 +27,7 @@ def check_share(name: str, value: float) -> float:
 
 def check_scores(name: str, scores: Any, num_examples: int | None = None) -> jax.Array:
     """Scores ``(N,)`` in float32 at least; unless traced, finite, not negative, not all zero."""
-    scores = jnp.asarray(scores)
+    scores = trees.bring_together(jnp.asarray(scores))
     if not jnp.issubdtype(scores.dtype, jnp.floating) and not jnp.issubdtype(
         scores.dtype, jnp.integer
     ):
@@ -50,7 +50,7 @@ def check_scores(name: str, scores: Any, num_examples: int | None = None) -> jax
 
 def check_assignments(name: str, assignments: Any, num_clusters: int | None) -> jax.Array:
     """Assignments ``(N,)`` as int32; unless traced, all in range."""
-    assignments = jnp.asarray(assignments)
+    assignments = trees.bring_together(jnp.asarray(assignments))
     if not jnp.issubdtype(assignments.dtype, jnp.integer):
         raise TypeError(f"{name} must be integers, got {assignments.dtype}")
     if assignments.ndim != 1 or assignments.size == 0:

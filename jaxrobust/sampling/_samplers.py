@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxrobust import trees
 from jaxrobust.sampling._checks import (
     check_assignments,
     check_count,
@@ -232,7 +233,7 @@ def _check_equal(sizes: jax.Array, batch_size: int) -> None:
 
 
 def _check_spread(spread: Any, sizes: jax.Array) -> jax.Array:
-    spread = jnp.asarray(spread)
+    spread = trees.bring_together(jnp.asarray(spread))
     spread = spread.astype(jnp.promote_types(spread.dtype, jnp.float32))
     if spread.shape != sizes.shape:
         raise ValueError(f"spread must be of shape {sizes.shape}, got {spread.shape}")

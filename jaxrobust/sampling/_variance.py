@@ -58,7 +58,7 @@ def variance(gradients: Any, sampler: Sampler | GroupSampler, *, gram: bool = Fa
     """
     trees.check_floating("gradients", gradients)
     if gram:
-        points, products = None, trees.promote(jnp.asarray(gradients))
+        points, products = None, trees.promote(trees.bring_together(jnp.asarray(gradients)))
         if products.ndim != 2 or products.shape[0] != products.shape[1]:
             raise ValueError(f"gradients must be (N, N) with gram=True, got {products.shape}")
         rows = products
@@ -79,7 +79,7 @@ def variance(gradients: Any, sampler: Sampler | GroupSampler, *, gram: bool = Fa
 
 def _rows(gradients: Any) -> jax.Array:
     """All leaves side by side, ``(N, d)``."""
-    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(gradients)]
+    leaves = [trees.bring_together(jnp.asarray(leaf)) for leaf in jax.tree.leaves(gradients)]
     if len({leaf.shape[:1] for leaf in leaves}) != 1 or leaves[0].ndim == 0:
         shapes = [leaf.shape for leaf in leaves]
         raise ValueError(f"gradients must be arrays (N, ...) of one length, got shapes {shapes}")

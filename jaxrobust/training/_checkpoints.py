@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust import sampling
+from jaxrobust.training._plans import CHOSEN
 from jaxrobust.training._state import TrainState
 
 # The kinds of sampler that a checkpoint may hold; their arrays and static sizes are its fields.
@@ -123,8 +124,8 @@ def restore(folder: str | Path, template: TrainState, *, step: int | None = None
     Raises:
       FileNotFoundError: if there is no such checkpoint; the message says which there are.
       ValueError: if params or optimizer have other leaves than the template's, or the sampler has
-        another number of examples or batch size; without a plan also for a sampler of another kind,
-        other replacement or other sizes. The message names the first that differs.
+        another number of examples or batch size; unless a plan chose it, also for a sampler of
+        another kind, other replacement or other sizes. The message names the first that differs.
     """
     import orbax.checkpoint as ocp
 
@@ -193,15 +194,16 @@ def _leaves(tree: Any) -> list[list[Any]]:
 def _check(saved: dict[str, Any], wanted: dict[str, Any]) -> None:
     for part in ("params", "opt_state"):
         _check_leaves("another model or optimizer", part, saved[part], wanted[part])
-    no_plan = not (saved["memory"] or wanted["memory"])  # which may have chosen another sampler
+    # By a plan.
+    chosen = any(name.endswith(f"/{CHOSEN}") for of in (saved, wanted) for name in of["memory"])
     there, here = saved["sampler"], wanted["sampler"]
-    for name in ("num_examples", "batch_size", *(("kind", "replacement") if no_plan else ())):
+    for name in ("num_examples", "batch_size", *(() if chosen else ("kind", "replacement"))):
         if there.get(name) != here.get(name):
             raise ValueError(
                 f"template: the checkpoint is of another sampler: {name} is {there.get(name)} "
                 f"there, {here.get(name)} in the template"
             )
-    if no_plan:
+    if not chosen:
         _check_leaves("another sampler", "it", there["leaves"], here["leaves"])
 
 

@@ -16,6 +16,9 @@ NEVER = 2**31 - 1  # a step that no run comes to, for steps are int32
 Report = dict[str, float | int | str]
 
 
+CHOSEN = "chose_sampler"  # in the memory of a plan that has
+
+
 class Plan(NamedTuple):
     """A way to sample that follows training; see :func:`remove_redundancy` and :func:`resample`.
 
@@ -131,11 +134,15 @@ def uniform_like(sampler: Any) -> Any:
 
 
 def with_sampler(state: TrainState, sampler: Any) -> TrainState:
-    """The state with another sampler, from its start; as it is with the same one."""
+    """The state with another sampler, from its start; as it is with the same one.
+
+    The memory says so, for checkpoints: the sampler is then not that of the template.
+    """
     if sampler is state.sampler:
         return state
     key = jax.random.fold_in(state.sampler_state.key, state.step)
-    return state._replace(sampler=sampler, sampler_state=sampler.init(key))
+    memory = state.memory | {CHOSEN: jnp.bool_(True)}
+    return state._replace(sampler=sampler, sampler_state=sampler.init(key), memory=memory)
 
 
 def call_key(state: TrainState) -> jax.Array:

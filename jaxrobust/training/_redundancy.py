@@ -82,10 +82,10 @@ def remove_redundancy(
     check_counts(num_probes=num_probes, dim=dim, batch_size=batch_size)
 
     def call(state: TrainState, data: Any) -> tuple[TrainState, Report]:
-        sketch_key, probe_key, group_key = jax.random.split(call_key(state), 3)
+        sketch_key, probe_key, group_key, fill_key, other_key = jax.random.split(call_key(state), 5)
         sketches = sketcher(loss_fn, state, sketch_key, dim, batch_size)
         rows = some_rows(probe_key, state.sampler.num_examples, num_probes)
-        probes = _with_directions(group_key, sketches(trees.take(data, rows), rows))
+        probes = _with_directions(fill_key, sketches(trees.take(data, rows), rows))
         limit = copy_tolerance(probes) if tolerance is None else jnp.float32(tolerance)
         near: dict[str, Any] = {"tolerance": limit, "metric": "cosine"}
         state = scheduled(state, every)
@@ -97,12 +97,12 @@ def remove_redundancy(
             if isinstance(state.sampler, sampling.GroupSampler):  # not the strata of another plan
                 state = with_sampler(state, uniform_like(state.sampler))
             return state, {"redundancy": redundancy, "tolerance": float(limit)}
-        points = _with_directions(group_key, sketches(data))
+        points = _with_directions(fill_key, sketches(data))
         among = {"num_probes": num_probes, "key": group_key}
         groups = clustering.duplicates(points, **near, **among)
         # Groups of which no two were among the probes are not found yet. Others of the points that
         # are still alone tell whether there are any.
-        others = _some_of(group_key, points, groups.counts == 1, max(4, num_probes // 2))
+        others = _some_of(other_key, points, groups.counts == 1, max(4, num_probes // 2))
         if int(clustering.duplicates(others, **near).num_groups) <= (1 - least) * len(others):
             groups = clustering.duplicates(points, **near, **among, rest=True)
         number = int(groups.num_groups)
@@ -125,7 +125,8 @@ def _with_directions(key: jax.Array, points: jax.Array) -> jax.Array:
 @functools.partial(jax.jit, static_argnums=3)
 def _some_of(key: jax.Array, points: jax.Array, wanted: jax.Array, number: int) -> jax.Array:
     """So many of the wanted points; random directions if there are not enough."""
-    order = jnp.where(wanted, jax.random.uniform(key, wanted.shape), 2)
+    order_key, key = jax.random.split(key)
+    order = jnp.where(wanted, jax.random.uniform(order_key, wanted.shape), 2)
     _, rows = jax.lax.top_k(-order, min(number, len(points)))
     others = jax.random.normal(key, (len(rows), points.shape[1]), points.dtype)
     return jnp.where(wanted[rows][:, None], points[rows], others)

@@ -102,6 +102,28 @@ def test_claims_can_hold_and_fail():
     assert not any(claim.holds for claim in told.norm_claims(SMALL, met, grown))
 
 
+def test_claims_about_the_plan_can_fail():
+    config = Config(distinct=100)
+    good = {0.02: told.PlanFound(1.0, 0.97, 110, 0.05), None: told.PlanFound(1.0, np.nan, 100, 0.0)}
+    held = lambda found: [claim.holds for claim in told.plan_claims(config, found)]
+    assert held(good) == [True, True]
+    assert held({0.1: told.PlanFound(0, 0, 1, 0.0)}) == []  # too noisy to be claimed
+    for bad in (told.PlanFound(0.9, 1.0, 110, 0.1), told.PlanFound(1.0, 0.9, 140, 0.1)):
+        assert held(good | {0.02: bad}) == [False, True]
+    assert held(good | {None: told.PlanFound(0.0, np.nan, 99, 0.1)}) == [True, False]
+
+
+def test_the_plan_finds_what_was_planted():
+    """By itself; and nothing where there is nothing."""
+    config = Config(originals=10, copies=15, distinct=150)
+    dataset = redundancy.load(config)
+    found = redundancy.found_by_plan(config, redundancy.plant(config, dataset, 0.02))
+    assert min(found.precision, found.recall) > 0.95
+    assert 0 < found.tolerance < 0.2
+    clean = redundancy.without_copies(redundancy.plant(config, dataset, 0.0))
+    assert redundancy.found_by_plan(config, clean).groups == 150
+
+
 def test_the_table_is_compared_on_mnist_only():
     by = {told.after(t): {kind: np.array(v) for kind, v in kinds.items()}
           for t, kinds in told.TABLE.items()}  # fmt: skip

@@ -261,9 +261,29 @@ def test_checkpoint_of_another_kind_of_sampler(tmp_path):
     )
 
     plan = training.remove_redundancy(loss, dim=64, tolerance=1e-3)
+    params, data = problem(num_copies=5)
     state, _ = run(start(params), data, 2, plan=plan)
+    assert isinstance(state.sampler, sampling.GroupSampler)
     training.save(tmp_path / "p", state)
     assert_same(training.restore(tmp_path / "p", start(params)), state)
+
+
+@pytest.mark.parametrize("name", ["snapshots", "stratified"])
+def test_checkpoint_of_a_plan_that_did_not_choose_the_sampler(name, tmp_path):
+    """Snapshots never do, a refresh does; until then the sampler must be that of the template."""
+    params, data = problem()
+    labels = jnp.arange(NUM_EXAMPLES) % 4
+    strata = sampling.stratified(labels, 8, num_clusters=4)
+    optimizer, options = OPTIMIZER, {"plan": PLANS[name]}
+    if name == "snapshots":
+        optimizer = optax.chain(optim.svrg(), OPTIMIZER)
+        options |= {"extras": SNAPSHOTS.extras}
+    begin = start(params, strata, optimizer=optimizer)
+    state, _ = run(begin, data, 4 if name == "stratified" else 6, optimizer=optimizer, **options)
+    training.save(tmp_path, state)
+    assert_same(training.restore(tmp_path, begin), state)
+    with pytest.raises(ValueError, match="the checkpoint is of another sampler"):
+        training.restore(tmp_path, start(params, optimizer=optimizer))
 
 
 def test_snapshots_are_svrg():
