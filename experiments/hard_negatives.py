@@ -299,6 +299,8 @@ def plot(result: Result):
     """Learning curves, what becomes of deep towers, and what is retrieved."""
     figures: dict[str, Any] = {"curves": hard_negatives_plots.curves(result)}
     series = result.series
+    if VIEWS in series:
+        figures["overtaking"] = hard_negatives_plots.overtaking(result)
     if told.EARLY in series:
         figures["early"] = hard_negatives_plots.early(result)
     if "deep" in series:

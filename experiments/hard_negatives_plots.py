@@ -72,25 +72,43 @@ def curves(result: Result):
 
 def early(result: Result):
     """The first epochs of views, and the same as measured before."""
-    figure, ax = plots.subplots(1, 1, width=7.5, height=4.4)
     by = result.series[told.EARLY]
-    _draw(ax, by, by, "recall")
-    for method, before in told.EARLY_BEFORE.items():
-        plots.theory_line(
-            ax,
-            np.arange(1, len(before) + 1),
-            before,
-            label="before, one seed" if method == ALL else "_",
-        )
-    plots.describe(ax, title="Views: the first epochs", x="epochs", y="R@1 on test pairs (%)")
-    ax.autoscale_view()
-    ax.set_ylim(bottom=0)
-    plots.direct_labels(ax)
+    figure, axes = plots.subplots(1, len(told.EARLY_BEFORE), width=14, height=4)
+    for ax, (method, before) in zip(axes, told.EARLY_BEFORE.items(), strict=True):
+        _draw(ax, by, (method,), "recall")
+        plots.theory_line(ax, np.arange(1, len(before) + 1), before, label="before, one seed")
+        plots.describe(ax, title=f"Views: {method}", x="epochs", y="R@1 on test pairs (%)")
+        ax.autoscale_view()
+        ax.set_ylim(bottom=0)
+        plots.direct_labels(ax)
     epoch = told.leads_from(told.of(by[HARDEST]), told.of(by[ALL]))
     return plots.finish(figure), (
         "Runs of 12 epochs, with a tenth of the learning rate from the middle on; bands: one "
         "standard deviation over seeds. Dashed: as measured before, with one seed, other draws of "
         "the data and another program. The hardest negative "
+        + ("never leads for good." if epoch is None else f"leads from epoch {epoch} on.")
+    )
+
+
+def overtaking(result: Result):
+    """Of runs on views, how far the hardest negative is ahead of all."""
+    by = result.series[VIEWS]
+    figure, ax = plots.subplots(1, 1, width=7.5, height=4.2)
+    for index, method in enumerate((HARDEST, WARM, SOFT)):
+        gaps = np.asarray(by[method]["recall"]) - np.asarray(by[ALL]["recall"])
+        mean, error = gaps.mean(axis=0), gaps.std(axis=0, ddof=1) / np.sqrt(len(gaps))
+        epochs = np.arange(1, len(mean) + 1)
+        plots.line(ax, epochs, mean, label=f"{method} less all", index=index,
+                   band=(mean - error, mean + error))  # fmt: skip
+    plots.theory_line(ax, [1, len(mean)], [0, 0], label="as all negatives")
+    plots.describe(ax, title="Views: who is ahead of all negatives", x="epochs",
+                   y="difference of R@1 (percentage points)")  # fmt: skip
+    ax.autoscale_view()
+    plots.direct_labels(ax)
+    epoch = told.leads_from(told.of(by[HARDEST]), told.of(by[ALL]))
+    return plots.finish(figure), (
+        "Differences between runs of one seed, which have the same pairs, weights and order of "
+        "batches; bands: one standard error over seeds. The hardest negative "
         + ("never leads for good." if epoch is None else f"leads from epoch {epoch} on.")
     )
 

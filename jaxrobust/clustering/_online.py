@@ -96,7 +96,7 @@ def online(
     Returns:
       :class:`Online` with ``init(key, points) -> state`` and ``update(state, points) -> (state,
       assignments)``: pure functions, for ``jit`` and ``scan``. The same key and points give the
-      same clusters.
+      same clusters; on an accelerator up to rounding, for its additions have no fixed order.
 
     Raises:
       ValueError: for a ``num_clusters`` below 1, a ``decay`` or ``min_size`` out of range, an

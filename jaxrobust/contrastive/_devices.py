@@ -27,16 +27,32 @@ def over_devices(loss: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(loss)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         given = signature.bind(*args, **kwargs).arguments
-        x = given["x"]
-        if given.get("axis_name") is not None or not hasattr(x, "dtype") or not _spread(x):
+        if given.get("axis_name") is not None:
             return loss(*args, **kwargs)
-        return _on_each(loss, jax.typeof(x).sharding.mesh, trees.first_axis(x), given)
+        spread = [
+            array for name in _OF_PAIRS if (array := _spread(name, given.get(name))) is not None
+        ]
+        if not spread:
+            return loss(*args, **kwargs)
+        # Those that are there whole are spread as the first one that is not.
+        return _on_each(
+            loss, jax.typeof(spread[0]).sharding.mesh, trees.first_axis(spread[0]), given
+        )
 
     return wrapped
 
 
-def _spread(x: Any) -> bool:
-    return not isinstance(x, np.ndarray) and trees.is_sharded(x)
+def _spread(name: str, array: Any) -> Any:
+    """The array if it is sharded over explicit axes, otherwise None."""
+    if not isinstance(array, jax.Array):
+        return None
+    sharding = getattr(jax.typeof(array), "sharding", None)
+    if sharding is not None and any(axes is not None for axes in sharding.spec[1:]):
+        raise ValueError(
+            f"{name} must be sharded over its first axis alone, that of pairs, where mesh axes are "
+            f"explicit; got {sharding.spec}"
+        )
+    return array if trees.is_sharded(array) else None
 
 
 def _on_each(loss: Callable[..., Any], mesh: Any, axes: Any, given: dict[str, Any]) -> Any:
@@ -45,12 +61,22 @@ def _on_each(loss: Callable[..., Any], mesh: Any, axes: Any, given: dict[str, An
     leaves, structure = jax.tree.flatten(others)
     is_array = [isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves]
     arrays = [leaf for leaf, array in zip(leaves, is_array, strict=True) if array]
+    # With their types, for 1 and True and 1.0 are equal.
+    static = tuple(
+        None if array else (type(leaf), leaf) for leaf, array in zip(leaves, is_array, strict=True)
+    )
+    return _program(loss, mesh, axes, structure, static)(of_pairs, arrays)
+
+
+@functools.lru_cache(maxsize=256)  # one function for equal options, which is compiled once
+def _program(
+    loss: Callable[..., Any], mesh: Any, axes: Any, structure: Any, static: tuple[Any, ...]
+) -> Callable[..., Any]:
+    """From the arrays of pairs, and the others, to the loss; ``None`` in ``static``: an array."""
 
     def local(of_pairs, arrays):
         rest = iter(arrays)
-        filled = [
-            next(rest) if array else leaf for leaf, array in zip(leaves, is_array, strict=True)
-        ]
+        filled = [next(rest) if leaf is None else leaf[1] for leaf in static]
         options = structure.unflatten(filled) | {"axis_name": axes}
         return loss(**of_pairs, **options)
 
@@ -64,4 +90,4 @@ def _on_each(loss: Callable[..., Any], mesh: Any, axes: Any, given: dict[str, An
         )  # fmt: skip
         return mapped(of_pairs, trees.bring_together(arrays))
 
-    return whole(of_pairs, arrays)
+    return whole

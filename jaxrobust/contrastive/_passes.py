@@ -268,6 +268,25 @@ def _over_blocks(
     return total, jax.tree.map(join, first, others)
 
 
+def by_blocks(of_block: Callable[[Any], Any], rows: Any, size: int) -> Any:
+    """``of_block`` of so many rows at a time: from leaves ``(size, ...)`` to ``(size, ...)``.
+
+    The last block is filled up with ones, whose results are left out.
+    """
+    number = jax.tree.leaves(rows)[0].shape[0]
+    blocks = -(-number // size)
+    if blocks == 1:
+        return of_block(rows)
+
+    def stacked(leaf):
+        widths = ((0, blocks * size - number),) + ((0, 0),) * (leaf.ndim - 1)
+        filled = jnp.pad(leaf, widths, constant_values=1)
+        return filled.reshape(blocks, size, *leaf.shape[1:])
+
+    found = jax.lax.map(of_block, jax.tree.map(stacked, rows))
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:number], found)
+
+
 class _Block(NamedTuple):
     """Some of the columns, and what is known about them."""
 

@@ -11,6 +11,7 @@ from jax.core import Tracer
 from jaxrobust import trees
 from jaxrobust.contrastive import _pairs as pairs
 from jaxrobust.contrastive._checks import check_choice, check_range
+from jaxrobust.contrastive._passes import by_blocks
 from jaxrobust.contrastive._similarity import Similarity, prepared, similarity_of
 
 Ties = Literal["expected", "pessimistic", "optimistic"]
@@ -188,9 +189,7 @@ class _Found(NamedTuple):
 
 
 def _ranking(options: _Options, scores_of, queries, items, ids_queries, ids_items) -> Ranking:
-    def of_query(query):
-        embedding, own = query
-        scores = scores_of(embedding[None], items)[0]
+    def of_query(scores, own):
         match = own == ids_items
         best = jnp.max(jnp.where(match, scores, -jnp.inf))
         above = jnp.sum(~match & (scores > best + options.tolerance))
@@ -206,8 +205,12 @@ def _ranking(options: _Options, scores_of, queries, items, ids_queries, ids_item
             precision = jnp.where(lost, 0, _average_precision(known, match, options))
         return _Found(above, tied, matches, jnp.any(match), jnp.asarray(precision, scores.dtype))
 
-    size = min(options.block_size, queries.shape[0])
-    found = jax.lax.map(of_query, (queries, ids_queries), batch_size=size)
+    def of_block(block):
+        # Of a whole block: row by row, the similarity would not see that items are the same.
+        embeddings, own = block
+        return jax.vmap(of_query)(scores_of(embeddings, items), own)
+
+    found = by_blocks(of_block, (queries, ids_queries), options.block_size)
     number = jnp.sum(found.there)
 
     def mean(of):

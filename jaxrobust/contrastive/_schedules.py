@@ -16,8 +16,9 @@ Schedule = Callable[[Any], Mining]
 def switch(at: int, *, mean: bool = True) -> Schedule:
     """All negatives before step ``at``, the hardest from there on.
 
-    The cure of a collapse at the start: the sum of hinges has a gradient where all embeddings are
-    alike, the maximum next to none.
+    The cure of a collapse at the start. Where all embeddings are the same, neither has a gradient;
+    near there, the gradients of all negatives add up to one that spreads them, and that of the
+    hardest is of one negative that may be any.
 
     Args:
       at: a step.

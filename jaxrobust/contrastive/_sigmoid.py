@@ -43,7 +43,8 @@ def sigmoid_loss(
       positives: who else belongs together: None, ids ``(B,)`` or a mask ``(B, B)``.
       valid: ``(B,)`` bool, False for padding.
       similarity: as in :func:`hinge_loss`.
-      memory_y: past y, as further candidates of the x, as in :func:`hinge_loss`.
+      memory_y: past y, as further candidates of the x: positives where ids are the same, negatives
+        otherwise, as all are with a mask.
       block_size: how many y are compared with all x at once, as in :func:`hinge_loss`.
       axis_name: mesh axes over which pairs are spread, as in :func:`hinge_loss`.
       communication: between devices, as in :func:`hinge_loss`.

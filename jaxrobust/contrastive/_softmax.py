@@ -113,8 +113,9 @@ def multi_positive(
       weights: ``(B,)``, what the two anchors of a pair count; None for 1.
       similarity: as in :func:`hinge_loss`.
       directions: which anchors, as in :func:`hinge_loss`.
-      memory_x: past x, as further negatives of the y, as in :func:`hinge_loss`.
-      memory_y: past y, as further negatives of the x.
+      memory_x: past x, as further candidates of the y: of an id of the batch they are positives,
+        which count among the :math:`P_i`; with a mask all are negatives.
+      memory_y: past y, as further candidates of the x, likewise.
       block_size: how many y are compared with all x at once, as in :func:`hinge_loss`.
       axis_name: mesh axes over which pairs are spread, as in :func:`hinge_loss`.
       communication: between devices, as in :func:`hinge_loss`.

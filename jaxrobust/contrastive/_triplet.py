@@ -110,27 +110,26 @@ def _semi_hard(
 ) -> tuple[jax.Array, ...]:
     """Sums over one triplet for each anchor and positive, without all slacks at once."""
 
-    @jax.checkpoint  # for the gradient the scores of a block are formed again
-    def of_anchor(anchor):
-        x, items, margin = anchor
-        one = lambda leaf: leaf[None]
-        tile = tile_of(
-            plan.similarity.scores(one(x), embedded.y), jax.tree.map(one, items), known.items_y,
-            embedded.positive_x[:1], margin, None, plan.without_self,
-        )  # fmt: skip
-        scores, negative, positive = tile.scores[0], tile.negative[0], tile.positive[0]
+    def of_anchor(scores, negative, positive):
         # Negatives in ascending order, of equal ones the lowest number last; then the others.
-        keys = (jnp.where(negative, scores, jnp.inf), -tile.columns)
+        keys = (jnp.where(negative, scores, jnp.inf), -known.items_y.index)
         ordered, numbers = jax.lax.stop_gradient(jax.lax.sort(keys, num_keys=2))
         below = jnp.searchsorted(ordered, jax.lax.stop_gradient(scores), side="left") - 1
         easiest = jnp.argmin(keys[0])
         chosen = scores[jnp.where(below >= 0, -numbers[jnp.maximum(below, 0)], easiest)]
         lost = jnp.where(jnp.any(negative & jnp.isnan(scores)), jnp.nan, 0)  # it is sorted last
-        return summed(margin + chosen - scores + lost, positive & jnp.any(negative))
+        return summed(known.margins + chosen - scores + lost, positive & jnp.any(negative))
+
+    @jax.checkpoint  # for the gradient the scores of a block are formed again
+    def of_block(block):
+        x, items = block
+        tile = tile_of(
+            plan.similarity.scores(x, embedded.y), items, known.items_y,
+            embedded.positive_x[: len(x)], known.margins, None, plan.without_self,
+        )  # fmt: skip
+        return jax.vmap(of_anchor)(tile.scores, tile.negative, tile.positive)
 
     number = embedded.x.shape[0]
-    margins = jnp.broadcast_to(known.margins, (number,))
-    found = jax.lax.map(
-        of_anchor, (embedded.x, known.items_x, margins), batch_size=plan.block_size or number
-    )
+    size = min(plan.block_size or number, number)
+    found = passes.by_blocks(of_block, (embedded.x, known.items_x), size)
     return tuple(jnp.sum(part) for part in found)

@@ -55,7 +55,8 @@ def train(
 
     The steps between two events run as one program. Params depend on the state alone, not on when
     something is logged, evaluated or saved: a run resumed from a checkpoint has the same trajectory
-    as one that was not interrupted, bit for bit, on the same machine.
+    as one that was not interrupted: bit for bit on the same CPU, and on an accelerator if its sums
+    over clusters are in the same order every time, which few promise.
 
     Args:
       loss_fn: ``loss_fn(params, example) -> ()``, the loss of one example.

@@ -58,6 +58,9 @@ SETS: dict[str, Any] = {
     "triplets, semi-hard": lambda z, labels, **o: contrastive.triplet_loss(
         z, labels, mining="semi_hard", **o
     ),
+    "triplets, semi-hard, distances": lambda z, labels, **o: contrastive.triplet_loss(
+        z, labels, mining="semi_hard", similarity="euclidean", **o
+    ),
     "triplets, distances": lambda z, labels, **o: contrastive.triplet_loss(
         z, labels, similarity="euclidean", **o
     ),
@@ -186,3 +189,34 @@ def test_a_limit_is_a_number(limit):
     if np.ndim(limit):
         with pytest.raises(ValueError, match=r"ignore_above must be a number, got shape \(3,\)"):
             jax.jit(loss)(limit)
+
+
+# Half precision -----------------------------------------------------------------------------------
+
+OTHER = ("distance", "order")  # losses with a similarity of their own
+HALF = [name for name in PAIRS if not any(word in name for word in OTHER)]
+HALF_FAST = ("all", "hardest", "info_nce", "sigmoid")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in HALF_FAST else pytest.mark.slow) for n in HALF]
+)
+@pytest.mark.parametrize("block_size", [None, 128])
+def test_half_precision_is_summed_in_single(name, block_size):
+    """With inner products of 512 pairs, as of the same numbers in float32.
+
+    Products of two bfloat16 are exact there, so that only the gradient is rounded, in the end; a
+    sum in bfloat16 of so many terms would be lost.
+    """
+    x, y = (contrastive.normalized(z).astype(jnp.bfloat16) for z in embeddings(number=512, dim=16))
+    loss = lambda x, y: PAIRS[name](x, y, similarity="dot", block_size=block_size)
+    value, gradients = jax.jit(jax.value_and_grad(loss, (0, 1)))(x, y)
+    exact, slopes = jax.jit(jax.value_and_grad(loss, (0, 1)))(
+        *(z.astype(jnp.float32) for z in (x, y))
+    )
+    assert value.dtype == jnp.float32
+    np.testing.assert_allclose(value, exact, rtol=1e-5)
+    for gradient, slope in zip(gradients, slopes, strict=True):
+        assert gradient.dtype == jnp.bfloat16
+        limit = 2**-7 * float(jnp.max(jnp.abs(slope)))
+        np.testing.assert_allclose(gradient.astype(jnp.float32), slope, rtol=0, atol=limit)

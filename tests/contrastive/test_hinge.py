@@ -81,6 +81,47 @@ def test_value_and_gradient(name, setting, block_size):
         np.testing.assert_allclose(found, slope, **TOLERANCE)
 
 
+INFO: dict[str, dict[str, Any]] = {
+    name: SETTINGS[name][0] for name in ("plain", "ids", "mask", "padding", "one way", "margins")
+} | {"no false negatives": {"ignore_above": 0.2}, "one image": {"positives": np.r_[[0] * 11, 1]}}
+
+
+def info_of(x, y, options):
+    """All fields by loops over anchors."""
+    scores = oracles.normalized(x) @ oracles.normalized(y).T
+    positives = options.get("positives")
+    by_mask = positives is not None and positives.ndim == 2
+    valid = options.get("valid", np.ones(B, bool))
+    negative = oracles.negatives_of(
+        B, valid=valid, **({"mask": positives} if by_mask else {"ids": positives})
+    )
+    positive = ~negative & valid[:, None] & valid[None, :] & ~np.eye(B, dtype=bool)
+    margins = np.broadcast_to(options.get("margin", 0.2), (B, B))
+    rows = []
+    for flip in (False, True)[: 1 if "directions" in options else 2]:
+        s, n, p, m = (a.T if flip else a for a in (scores, negative, positive, margins))
+        for i in range(B):
+            there = n[i] & (s[i] <= s[i, i] + options.get("ignore_above", np.inf))
+            if not there.any():
+                continue
+            loss = max(0, np.max((m[i] + s[i])[there]) - s[i, i])
+            hardest = s[i][there].max()
+            other = s[i][p[i]].max(initial=-np.inf)
+            slack = max(0, margins.mean() + hardest - s[i, i])
+            rows.append((loss > 0, hardest < s[i, i], hardest - s[i, i], other > hardest, slack))
+    means = np.mean(rows, axis=0)
+    return [*means[:4], means[4] / margins.mean(), len(rows)]
+
+
+@pytest.mark.parametrize(("name", "block_size"), some_fast(INFO, (None, 5), every=2))
+def test_info(name, block_size, x64):
+    x, y = (jnp.asarray(z, jnp.float64) for z in embeddings(noise=0.5))
+    _, info = contrastive.hinge_loss(x, y, block_size=block_size, **INFO[name])
+    wanted = info_of(np.asarray(x), np.asarray(y), INFO[name])
+    assert 0 < wanted[0] <= 1
+    np.testing.assert_allclose(info, wanted, rtol=1e-10, atol=1e-14)
+
+
 S = np.array([[0.5, 0.6, 0.2], [0.1, 0.7, 0.65], [0.3, 0.2, 0.4]])
 
 

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from contrastive import oracles
 
 from jaxrobust import contrastive
-from tests.contrastive.problems import B, D, embeddings
+from tests.contrastive.problems import B, D, embeddings, numeric_gradient
 
 TOLERANCE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6}
 LOSSES: dict[str, Any] = {
@@ -79,6 +80,48 @@ def test_what_is_remembered_is_a_negative(name, block_size, x64):
     wanted = jax.value_and_grad(whole, (0, 1))(x, y)
     np.testing.assert_allclose(found[0], wanted[0], rtol=1e-12)
     chex.assert_trees_all_close(found[1], wanted[1], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("told", ["ids", "mask", "nothing"])
+@pytest.mark.parametrize("block_size", [None, 4])
+def test_what_is_remembered_may_be_a_positive(told, block_size, x64):
+    """Where an id comes back, for losses that pull positives; a mask and no ids say nothing."""
+    x, y = (np.asarray(z, np.float64) for z in embeddings())
+    ids, past_ids = np.arange(B) // 2, np.arange(7) + 2  # of which 2 to 5 are in the batch
+    past = np.asarray(embeddings(5, number=7)[1], np.float64)
+    memory = contrastive.memory_init(10, D, dtype=float)
+    memory = contrastive.memory_push(memory, jnp.asarray(past), jnp.asarray(past_ids))
+    same = ids[:, None] == ids[None, :]
+    positives: Any = {"ids": ids, "mask": same, "nothing": None}[told]
+    inside = np.eye(B, dtype=bool) if told == "nothing" else same
+    before = (ids[:, None] == past_ids[None, :]) & (told == "ids")
+    positive = np.concatenate([inside, before], axis=1)
+    scores = lambda x: oracles.normalized(x) @ oracles.normalized(np.concatenate([y, past])).T
+    options: dict[str, Any] = {"memory_y": memory, "block_size": block_size}
+    everything = np.ones_like(positive)
+    partners = jnp.asarray(y)
+    losses: Any = [
+        (
+            lambda x: contrastive.sigmoid_loss(
+                x, partners, scale=5.0, bias=-2.0, positives=positives, **options
+            ),
+            lambda x: oracles.sigmoid_loss(scores(x), 5.0, -2.0, positive, everything),
+        ),
+    ]
+    if told != "nothing":
+        losses.append(
+            (
+                lambda x: contrastive.multi_positive(
+                    x, partners, positives, temperature=0.3, directions="x_to_y", **options
+                ),
+                lambda x: oracles.multi_positive(scores(x), 0.3, positive, everything, ("x_to_y",)),
+            )
+        )
+    for loss, oracle in losses:
+        value, gradient = jax.value_and_grad(loss)(jnp.asarray(x))
+        np.testing.assert_allclose(value, oracle(x), rtol=1e-12)
+        wanted = numeric_gradient(oracle, (x,), 0)
+        np.testing.assert_allclose(gradient, wanted, rtol=1e-6, atol=1e-8)
 
 
 def test_the_gradient_is_that_of_constants():

@@ -188,6 +188,41 @@ def test_under_jit():
     np.testing.assert_allclose(jax.jit(function)(x, y), function(x, y))
 
 
+@pytest.mark.parametrize("similarity", ["euclidean", "order", "dot"])
+@pytest.mark.parametrize("block_size", [2, 512])
+def test_other_similarities(similarity, block_size):
+    """One of which is not symmetric: y has to be below x, whichever is the query."""
+    x, y, groups = problem()
+    a, b = np.asarray(x, np.float64)[:, None], np.asarray(y, np.float64)[None]
+    scores = {
+        "euclidean": lambda: -np.linalg.norm(a - b, axis=2),
+        "order": lambda: -np.linalg.norm(np.maximum(b - a, 0), axis=2),
+        "dot": lambda: np.sum(a * b, axis=2),
+    }[similarity]()
+    match = np.arange(9)[:, None] == groups[None, :]
+    found = contrastive.retrieval_metrics(
+        x, y, groups, ks=KS, similarity=similarity, average_precision=True, block_size=block_size,
+        ties="pessimistic",
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    check(found.x_to_y, scores, match, "pessimistic", rng, 0)
+    check(found.y_to_x, scores.T, match.T, "pessimistic", rng, 0)
+
+
+@pytest.mark.parametrize("similarity", ["euclidean", "order"])
+def test_no_differences_of_all_pairs_are_kept(similarity):
+    """A block of scores is 16 MiB, differences of a block of queries and items would be 4 GiB."""
+    n, m, dim, block = 2_048, 8_192, 256, 512
+    function = lambda x, y: (
+        contrastive.retrieval_metrics(
+            x, y, jnp.arange(m) % n, similarity=similarity, block_size=block
+        ).rsum
+    )
+    shapes = [jax.ShapeDtypeStruct((k, dim), jnp.float32) for k in (n, m)]
+    analysis: Any = jax.jit(function).lower(*shapes).compile().memory_analysis()
+    assert analysis.temp_size_in_bytes < 300 * 2**20
+
+
 @pytest.mark.parametrize("both_sides", [True, False])
 def test_groups_that_are_spread(both_sides):
     """Over explicit mesh axes, as the embeddings are."""

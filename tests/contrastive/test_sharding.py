@@ -205,6 +205,45 @@ def test_what_cannot_be_spread_is_told():
             )
 
 
+@pytest.mark.parametrize("which", ["y", "positives", "valid"])
+def test_one_of_the_arrays_is_spread(which):
+    """The others are there whole."""
+    x, y = pairs_of()
+    arrays = {"x": x, "y": y, "positives": jnp.asarray(IDS), "valid": jnp.asarray(VALID)}
+    loss = lambda arrays: contrastive.hinge_loss(**arrays)[0]
+    wanted = jax.value_and_grad(lambda x: loss(arrays | {"x": x}))(x)
+    mesh, (one,) = spread(arrays[which], kind=AxisType.Explicit)
+    with jax.set_mesh(mesh):
+        found = jax.jit(jax.value_and_grad(lambda x: loss(arrays | {which: one, "x": x})))(x)
+    assert_close(found, wanted)
+
+
+def test_eager_calls_compile_once():
+    """Also with a mining and a similarity of the user's own; other options are another program."""
+    traced = []
+
+    def similarity(x, y):
+        traced.append(1)
+        return jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
+
+    mesh, arrays = spread(*pairs_of(), kind=AxisType.Explicit)
+    with jax.set_mesh(mesh):
+        loss = lambda **o: contrastive.hinge_loss(*arrays, similarity=similarity, **o)[0]
+        first = [loss(margin=0.3, mining=contrastive.top_k(3)) for _ in range(2)]
+        number = len(traced)
+        first.append(loss(margin=0.3, mining=contrastive.top_k(3)))
+        assert len(traced) == number
+        other = loss(margin=0.3, mining=contrastive.top_k(2))
+    assert first[0] == first[1] == first[2] != other
+
+
+def test_features_are_not_spread():
+    x, y = pairs_of(dim=8)
+    mesh, (one,) = spread(x, kind=AxisType.Explicit, spec=PartitionSpec(None, "batch"))
+    with jax.set_mesh(mesh), pytest.raises(ValueError, match="x must be sharded over its first ax"):
+        contrastive.hinge_loss(one, y)
+
+
 def test_a_ring_needs_devices():
     x, y = pairs_of()
     with pytest.raises(ValueError, match="communication='ring' needs axis_name"):
