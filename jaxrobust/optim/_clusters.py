@@ -44,17 +44,19 @@ def cluster_control_variate(
 
     The mean of v is that of all examples, :math:`\sum_k p_k\bar g_k`, whatever the C are: they
     have been fixed before the draw. ``update`` needs the keyword ``cluster``, and takes ``weight``
-    = :math:`p_k/q_k`, by default 1, that is, clusters drawn by their shares. ::
+    = :math:`p_k/q_k`, by default 1, that is, clusters drawn by their shares. Such batches are
+    those of :func:`sampling.one_cluster`, with the loop of :mod:`training` or in one's own::
 
-        members = [np.flatnonzero(assignments == k) for k in range(num_clusters)]
-        shares = np.bincount(assignments) / len(assignments)
-        variate = optim.cluster_control_variate(num_clusters, shares)
+        sampler = sampling.one_cluster(assignments, 16)
+        variate = optim.cluster_control_variate(len(sampler.shares), sampler.shares)
         optimizer = optax.chain(variate, optax.sgd(0.2))
-        state, update = optimizer.init(params), jax.jit(optimizer.update)
+        state, where = optimizer.init(params), sampler.init(jax.random.key(0))
+        update = jax.jit(optimizer.update)
         for _ in range(num_steps):
-            k = rng.choice(num_clusters, p=shares)
-            batch = data[rng.choice(members[k], batch_size)]
-            updates, state = update(gradient(params, batch), state, params, cluster=k)
+            cluster = sampler.cluster(where)
+            draw, where = sampler.next(where)
+            batch = data[draw.indices]
+            updates, state = update(gradient(params, batch), state, params, cluster=cluster)
             params = optax.apply_updates(params, updates)
 
     At fixed C the trace of the covariance of v is, with the mean :math:`\bar g_k` and the

@@ -15,6 +15,8 @@ the mean loss, whatever it prefers::
 :func:`stratified`            a share of the batch from each cluster: equal, proportional, Neyman;
                               with scores within clusters, if wanted
 :func:`redundancy_removed`    every group of near-duplicates once: **another objective**
+:func:`one_cluster`           a whole batch from one cluster, for
+                              :func:`optim.cluster_control_variate`
 :func:`variance`              exact variance of the gradient of a draw, for any of these
 :func:`restrict`              the sampler of some of the examples, to judge it by these
 :func:`measure`               the same, and more, by drawing from any estimator
@@ -30,6 +32,7 @@ functions and not shuffled arrays; the state is a key and a few integers.
 
 from jaxrobust.sampling._estimates import SVRG, Snapshot, svrg, value_and_grad
 from jaxrobust.sampling._measure import Measurement, measure
+from jaxrobust.sampling._one_cluster import ClusterSampler, ClusterState, one_cluster
 from jaxrobust.sampling._redundancy import GroupSampler, GroupState, redundancy_removed
 from jaxrobust.sampling._sampler import Draw, Sampler, State, restrict
 from jaxrobust.sampling._samplers import Allocation, importance, stratified, uniform
@@ -38,6 +41,8 @@ from jaxrobust.sampling._variance import variance
 
 __all__ = [
     "Allocation",
+    "ClusterSampler",
+    "ClusterState",
     "Draw",
     "GroupSampler",
     "GroupState",
@@ -48,6 +53,7 @@ __all__ = [
     "State",
     "importance",
     "measure",
+    "one_cluster",
     "redundancy_removed",
     "restrict",
     "shard",

@@ -9,6 +9,7 @@ from jax.core import Tracer
 
 from jaxrobust import trees
 from jaxrobust.sampling._checks import some
+from jaxrobust.sampling._one_cluster import ClusterSampler
 from jaxrobust.sampling._redundancy import GroupSampler
 from jaxrobust.sampling._sampler import Sampler
 
@@ -22,7 +23,9 @@ class _Strata(NamedTuple):
     products: jax.Array  # (K, K): inner products of the means
 
 
-def variance(gradients: Any, sampler: Sampler | GroupSampler, *, gram: bool = False) -> jax.Array:
+def variance(
+    gradients: Any, sampler: Sampler | GroupSampler | ClusterSampler, *, gram: bool = False
+) -> jax.Array:
     r"""Trace of the covariance of the batch gradient :math:`\frac1B\sum_j w_j g_{i_j}`.
 
     It is exact, for the distribution of one draw of the sampler: allocations that are not whole,
@@ -74,6 +77,8 @@ def variance(gradients: Any, sampler: Sampler | GroupSampler, *, gram: bool = Fa
                 f"sampler draws {sampler.batch_size}"
             )
         return _of_groups(sampler, points, products)
+    if isinstance(sampler, ClusterSampler):
+        return _of_one_cluster(sampler, points, products)
     return _of_strata(sampler, points, products)
 
 
@@ -194,3 +199,20 @@ def _of_groups(
     left = (number - sampler.batch_size) / jnp.maximum(number - 1, 1)
     total = (within + left * between) / sampler.batch_size
     return jnp.where(sampler.batch_size <= number, total, jnp.nan)
+
+
+@jax.jit
+def _of_one_cluster(
+    sampler: ClusterSampler, points: jax.Array | None, products: jax.Array | None
+) -> jax.Array:
+    """B independent members of one cluster."""
+    places = jnp.arange(sampler.num_examples)
+    cluster = jnp.searchsorted(jnp.cumsum(sampler.sizes), places, side="right")
+    cluster = jnp.zeros_like(sampler.members).at[sampler.members].set(cluster.astype(jnp.int32))
+    chances = 1 / sampler.sizes[cluster].astype(jnp.float32)
+    clusters = _summarize(points, products, cluster, chances, sampler.sizes)
+    shares = sampler.shares
+    within = jnp.sum(shares * clusters.within) / sampler.batch_size
+    squares = jnp.sum(shares * jnp.diagonal(clusters.products))
+    mean = jnp.matmul(shares, jnp.matmul(clusters.products, shares, precision=_HIGHEST))
+    return within + jnp.maximum(squares - mean, 0)

@@ -15,8 +15,12 @@ from jaxrobust.training._plans import CHOSEN
 from jaxrobust.training._state import TrainState
 
 # The kinds of sampler that a checkpoint may hold; their arrays and static sizes are its fields.
-_SAMPLERS = {kind.__name__: kind for kind in (sampling.Sampler, sampling.GroupSampler)}
-_SAMPLER_STATES = {"Sampler": sampling.State, "GroupSampler": sampling.GroupState}
+_SAMPLER_STATES = {
+    "Sampler": sampling.State,
+    "GroupSampler": sampling.GroupState,
+    "ClusterSampler": sampling.ClusterState,
+}
+_SAMPLERS = {name: getattr(sampling, name) for name in _SAMPLER_STATES}
 _STATIC = ("num_examples", "batch_size", "replacement")
 
 

@@ -256,6 +256,39 @@ def test_same_draws_everywhere(name):
             chex.assert_trees_all_equal(wanted, jax.device_get(jitted(*placed)))
 
 
+@pytest.mark.parametrize("kind", [jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit])
+def test_from_arrays_that_are_spread(kind):
+    """Scores, assignments, spreads and gradients, as they come from a sharded batch."""
+    key = jax.random.key(0)
+
+    def of(scores, assignments, spread, gradients):
+        samplers = (
+            sampling.importance(scores, 4),
+            sampling.stratified(assignments, 4, num_clusters=8),
+            sampling.stratified(
+                assignments, 8, num_clusters=8, allocation="neyman", spread=spread, scores=scores
+            ),
+            sampling.redundancy_removed(assignments, 2),
+        )
+        return [
+            (sampler.next(sampler.init(key))[0], sampling.variance(gradients, sampler))
+            for sampler in samplers
+        ]
+
+    arrays = [
+        jnp.asarray(a) for a in (SCORES + 0.5, ASSIGNMENTS % 3, np.ones(8), GRADIENTS)
+    ]  # fmt: skip
+    arrays = [a.astype(jnp.float32) if a.dtype != jnp.int32 else a for a in arrays]
+    wanted = jax.jit(of)(*arrays)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(kind,))
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(arrays, NamedSharding(mesh, PartitionSpec("data")))
+        found = jax.jit(of)(*placed)
+        eager = sampling.importance(placed[0], 4)
+        eager.next(eager.init(key))
+    chex.assert_trees_all_close(jax.device_get(found), jax.device_get(wanted), rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_keys_and_steps_differ(name):
     sampler = SAMPLERS[name]
