@@ -14,7 +14,7 @@ An MLP (64-128-128-10) on the handwritten digits; at size full one of 784-256-25
 
 Presets:
     quick: 35 s on 2 cores; 20 digits of 20 copies each among 1,000 others, 500 steps
-    full: 4 min on 2 cores; MNIST (JAXROBUST_DATA), 50 images of 360 copies among 2,000 others
+    full: 2 min on 2 cores; MNIST (JAXROBUST_DATA), 50 images of 360 copies among 2,000 others
 """
 
 import dataclasses
@@ -145,7 +145,7 @@ def run(config: Config, progress=silent) -> Result:
         summary=told.summarise(config, found, report),
         claims=[
             *told.claims(config, found, distances, norms),
-            *told.plan_claims(config, by_plan),
+            *told.plan_claims(config, found, by_plan),
         ],
         series={
             "tolerance": told.tolerances(config),

@@ -103,14 +103,17 @@ def test_claims_can_hold_and_fail():
 
 
 def test_claims_about_the_plan_can_fail():
-    config = Config(distinct=100)
+    config = Config(distinct=100, dataset="mnist", tolerance=0.1)
+    by_hand = {0.02: {told.after(0): [Detection(1.0, 0.9, 1.0, 0.96, 5)] * 20}}
     good = {0.02: told.PlanFound(1.0, 0.97, 110, 0.05), None: told.PlanFound(1.0, np.nan, 100, 0.0)}
-    held = lambda found: [claim.holds for claim in told.plan_claims(config, found)]
-    assert held(good) == [True, True]
-    assert held({0.1: told.PlanFound(0, 0, 1, 0.0)}) == []  # too noisy to be claimed
-    for bad in (told.PlanFound(0.9, 1.0, 110, 0.1), told.PlanFound(1.0, 0.9, 140, 0.1)):
-        assert held(good | {0.02: bad}) == [False, True]
-    assert held(good | {None: told.PlanFound(0.0, np.nan, 99, 0.1)}) == [True, False]
+    held = lambda found: [claim.holds for claim in told.plan_claims(config, by_hand, found)]
+    assert held(good) == [True] * 4
+    assert held(good | {0.1: told.PlanFound(0.9, 0.0, 90, 0.0)}) == [False, True, True, True]
+    assert held(good | {None: told.PlanFound(0.0, np.nan, 99, 0.1)}) == [True, False, True, True]
+    bad = told.PlanFound(1.0, 0.955, 140, 0.1)
+    assert held(good | {0.02: bad}) == [True, True, False, True]
+    worse = told.PlanFound(1.0, 0.94, 140, 0.1)
+    assert held(good | {0.02: worse}) == [True, True, False, False]
 
 
 def test_the_plan_finds_what_was_planted():
@@ -118,7 +121,8 @@ def test_the_plan_finds_what_was_planted():
     config = Config(originals=10, copies=15, distinct=150)
     dataset = redundancy.load(config)
     found = redundancy.found_by_plan(config, redundancy.plant(config, dataset, 0.02))
-    assert min(found.precision, found.recall) > 0.95
+    assert found.precision > 0.95
+    assert found.recall > 0.85
     assert 0 < found.tolerance < 0.2
     clean = redundancy.without_copies(redundancy.plant(config, dataset, 0.0))
     assert redundancy.found_by_plan(config, clean).groups == 150
