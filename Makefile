@@ -25,8 +25,6 @@ export OPENBLAS_NUM_THREADS ?= 1
 # 1 s keeps nothing of what tests compile; 0.02 s keeps all but the trivial.
 test: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 test: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.02
-# Without the slow tests, XLA optimises less: that takes two thirds of the time to compile.
-test: export XLA_FLAGS := $(XLA_FLAGS) $(if $(FAST_ONLY),--xla_backend_optimization_level=0)
 # The version is pinned, so do not look for a newer one at every run.
 lint: export PYRIGHT_PYTHON_IGNORE_WARNINGS ?= 1
 

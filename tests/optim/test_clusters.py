@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxrobust import optim
+from jaxrobust import optim, sampling
 from tests.optim import docstrings
 
 SIZES = np.array([2, 3, 1])
@@ -168,9 +168,9 @@ def test_example_of_the_docstring():
     data = data.astype(np.float32)
 
     def distance(variate):
-        names = {"data": data, "assignments": np.repeat(np.arange(3), SIZES), "num_clusters": 3}
+        names = {"data": data, "assignments": np.repeat(np.arange(3), SIZES), "sampling": sampling}
         names |= {"gradient": lambda w, batch: w - batch.mean(0), "params": jnp.zeros(4)}
-        names |= {"rng": np.random.default_rng(3), "num_steps": 100, "batch_size": 2}
+        names |= {"num_steps": 100}
         fake = type("fake", (), {"cluster_control_variate": staticmethod(variate)})
         names |= {"np": np, "jax": jax, "optax": optax, "optim": fake}
         exec(docstrings.example(optim.cluster_control_variate), names)
