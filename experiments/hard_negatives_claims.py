@@ -239,9 +239,9 @@ def _claims_of_digits(digits: dict[str, Run]) -> list[Claim]:
         ),
         Claim.at_least(
             SPEC,
-            f"and both are no chance ({SURE})",
+            f"and all negatives and the soft maximum are surely ahead ({SURE})",
             [ahead(digits[method], digits[HARDEST]) for method in (ALL, SOFT)],
-            0.0,
+            20.0,
         ),
         Claim.at_least(
             OWN,

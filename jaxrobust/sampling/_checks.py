@@ -67,6 +67,18 @@ def check_assignments(name: str, assignments: Any, num_clusters: int | None) -> 
     return assignments.astype(jnp.int32)
 
 
+def check_clusters(assignments: Any, num_clusters: int | None) -> tuple[jax.Array, int]:
+    """Assignments, and the number of clusters: the largest plus 1 if it is not given."""
+    if num_clusters is not None:
+        num_clusters = check_count("num_clusters", num_clusters)
+    assignments = check_assignments("assignments", assignments, num_clusters)
+    if num_clusters is None:
+        if isinstance(assignments, Tracer):
+            raise ValueError("num_clusters must be given when assignments are traced")
+        num_clusters = int(np.max(np.asarray(assignments))) + 1
+    return assignments, num_clusters
+
+
 def some(indices: np.ndarray) -> str:
     """The first of many numbers."""
     shown = ", ".join(map(str, indices[:10]))

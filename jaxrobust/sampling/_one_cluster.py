@@ -5,10 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 
-from jaxrobust.sampling._checks import check_assignments, check_count
+from jaxrobust.sampling._checks import check_clusters, check_count
 from jaxrobust.sampling._sampler import Draw
 
 
@@ -101,13 +99,7 @@ def one_cluster(
       As the batches of Faghri et al., arXiv:2007.04532, with one cluster in place of one member of
       each; the variance is derived in :func:`optim.cluster_control_variate`.
     """
-    if num_clusters is not None:
-        num_clusters = check_count("num_clusters", num_clusters)
-    assignments = check_assignments("assignments", assignments, num_clusters)
-    if num_clusters is None:
-        if isinstance(assignments, Tracer):
-            raise ValueError("num_clusters must be given when assignments are traced")
-        num_clusters = int(np.max(np.asarray(assignments))) + 1
+    assignments, num_clusters = check_clusters(assignments, num_clusters)
     sizes = jnp.zeros(num_clusters, jnp.int32).at[assignments].add(1)
     return ClusterSampler(
         members=jnp.argsort(assignments, stable=True).astype(jnp.int32),

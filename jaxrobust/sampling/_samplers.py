@@ -9,7 +9,7 @@ from jax.core import Tracer
 
 from jaxrobust import trees
 from jaxrobust.sampling._checks import (
-    check_assignments,
+    check_clusters,
     check_count,
     check_scores,
     check_share,
@@ -157,13 +157,7 @@ def stratified(
       Faghri et al., arXiv:2007.04532, Eq. 1, with equal draws; the other allocations: Cochran,
       *Sampling Techniques*, 1977, section 5.5; for SGD, Zhao and Zhang, arXiv:1405.3080.
     """
-    if num_clusters is not None:
-        num_clusters = check_count("num_clusters", num_clusters)
-    assignments = check_assignments("assignments", assignments, num_clusters)
-    if num_clusters is None:
-        if isinstance(assignments, Tracer):
-            raise ValueError("num_clusters must be given when assignments are traced")
-        num_clusters = int(np.max(np.asarray(assignments))) + 1
+    assignments, num_clusters = check_clusters(assignments, num_clusters)
     batch_size = check_count("batch_size", batch_size)
     uniform_share = check_share("uniform_share", uniform_share)
     sizes = jnp.zeros(num_clusters, jnp.int32).at[assignments].add(1)
