@@ -8,26 +8,31 @@ from typing import Any, NamedTuple
 import numpy as np
 
 _WORD = re.compile(r"\w+")
-RARE = 1  # the number of all words that the vocabulary does not have; 0 is padding
+# Numbers that are no words of the vocabulary: of padding, of all words that it does not have, and of
+# where a caption begins and ends.
+PADDING, RARE, START, END = range(4)
 
 
 class Words(NamedTuple):
     """Captions: their words in order, then padding."""
 
-    ids: Any  # (n, length) int32
-    weights: Any  # (n, length) float32: of a bag of words, 0 for padding; squares sum to 1
-    lengths: Any  # (n,) int32: words
+    ids: Any  # (n, length) int32: START, words, END, padding
+    # (n, length) float32: of a bag of words, 0 for what is no word; squares of their sums are 1
+    weights: Any
+    lengths: Any  # (n,) int32: words, start and end
 
 
 class Vocabulary(NamedTuple):
     """Words by number, and how much each says."""
 
-    numbers: dict[str, int]  # from 2 on
-    rarity: np.ndarray  # (size,): logarithm of the captions over those that have the word, plus 1
+    numbers: dict[str, int]  # from 4 on
+    # (size,): logarithm of the captions over those that have the word, plus 1; 0 for padding, start
+    # and end, 1 for rare words
+    rarity: np.ndarray
 
     @property
     def size(self) -> int:
-        """With padding and the number of rare words."""
+        """With the numbers that are no words."""
         return len(self.rarity)
 
 
@@ -41,21 +46,25 @@ def vocabulary(captions: Iterable[str], least: int = 4) -> Vocabulary:
     split = [set(words_of(caption)) for caption in captions]
     counts = Counter(word for words in split for word in words)
     kept = sorted(word for word, count in counts.items() if count >= least)
-    numbers = {word: number for number, word in enumerate(kept, RARE + 1)}
-    rarity = np.ones(len(kept) + RARE + 1)
-    rarity[RARE + 1 :] = [np.log(len(split) / counts[word]) + 1 for word in kept]
-    rarity[0] = 0
+    numbers = {word: number for number, word in enumerate(kept, END + 1)}
+    rarity = np.zeros(len(kept) + END + 1)
+    rarity[END + 1 :] = [np.log(len(split) / counts[word]) + 1 for word in kept]
+    rarity[RARE] = 1
     return Vocabulary(numbers, rarity)
 
 
-def encode(captions: Sequence[str], known: Vocabulary, length: int = 24) -> Words:
-    """The first words of every caption; weights are those of TF-IDF, of length 1."""
-    ids = np.zeros((len(captions), length), np.int32)
+def encode(captions: Sequence[str], known: Vocabulary, length: int = 26) -> Words:
+    """The first words of every caption between start and end, ``length`` numbers at most.
+
+    Weights are those of TF-IDF, of length 1.
+    """
+    ids = np.full((len(captions), length), PADDING, np.int32)
     lengths = np.zeros(len(captions), np.int32)
     for row, caption in enumerate(captions):
-        numbers = [known.numbers.get(word, RARE) for word in words_of(caption)[:length]]
+        words = words_of(caption)[: length - 2]
+        numbers = [START, *(known.numbers.get(word, RARE) for word in words), END]
         ids[row, : len(numbers)] = numbers
-        lengths[row] = max(len(numbers), 1)  # a caption without words has one word, padding
+        lengths[row] = len(numbers)
     weights = known.rarity[ids] * (ids != RARE)
     norms = np.sqrt(_bags(ids, weights, known.size).power(2).sum(axis=1))
     weights = weights / np.where(norms > 0, norms, 1)[:, None]

@@ -74,7 +74,10 @@ class Bag(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """A GRU over the words, of which the state after the last one is the embedding.
+    """A GRU over the words, of which the state after the end of the caption is the embedding.
+
+    As the text tower of VSE++, but smaller: there the state has 1,024 numbers, the vectors of words
+    300.
 
     Attributes:
       num_words: of the vocabulary.

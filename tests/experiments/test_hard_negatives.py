@@ -86,14 +86,18 @@ WORDS = ["a b a", "b, c: B!", "", "C c c c c d"]
 
 def test_captions_as_numbers():
     known = captions.vocabulary(["A b.", "b c", "b", "c c"], least=2)
-    assert known.numbers == {"b": 2, "c": 3}
-    np.testing.assert_allclose(known.rarity[2:], np.log(4 / np.array([3, 2])) + 1)
-    words = captions.encode(WORDS, known, length=5)
+    # 0 is padding, 1 a rare word, 2 the start and 3 the end.
+    assert known.numbers == {"b": 4, "c": 5}
+    np.testing.assert_allclose(known.rarity[:4], [0, 1, 0, 0])
+    np.testing.assert_allclose(known.rarity[4:], np.log(4 / np.array([3, 2])) + 1)
+    words = captions.encode(WORDS, known, length=7)
     np.testing.assert_array_equal(
-        words.ids, [[1, 2, 1, 0, 0], [2, 3, 2, 0, 0], [0] * 5, [3, 3, 3, 3, 3]]
+        words.ids,
+        [[2, 1, 4, 1, 3, 0, 0], [2, 4, 5, 4, 3, 0, 0], [2, 3, *[0] * 5], [2, 5, 5, 5, 5, 5, 3]],
     )
-    np.testing.assert_array_equal(words.lengths, [3, 3, 1, 5])
-    b, c = known.rarity[2:]
+    np.testing.assert_array_equal(words.lengths, [5, 5, 2, 7])
+    assert not words.weights[words.ids < 4].any()
+    b, c = known.rarity[4:]
     bags = np.array([[b, 0], [2 * b, c], [0, 0], [0, 5 * c]])
     norms = np.maximum(np.linalg.norm(bags, axis=1, keepdims=True), 1e-9)
     found = captions.similarities(words, words, known.size)
@@ -102,7 +106,7 @@ def test_captions_as_numbers():
 
 def test_encoders():
     known = captions.vocabulary(WORDS, least=1)
-    words = captions.encode(WORDS, known, length=5)
+    words = captions.encode(WORDS, known, length=7)
     key = jax.random.key(0)
     bag: Any = Bag(known.size, 4)
     params = bag.init(key, words)
@@ -117,9 +121,9 @@ def test_encoders():
     found = gru.apply(params, words)
     assert found.shape == (4, 6)
     # What comes after the last word does not count.
-    padded = words._replace(ids=np.where(np.arange(5) < words.lengths[:, None], words.ids, 2))
+    padded = words._replace(ids=np.where(np.arange(7) < words.lengths[:, None], words.ids, 2))
     np.testing.assert_allclose(gru.apply(params, padded), found, rtol=1e-6)
-    cut = jax.tree.map(lambda leaf: leaf[:1, :3] if leaf.ndim == 2 else leaf[:1], words)
+    cut = jax.tree.map(lambda leaf: leaf[:1, :5] if leaf.ndim == 2 else leaf[:1], words)
     np.testing.assert_allclose(gru.apply(params, cut), found[:1], rtol=1e-5)
     images = jnp.ones((2, 8, 8, 1))
     tower: Any = ImageTower(5)
