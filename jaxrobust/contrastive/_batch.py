@@ -138,9 +138,8 @@ def batch_of(
     x, y = pairs.check_embeddings("x", x, valid), pairs.check_embeddings("y", y, valid)
     pairs.check_alike(x, y)
     check_choice("directions", directions, DIRECTIONS)
-    check_choice("communication", communication, COMMUNICATIONS)
-    has_ring = communication == "ring"
-    _check_ring(has_ring, axis_name, memory_x, memory_y)
+    has_ring = check_communication(communication, axis_name)
+    _check_ring(has_ring, memory_x, memory_y)
     _check_memories(directions, memory_x, memory_y)
     similarity = similarity_of(similarity)
     number = len(x)
@@ -158,7 +157,7 @@ def batch_of(
     bias = jnp.asarray(pairs.check_number("bias", bias), raw.dtype)
     items = Items(own, known.ids, valid)
     if axis_name is not None:
-        items = _numbered_on_all(items, axis_name, has_ids)
+        items = numbered_on_all(items, axis_name, has_ids)
     mask = None if known.mask is None else known.mask | (own[:, None] == own[None, :])
     if most_above is not None:
         check_range("ignore_above", most_above, 0, None)
@@ -188,16 +187,20 @@ def batch_of(
     )  # fmt: skip
 
 
-def _check_ring(
-    has_ring: bool, axis_name: Any, memory_x: Memory | None, memory_y: Memory | None
-) -> None:
+def check_communication(communication: str, axis_name: Any) -> bool:
+    """Whether candidates are sent around a ring."""
+    check_choice("communication", communication, COMMUNICATIONS)
+    if communication == "ring" and axis_name is None:
+        raise ValueError(
+            "communication='ring' needs axis_name, or embeddings that are sharded over explicit "
+            "mesh axes: here nothing is known of several devices"
+        )
+    return communication == "ring"
+
+
+def _check_ring(has_ring: bool, memory_x: Memory | None, memory_y: Memory | None) -> None:
     if not has_ring:
         return
-    if axis_name is None:
-        raise ValueError(
-            "communication='ring' needs axis_name, or pairs that are sharded over explicit mesh "
-            "axes: here nothing is known of several devices"
-        )
     for name, memory in (("memory_x", memory_x), ("memory_y", memory_y)):
         if memory is not None:
             raise ValueError(f"{name} must be None with communication='ring': use 'gather'")
@@ -222,7 +225,7 @@ def _check_spread(
         raise ValueError("positives must be ids, not a mask, where pairs are spread over devices")
 
 
-def _numbered_on_all(items: Items, axis_name: Any, has_ids: bool) -> Items:
+def numbered_on_all(items: Items, axis_name: Any, has_ids: bool) -> Items:
     """With numbers that differ between devices; and ids, where they are these numbers."""
     start = len(items.index) * jax.lax.axis_index(axis_name)
     ids = items.ids if has_ids else items.ids + start
@@ -266,23 +269,6 @@ def _side(
         anchors, candidates, len(candidates), both.items.index, both.partners, both.items, among,
         both.margins, mask, both.similarity,
     )  # fmt: skip
-
-
-def set_of(
-    z: Any, labels: Any, *, similarity: Similarity, valid: Any, margin: Any = 0.0, scale: Any = 1.0
-) -> tuple[jax.Array, Embedded, Known]:
-    """Checked embeddings of one set, not prepared; and their scores with each other."""
-    z = trees.bring_together(pairs.check_embeddings("z", z, valid))
-    labels = trees.bring_together(pairs.check_labels("labels", labels, len(z)))
-    valid = trees.bring_together(pairs.check_valid("valid", valid, len(z)))
-    items = Items(jnp.arange(len(z), dtype=jnp.int32), labels, valid)
-    unit = prepared(similarity, z)
-    dtype = trees.accumulator(unit.dtype)
-    nobody = jnp.zeros(len(z), dtype)  # a set has no partners
-    scale, bias = (jnp.asarray(value, dtype) for value in (scale, 0.0))
-    margins = pairs.check_margin(margin, len(z)).astype(dtype)
-    embedded = Embedded(unit, unit, nobody, nobody, scale, bias)
-    return z, embedded, Known(items, items, margins, None)
 
 
 def _with_memory(candidates, items: Items, memory: Memory, has_ids: bool):

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust import trees
-from jaxrobust.contrastive._pairs import check_block_size
 from jaxrobust.contrastive._similarity import Similarity
 from jaxrobust.contrastive._statistics import Statistic
 from jaxrobust.contrastive._tiles import (
@@ -78,12 +77,6 @@ def chosen_block_size(num_anchors: int, num_candidates: int, has_sums: bool) -> 
     return min(num_candidates, 1 << (columns.bit_length() - 1))
 
 
-def block_size_of_set(given: Any, number: int, has_sums: bool) -> int:
-    """The block size for items of one set, which are compared with each other."""
-    size = check_block_size(given)
-    return chosen_block_size(number, number, has_sums) if size is None else size
-
-
 def states(
     plan: Plan, embedded: Embedded, known: Known, rows: Statistics, columns: Statistics
 ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
@@ -92,8 +85,10 @@ def states(
     Their gradient, where it is asked for, is that of every step: :func:`reduced` has a better one.
     """
 
-    def of_block(start):
-        block = _block_at(plan, embedded, known, start)
+    blocks = _blocks(plan, embedded)
+
+    def of_block(number):
+        block = _block_at(blocks, number, embedded, known)
         raw = plan.similarity.scores(embedded.x, block.y)
         tile, other = _tiles_of_block(plan, embedded, block, raw)
         return (
@@ -101,7 +96,7 @@ def states(
             tuple(statistic.of_tile(other) for statistic in columns),
         )
 
-    return _over_blocks(plan, embedded, of_block, functools.partial(merged, rows))
+    return _over_blocks(blocks, of_block, functools.partial(merged, rows))
 
 
 def merged(statistics: Statistics, a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -211,21 +206,20 @@ def pulled(
     ``found`` and ``cotangents`` are those of the values over all candidates, of which ``y`` may be
     a part.
     """
-    num_columns = embedded.y.shape[0]
-    size = plan.block_size or num_columns
+    blocks = _blocks(plan, embedded)
 
-    def of_block(start):
-        block = _block_at(plan, embedded, known, start)
+    def of_block(number):
+        block = _block_at(blocks, number, embedded, known)
         raw, pull_scores = jax.vjp(plan.similarity.scores, embedded.x, block.y)
         tiles = _tiles_of_block(plan, embedded, block, raw)
-        at = functools.partial(_slice, start=start, size=size)
+        at = functools.partial(blocks.rows, number)
         of_block = [(part[0], jax.tree.map(at, part[1])) for part in (found, cotangents)]
         slopes = _pull_tile(tiles, statistics, *of_block)
         dx, dy = pull_scores((slopes * embedded.scale).astype(raw.dtype))
         return (trees.promote(dx), jnp.sum(slopes * raw), jnp.sum(slopes)), dy
 
     add = lambda a, b: jax.tree.map(jnp.add, a, b)
-    return _over_blocks(plan, embedded, of_block, add)
+    return _over_blocks(blocks, of_block, add)
 
 
 def gradient_of(own, dy, embedded: Embedded, statistics, found, cotangents) -> Embedded:
@@ -241,30 +235,54 @@ def gradient_of(own, dy, embedded: Embedded, statistics, found, cotangents) -> E
     return jax.tree.map(lambda g, e: g.astype(e.dtype), gradient, embedded)
 
 
-def _over_blocks(
-    plan: Plan,
-    embedded: Embedded,
-    of_block: Callable[[Any], tuple[Any, Any]],
-    merge: Callable[[Any, Any], Any],
-) -> tuple[Any, Any]:
-    """``of_block(start)`` of all blocks: the first results merged, the second one after the other.
+class _Blocks(NamedTuple):
+    """Columns in blocks of one size. The last block ends with them, and may begin before its own.
 
-    The last block begins where the others end, and is filled up with what is not valid.
+    So nothing has to be filled up, which would take a copy of all that is known of pairs.
     """
-    num_columns = embedded.y.shape[0]
-    size = plan.block_size or num_columns
-    total, first = of_block(0)
-    number = -(-num_columns // size)
-    if number == 1:
-        return total, jax.tree.map(lambda leaf: leaf[:num_columns], first)
 
-    def step(total, start):
-        found, kept = of_block(start)
+    num_columns: int
+    size: int
+
+    @property
+    def number(self) -> int:
+        """Of blocks."""
+        return -(-self.num_columns // self.size)
+
+    def rows(self, number: Any, array: jax.Array) -> jax.Array:
+        """Those of a block, of an array that has one for each column."""
+        start = jnp.minimum(number * self.size, self.num_columns - self.size)
+        return jax.lax.dynamic_slice_in_dim(array, start, self.size)
+
+    def is_own(self, number: Any) -> jax.Array:
+        """``(size,)`` bool: False for columns that the block before has already."""
+        missing = jnp.maximum((number + 1) * self.size - self.num_columns, 0)
+        return jnp.arange(self.size) >= missing
+
+
+def _blocks(plan: Plan, embedded: Embedded) -> _Blocks:
+    number = embedded.y.shape[0]
+    return _Blocks(number, min(plan.block_size or number, number))
+
+
+def _over_blocks(
+    blocks: _Blocks, of_block: Callable[[Any], tuple[Any, Any]], merge: Callable[[Any, Any], Any]
+) -> tuple[Any, Any]:
+    """``of_block(number)`` of all blocks: first results merged, second ones one after the other."""
+    total, first = of_block(0)
+    if blocks.number == 1:
+        return total, first
+
+    def step(total, number):
+        found, kept = of_block(number)
         return merge(total, found), kept
 
-    starts = jnp.arange(1, number, dtype=jnp.int32) * size
-    total, others = jax.lax.scan(step, total, starts)
-    join = lambda a, b: jnp.concatenate([a, b.reshape(-1, *b.shape[2:])])[:num_columns]
+    total, others = jax.lax.scan(step, total, jnp.arange(1, blocks.number, dtype=jnp.int32))
+    twice = blocks.number * blocks.size - blocks.num_columns
+
+    def join(a, b):
+        return jnp.concatenate([a, b[:-1].reshape(-1, *b.shape[2:]), b[-1, twice:]])
+
     return total, jax.tree.map(join, first, others)
 
 
@@ -295,12 +313,10 @@ class _Block(NamedTuple):
     known: Known
 
 
-def _block_at(plan: Plan, embedded: Embedded, known: Known, start: Any) -> _Block:
-    size = plan.block_size or embedded.y.shape[0]
-    at = functools.partial(_slice, start=start, size=size)
-    items_y, positive_y = jax.tree.map(at, (known.items_y, embedded.positive_y))
-    # Not zero, where a similarity of the user's own may have no value.
-    y = at(embedded.y, fill=1)
+def _block_at(blocks: _Blocks, number: Any, embedded: Embedded, known: Known) -> _Block:
+    at = functools.partial(blocks.rows, number)
+    items_y, y, positive_y = jax.tree.map(at, (known.items_y, embedded.y, embedded.positive_y))
+    items_y = items_y._replace(valid=items_y.valid & blocks.is_own(number))
     across = lambda array: at(array.T).T if jnp.ndim(array) else array
     mask = None if known.mask is None else across(known.mask)
     margins = across(known.margins)
@@ -312,15 +328,6 @@ def _tiles_of_block(plan: Plan, embedded: Embedded, block: _Block, raw: jax.Arra
     scores = embedded.scale * raw + embedded.bias
     partners = (embedded.positive_x, block.positive_y)
     return _tiles(plan.without_self, scores, partners, block.known)
-
-
-def _slice(array: jax.Array, start: Any, size: int, fill: Any = 0) -> jax.Array:
-    """Rows of a block; beyond the end zeros by default, which for ``valid`` is False."""
-    missing = -array.shape[0] % size
-    if missing:
-        widths = ((0, missing),) + ((0, 0),) * (array.ndim - 1)
-        array = jnp.pad(array, widths, constant_values=fill)
-    return jax.lax.dynamic_slice_in_dim(array, start, size)
 
 
 # Tiles and their gradients ------------------------------------------------------------------------

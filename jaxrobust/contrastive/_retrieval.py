@@ -71,7 +71,8 @@ def retrieval_metrics(
       ks: the K of Recall@K.
       ties: see the table.
       tolerance: of scores, 0 or more. Products of float32 differ by rounding even where embeddings
-        are the same.
+        are the same; where scores are much larger than 1, as ``"dot"`` and ``"euclidean"`` may
+        have them, by more.
       similarity: as in :func:`hinge_loss`.
       average_precision: whether to compute that; it sorts all scores.
       folds: the rows of x are cut into so many parts, each is evaluated with its own y, and what is
@@ -247,10 +248,12 @@ def _recall(found: _Found, k: int, ties: Ties) -> jax.Array:
     # None of the matches is among the r first of the tied items: C(t, r) / C(t + p, r), which is
     # the product of (t - i) / (t + p - i).
     places = k - found.above
-    missed = jnp.ones(found.above.shape, float)
-    for i in range(k):
+
+    def draw(i, missed):
         factor = jnp.maximum(found.tied - i, 0) / jnp.maximum(found.tied + found.matches - i, 1)
-        missed = missed * jnp.where(i < places, factor, 1)
+        return missed * jnp.where(i < places, factor, 1)
+
+    missed = jax.lax.fori_loop(0, k, draw, jnp.ones_like(places, float))
     return jnp.where(places > 0, 1 - missed, 0)
 
 

@@ -7,13 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust.contrastive import _pairs as pairs
-from jaxrobust.contrastive import _passes as passes
-from jaxrobust.contrastive._batch import Batch, Communication, Directions, batch_of, set_of
+from jaxrobust.contrastive._batch import Batch, Communication, Directions, batch_of
 from jaxrobust.contrastive._checks import check_range
 from jaxrobust.contrastive._devices import over_devices
-from jaxrobust.contrastive._passes import Plan, Statistics
+from jaxrobust.contrastive._passes import Statistics
 from jaxrobust.contrastive._queue import Memory
-from jaxrobust.contrastive._similarity import similarity_of
+from jaxrobust.contrastive._sets import set_of
 from jaxrobust.contrastive._statistics import LogSumExp, ScoreSum
 
 
@@ -134,6 +133,7 @@ def multi_positive(
     return _mean(batch, (LogSumExp(1.0, "all"), ScoreSum("positives")), _cross_entropy)
 
 
+@over_devices
 def sup_con(
     z: jax.Array,
     labels: Any,
@@ -142,6 +142,8 @@ def sup_con(
     valid: Any = None,
     similarity: Any = "cosine",
     block_size: int | None = None,
+    axis_name: Any = None,
+    communication: Communication = "gather",
 ) -> jax.Array:
     r"""Supervised contrastive loss within one set: items of one label are positives of each other.
 
@@ -154,7 +156,9 @@ def sup_con(
       temperature: as in :func:`info_nce`.
       valid: ``(B,)`` bool, False for padding.
       similarity: as in :func:`hinge_loss`.
-      block_size: likewise.
+      block_size: how many items are compared with all at once, likewise.
+      axis_name: mesh axes over which items are spread, likewise.
+      communication: between devices, likewise.
 
     Returns:
       The mean over the items that have a positive, ``()``; 0 if none has.
@@ -165,17 +169,14 @@ def sup_con(
     Source:
       Khosla et al., arXiv:2004.11362, Eq. 2, without the factor of temperatures of its code.
     """
-    similarity = similarity_of(similarity)
-    _, embedded, known = set_of(
-        z, labels, similarity=similarity, valid=valid, scale=_inverse(temperature)
-    )
-    wanted = (LogSumExp(1.0, "all"), ScoreSum("positives"))
-    size = passes.block_size_of_set(block_size, len(embedded.x), has_sums=True)
-    plan = Plan(similarity, size, without_self=True)
-    values, _ = passes.values(plan, embedded, known, wanted, ())
-    losses = _cross_entropy(values, embedded.positive_x)
-    counted = known.items_x.valid & (values[1][:, 1] > 0)
-    return jnp.sum(jnp.where(counted, losses, 0)) / jnp.maximum(jnp.sum(counted), 1)
+    items = set_of(
+        z, labels, similarity=similarity, valid=valid, has_sums=True, scale=_inverse(temperature),
+        block_size=block_size, axis_name=axis_name, communication=communication,
+    )  # fmt: skip
+    values = items.statistics((LogSumExp(1.0, "all"), ScoreSum("positives")))
+    losses = _cross_entropy(values, items.embedded.positive_x)
+    counted = items.known.items_x.valid & (values[1][:, 1] > 0)
+    return items.sum(jnp.where(counted, losses, 0)) / jnp.maximum(items.sum(counted), 1)
 
 
 def _cross_entropy(values, positive_scores):

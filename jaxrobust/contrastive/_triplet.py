@@ -8,18 +8,18 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust.contrastive import _passes as passes
-from jaxrobust.contrastive._batch import set_of
+from jaxrobust.contrastive._batch import Communication
 from jaxrobust.contrastive._checks import check_choice
+from jaxrobust.contrastive._devices import over_devices
 from jaxrobust.contrastive._hinge import REDUCTIONS, Reduction
-from jaxrobust.contrastive._passes import Embedded, Known, Plan
-from jaxrobust.contrastive._picked import picked_scores
 from jaxrobust.contrastive._picks import Easiest, Hardest
-from jaxrobust.contrastive._similarity import similarity_of
-from jaxrobust.contrastive._tiles import tile_of
+from jaxrobust.contrastive._sets import Set, set_of
+from jaxrobust.contrastive._tiles import rounding_of, tile_of
 
 TripletMining = Literal["hardest", "semi_hard"]
 
 
+@over_devices
 def triplet_loss(
     z: jax.Array,
     labels: Any,
@@ -31,6 +31,8 @@ def triplet_loss(
     similarity: Any = "cosine",
     reduction: Reduction = "mean",
     block_size: int | None = None,
+    axis_name: Any = None,
+    communication: Communication = "gather",
 ) -> jax.Array:
     r"""Hinges of triplets, mined within a batch in which items of one label are positives.
 
@@ -41,7 +43,8 @@ def triplet_loss(
     ``"hardest"``    one triplet for each anchor: its least similar positive and its most similar
                      negative (batch-hard)
     ``"semi_hard"``  one for each anchor and positive: the most similar negative that is less
-                     similar than the positive; without one, the least similar negative
+                     similar than the positive, by more than rounding errors; without one, the least
+                     similar negative
     ===============  ===============================================================================
 
     Args:
@@ -55,6 +58,9 @@ def triplet_loss(
       reduction: ``"mean"`` over the triplets there are, ``"sum"``, or ``"active"``: over those
         with a slack above 0.
       block_size: how many items are compared with all at once, as in :func:`hinge_loss`.
+      axis_name: mesh axes over which items are spread, as in :func:`hinge_loss`.
+      communication: between devices, as in :func:`hinge_loss`; for ``"semi_hard"`` it must be
+        ``"gather"``, since an anchor needs all its scores at once.
 
     Returns:
       The loss ``()``, in float32 at least; 0 if there is no triplet.
@@ -69,18 +75,16 @@ def triplet_loss(
     """
     check_choice("mining", mining, ("hardest", "semi_hard"))
     check_choice("reduction", reduction, REDUCTIONS)
-    if jnp.ndim(margin):
-        raise ValueError(f"margin must be a number, got shape {jnp.shape(margin)}")
-    similarity = similarity_of(similarity)
-    z, embedded, known = set_of(z, labels, similarity=similarity, valid=valid, margin=margin)
+    if mining == "semi_hard" and communication == "ring":
+        raise ValueError("communication must be 'gather' with mining='semi_hard'")
     # Slacks of all positives are sums of many scores.
-    size = passes.block_size_of_set(block_size, len(z), has_sums=mining == "semi_hard")
-    plan = Plan(similarity, size, without_self=True)
-    of = functools.partial(_summed, smooth)
-    if mining == "hardest":
-        total, number, active = of(*_hardest(plan, z, embedded, known))
-    else:
-        total, number, active = _semi_hard(plan, embedded, known, of)
+    items = set_of(
+        z, labels, similarity=similarity, valid=valid, has_sums=mining == "semi_hard",
+        margin=margin, block_size=block_size, axis_name=axis_name, communication=communication,
+    )  # fmt: skip
+    summed = functools.partial(_summed, smooth)
+    found = summed(*_hardest(items)) if mining == "hardest" else _semi_hard(items, summed)
+    total, number, active = map(items.sum, found)
     if reduction == "sum":
         return total
     return total / jnp.maximum(active if reduction == "active" else number, 1)
@@ -92,29 +96,28 @@ def _summed(smooth: bool, slacks: jax.Array, there: jax.Array) -> tuple[jax.Arra
     return jnp.sum(losses), jnp.sum(there), jnp.sum(there & (slacks > 0))
 
 
-def _hardest(
-    plan: Plan, z: jax.Array, embedded: Embedded, known: Known
-) -> tuple[jax.Array, jax.Array]:
-    """Slacks ``(B,)`` of one triplet for each anchor, and whether there is one."""
-    wanted = (Hardest(), Easiest(over="positives"))
-    (negative, positive), _ = passes.values(plan, embedded, known, wanted, ())
+def _hardest(items: Set) -> tuple[jax.Array, jax.Array]:
+    """Slacks ``(n,)`` of one triplet for each anchor, and whether there is one."""
+    negative, positive = items.statistics((Hardest(), Easiest(over="positives")))
     there = (negative.priorities[:, 0] != -jnp.inf) & (positive.priorities[:, 0] != -jnp.inf)
-    columns = jnp.concatenate([negative.columns, positive.columns], axis=1)
-    scores = picked_scores(plan.similarity, z, z, jnp.clip(columns, 0, len(z) - 1))
+    scores = items.scores(jnp.concatenate([negative.columns, positive.columns], axis=1))
     lost = negative.lost[:, 0] + positive.lost[:, 0]
+    known = items.known
     return known.margins + scores[:, 0] - scores[:, 1] + lost, there & known.items_x.valid
 
 
 def _semi_hard(
-    plan: Plan, embedded: Embedded, known: Known, summed: Callable[..., tuple[jax.Array, ...]]
-) -> tuple[jax.Array, ...]:
+    items: Set, summed: Callable[..., tuple[jax.Array, ...]]
+) -> tuple[jax.Array, ...]:  # fmt: skip
     """Sums over one triplet for each anchor and positive, without all slacks at once."""
+    plan, embedded, known = items.plan, items.embedded, items.known
 
     def of_anchor(scores, negative, positive):
         # Negatives in ascending order, of equal ones the lowest number last; then the others.
         keys = (jnp.where(negative, scores, jnp.inf), -known.items_y.index)
         ordered, numbers = jax.lax.stop_gradient(jax.lax.sort(keys, num_keys=2))
-        below = jnp.searchsorted(ordered, jax.lax.stop_gradient(scores), side="left") - 1
+        fixed = jax.lax.stop_gradient(scores)
+        below = jnp.searchsorted(ordered, fixed - rounding_of(fixed), side="left") - 1
         easiest = jnp.argmin(keys[0])
         chosen = scores[jnp.where(below >= 0, -numbers[jnp.maximum(below, 0)], easiest)]
         lost = jnp.where(jnp.any(negative & jnp.isnan(scores)), jnp.nan, 0)  # it is sorted last
@@ -122,14 +125,13 @@ def _semi_hard(
 
     @jax.checkpoint  # for the gradient the scores of a block are formed again
     def of_block(block):
-        x, items = block
+        x, anchors, nobody = block
         tile = tile_of(
-            plan.similarity.scores(x, embedded.y), items, known.items_y,
-            embedded.positive_x[: len(x)], known.margins, None, plan.without_self,
+            plan.similarity.scores(x, embedded.y), anchors, known.items_y, nobody, known.margins,
+            None, plan.without_self,
         )  # fmt: skip
         return jax.vmap(of_anchor)(tile.scores, tile.negative, tile.positive)
 
-    number = embedded.x.shape[0]
-    size = min(plan.block_size or number, number)
-    found = passes.by_blocks(of_block, (embedded.x, known.items_x), size)
-    return tuple(jnp.sum(part) for part in found)
+    size = min(plan.block_size or items.number, len(embedded.x))
+    rows = embedded.x, known.items_x, embedded.positive_x
+    return passes.by_blocks(of_block, rows, size)

@@ -250,15 +250,64 @@ def test_a_ring_needs_devices():
         contrastive.hinge_loss(x, y, communication="ring")
 
 
-@pytest.mark.parametrize("loss", [contrastive.sup_con, contrastive.triplet_loss])
-def test_sets_that_are_spread(loss):
-    x, _ = pairs_of()
-    labels = jnp.asarray(IDS)
-    wanted = jax.value_and_grad(loss)(x, labels)
-    mesh, arrays = spread(x, labels, kind=AxisType.Explicit)
+SETS: dict[str, Any] = {
+    "sup_con": functools.partial(contrastive.sup_con, temperature=0.3),
+    "triplets, hardest": contrastive.triplet_loss,
+    "triplets, hardest, distances, active": functools.partial(
+        contrastive.triplet_loss, similarity="euclidean", reduction="active"
+    ),
+    "triplets, semi-hard": functools.partial(contrastive.triplet_loss, mining="semi_hard"),
+}
+
+
+@pytest.mark.parametrize("block_size", [None, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("name", "communication"),
+    [
+        (name, communication)
+        for name in SETS
+        for communication in ("gather", "explicit", "ring", "explicit ring")
+        if not (name == "triplets, semi-hard" and "ring" in communication)
+    ],
+)
+def test_sets_that_are_spread(name, communication, block_size):
+    z, _ = pairs_of()
+    labels, valid = jnp.asarray(IDS), jnp.arange(B) != 3
+    loss = functools.partial(SETS[name], block_size=block_size)
+    wanted = jax.value_and_grad(loss)(z, labels, valid=valid)
+    assert wanted[0] > 0
+    is_explicit = "explicit" in communication
+    mesh, arrays = spread(
+        z, labels, valid, kind=AxisType.Explicit if is_explicit else AxisType.Auto
+    )
+    way: Any = "ring" if "ring" in communication else "gather"
+
+    def local(z, labels, valid):
+        return loss(z, labels, valid=valid, axis_name="batch", communication=way)
+
+    mapped = jax.shard_map(local, mesh=mesh, in_specs=(DATA,) * 3, out_specs=PartitionSpec())
+    explicit = lambda z, labels, valid: loss(z, labels, valid=valid, communication=way)
     with jax.set_mesh(mesh):
-        found = jax.jit(jax.value_and_grad(loss))(*arrays)
+        found = jax.jit(jax.value_and_grad(explicit if is_explicit else mapped))(*arrays)
     assert_close(found, wanted)
+
+
+def test_sets_around_a_ring_are_told():
+    z, _ = pairs_of()
+    with pytest.raises(ValueError, match="communication='ring' needs axis_name"):
+        contrastive.sup_con(z, IDS, communication="ring")
+    with pytest.raises(ValueError, match="must be 'gather' with mining='semi_hard'"):
+        contrastive.triplet_loss(z, IDS, mining="semi_hard", communication="ring")
+
+
+def test_ids_that_are_lists_or_too_large():
+    x, y = pairs_of()
+    mesh, arrays = spread(x, y, kind=AxisType.Explicit)
+    loss = lambda x, y, ids: contrastive.hinge_loss(x, y, positives=ids)[0]
+    with jax.set_mesh(mesh):
+        np.testing.assert_allclose(loss(*arrays, list(IDS)), loss(x, y, IDS), rtol=1e-12)
+        with jax.enable_x64(False), pytest.raises(ValueError, match="positives must fit into int3"):
+            loss(*arrays, np.arange(B) + 2**40)
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,20 @@ def test_equal_embeddings_cost_the_margin(mining):
         np.testing.assert_allclose(gradient, 0, atol=1e-6)
 
 
+def test_a_copy_of_the_positive_is_not_semi_hard():
+    """Not by a rounding error either: then its hinge would be the margin, not that of another."""
+    z = np.array([[1, 0.2], [0.9, 0.1], [0.9, 0.1], [0.2, 0.4]], np.float32)
+    z[2] *= 1 - 1e-7
+    loss = contrastive.triplet_loss(
+        jnp.asarray(z), np.array([0, 0, 1, 2]), mining="semi_hard", similarity="dot", reduction="sum"
+    )
+    scores = z @ z.T
+    # Of anchor 0 the fourth is below the positive; of anchor 1 too, as the third is in any case.
+    wanted = [0.2 + scores[0, 3] - scores[0, 1], 0.2 + scores[1, 2] - scores[1, 0]]
+    assert float(loss) == pytest.approx(np.maximum(wanted, 0).sum(), abs=1e-6)
+    assert wanted[0] < 0 < wanted[1]
+
+
 def test_bad_input():
     z, _ = embeddings()
     cases: Any = (
