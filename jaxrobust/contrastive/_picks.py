@@ -6,7 +6,9 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.random import threefry_2x32
 
+from jaxrobust import trees
 from jaxrobust.contrastive._statistics import Over, chosen, hinge, slack_of, slope, static
 from jaxrobust.contrastive._tiles import Tile, rounding_of
 
@@ -200,7 +202,13 @@ class ByDistance(Pick):
         return jnp.where(allowed, log_weights + self._noise(tile), -jnp.inf)
 
     def _noise(self, tile: Tile) -> jax.Array:
-        of_pair = lambda row, column: jax.random.gumbel(
-            jax.random.fold_in(jax.random.fold_in(self.key, row), column), (), tile.scores.dtype
-        )
-        return jax.vmap(jax.vmap(of_pair, (None, 0)), (0, None))(tile.rows, tile.columns)
+        """Gumbel noise ``(n, m)``: one hash for each pair of numbers."""
+        numbers = jnp.broadcast_arrays(tile.rows[:, None], tile.columns[None, :])
+        counts = jnp.stack(numbers).astype(jnp.uint32)
+        secret = jax.random.bits(self.key, (2,), jnp.uint32)  # of any kind of key
+        bits = threefry_2x32(*trees.vary_alike((secret, counts)))[0]
+        # In (0, 1); near 0, where the noise is large, all digits are different.
+        dtype = tile.scores.dtype
+        uniform = (bits.astype(dtype) + 0.5) * 2.0**-32
+        uniform = jnp.minimum(uniform, 1 - jnp.finfo(dtype).epsneg)
+        return -jnp.log(-jnp.log1p(-uniform))
