@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 _WORD = re.compile(r"\w+")
-# Numbers that are no words of the vocabulary: of padding, of all words that it does not have, and of
-# where a caption begins and ends.
+# Numbers that are no words of the vocabulary: of padding, of all words that it does not have, and
+# of the start of a caption and its end.
 PADDING, RARE, START, END = range(4)
 
 

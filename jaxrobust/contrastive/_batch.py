@@ -5,7 +5,6 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrobust import trees
 from jaxrobust.contrastive import _pairs as pairs
 from jaxrobust.contrastive import _passes as passes
 from jaxrobust.contrastive import _ring as ring

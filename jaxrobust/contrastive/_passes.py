@@ -84,7 +84,6 @@ def states(
 
     Their gradient, where it is asked for, is that of every step: :func:`reduced` has a better one.
     """
-
     blocks = _blocks(plan, embedded)
 
     def of_block(number):

@@ -303,7 +303,7 @@ def test_sets_around_a_ring_are_told():
 def test_ids_that_are_lists_or_too_large():
     x, y = pairs_of()
     mesh, arrays = spread(x, y, kind=AxisType.Explicit)
-    loss = lambda x, y, ids: contrastive.hinge_loss(x, y, positives=ids)[0]
+    loss: Any = lambda x, y, ids: contrastive.hinge_loss(x, y, positives=ids)[0]
     with jax.set_mesh(mesh):
         np.testing.assert_allclose(loss(*arrays, list(IDS)), loss(x, y, IDS), rtol=1e-12)
         with jax.enable_x64(False), pytest.raises(ValueError, match="positives must fit into int3"):

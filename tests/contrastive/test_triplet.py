@@ -79,9 +79,8 @@ def test_a_copy_of_the_positive_is_not_semi_hard():
     """Not by a rounding error either: then its hinge would be the margin, not that of another."""
     z = np.array([[1, 0.2], [0.9, 0.1], [0.9, 0.1], [0.2, 0.4]], np.float32)
     z[2] *= 1 - 1e-7
-    loss = contrastive.triplet_loss(
-        jnp.asarray(z), np.array([0, 0, 1, 2]), mining="semi_hard", similarity="dot", reduction="sum"
-    )
+    options: Any = {"mining": "semi_hard", "similarity": "dot", "reduction": "sum"}
+    loss = contrastive.triplet_loss(jnp.asarray(z), np.array([0, 0, 1, 2]), **options)
     scores = z @ z.T
     # Of anchor 0 the fourth is below the positive; of anchor 1 too, as the third is in any case.
     wanted = [0.2 + scores[0, 3] - scores[0, 1], 0.2 + scores[1, 2] - scores[1, 0]]

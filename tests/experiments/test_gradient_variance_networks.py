@@ -1,5 +1,7 @@
 """The experiment `gradient_variance_networks`: exact variances, and claims that can fail."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,14 +21,14 @@ SMALL = Config(examples=10, steps=16, every=4, refresh=8, batch=4)
 
 @pytest.fixture(scope="module")
 def problem() -> networks.Problem:
-    whole = networks.make(Config(), "digits")
+    whole = networks.make(dataclasses.replace(SMALL, examples=10_000), "digits")
     return whole._replace(data=small_networks.first(whole.data, 50))
 
 
 @pytest.mark.slow
 def test_variances_are_those_of_samplers(problem, monkeypatch):
     monkeypatch.setattr(networks, "CHUNK", 16)
-    loss_fn, params, data = problem
+    loss_fn, params, data, _ = problem
     assigned = jnp.asarray(np.random.default_rng(0).integers(0, 4, 50))
     _, center = networks.mean_gradient(problem, params)
     found = networks.moments(problem, params, assigned, center, 4)
@@ -43,7 +45,7 @@ def test_variances_are_those_of_samplers(problem, monkeypatch):
 
 @pytest.mark.slow
 def test_svrg_is_the_variance_of_the_differences(problem):
-    loss_fn, params, data = problem
+    loss_fn, params, data, _ = problem
     earlier = jax.tree.map(lambda leaf: 0.9 * leaf, params)
     gradients = lambda p: per_example.gradients(loss_fn)(p, data)
     difference = jax.tree.map(jnp.subtract, gradients(params), gradients(earlier))
@@ -145,6 +147,8 @@ def test_claims_can_hold_and_fail():
     ("wrong", "match"),
     [
         ({"steps": 150}, "steps"),
+        ({"steps": 300}, "steps must be at least 4 times"),
+        ({"problems": ("cifar10",), "cifar_steps": 150}, "cifar_steps must be a multiple"),
         ({"refresh": 50}, "refresh"),
         ({"problems": ("x",)}, "problems"),
         ({"batch": 1}, "batch"),
