@@ -29,11 +29,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments import hard_negatives_before as past
 from experiments import hard_negatives_claims as told
 from experiments import hard_negatives_examples as examples
+from experiments import hard_negatives_found as seen
 from experiments import hard_negatives_plots, hard_negatives_tables, silent
 from experiments.encoders import Bag, ImageTower, Recurrent, Tower
-from experiments.hard_negatives_claims import Found
+from experiments.hard_negatives_found import Found
 from experiments.hard_negatives_problems import (
     CAPTIONS,
     DIGITS,
@@ -166,7 +168,7 @@ def run(config: Config, progress=silent) -> Result:
     shown: dict[str, Any] = {}
     seconds: dict[str, float] = {}
     extra = {
-        told.EARLY: config.early,
+        seen.EARLY: config.early,
         "deep": config.epochs_of_deep,
         "sizes": config.batch_sizes,
         "copies": config.copies,
@@ -175,7 +177,7 @@ def run(config: Config, progress=silent) -> Result:
     for number, name in enumerate(parts):
         progress(number / len(parts), name)
         begin = time.perf_counter()
-        if name == told.EARLY:
+        if name == seen.EARLY:
             found |= {name: _early(config)}
         elif name == "deep":
             found |= {name: _deep(config)}
@@ -184,7 +186,7 @@ def run(config: Config, progress=silent) -> Result:
         elif name == "copies":
             found |= _copies(config)
         else:
-            found[name], shown[name] = _problem(config, name)
+            found[name], shown[name] = _problem(config, name, progress)
         seconds[name] = time.perf_counter() - begin
     progress(1.0)
     return Result(
@@ -207,7 +209,7 @@ def run(config: Config, progress=silent) -> Result:
     )
 
 
-def _problem(config: Config, name: str) -> tuple[dict[str, Run], examples.Shown]:
+def _problem(config: Config, name: str, progress=silent) -> tuple[dict[str, Run], examples.Shown]:
     """All methods on one problem, and what one of them retrieves."""
     texts = None
     if name in (TRANSLATIONS, CAPTIONS):
@@ -221,9 +223,10 @@ def _problem(config: Config, name: str) -> tuple[dict[str, Run], examples.Shown]
     setting = Setting(towers, config.epochs, config.batch)
     runs, embedded = {}, {}
     for method in methods:
+        progress(f"{name}: {method}")
         runs[method], embedded[method] = repeated(method, setting, problems)
     if texts is not None and texts.untrained is not None:
-        runs[told.UNTRAINED] = told.untrained(texts, config.seeds)
+        runs[seen.UNTRAINED] = seen.untrained(texts, config.seeds)
     return runs, examples.show(name, problems[0], texts, embedded)
 
 
@@ -243,9 +246,9 @@ def _text_towers(config: Config, texts: Texts) -> Any:
 
 
 def _early(config: Config) -> dict[str, Run]:
-    setting = Setting(_twice(Tower((2 * WIDTH, WIDTH))), told.EARLY_EPOCHS, config.batch)
+    setting = Setting(_twice(Tower((2 * WIDTH, WIDTH))), past.EARLY_EPOCHS, config.batch)
     problems = [views(seed) for seed in range(config.seeds)]
-    return {method: repeated(method, setting, problems)[0] for method in told.EARLY_BEFORE}
+    return {method: repeated(method, setting, problems)[0] for method in past.EARLY_BEFORE}
 
 
 def _deep(config: Config) -> dict[str, Run]:
@@ -263,7 +266,7 @@ def _sizes(config: Config) -> Found:
     for size in config.batch_sizes:
         setting = Setting(towers, config.equal_steps * size // EQUAL_PAIRS, size)
         runs = {method: repeated(method, setting, problems)[0] for method in SIZE_METHODS}
-        found[told.of_size(size)] = {method: _last(run) for method, run in runs.items()}
+        found[seen.of_size(size)] = {method: _last(run) for method, run in runs.items()}
     return found
 
 
@@ -276,10 +279,10 @@ def _copies(config: Config) -> Found:
         problems = [untold(one) for one in known]
         runs = {method: repeated(method, setting, problems)[0] for method in COPY_METHODS}
         runs |= {
-            told.TOLD.format(method): repeated(method, setting, known)[0]
+            seen.TOLD.format(method): repeated(method, setting, known)[0]
             for method in (HARDEST, INFO_NCE)
         }
-        found[told.of_copies(copies)] = {method: _last(run) for method, run in runs.items()}
+        found[seen.of_copies(copies)] = {method: _last(run) for method, run in runs.items()}
     return found
 
 
@@ -301,13 +304,13 @@ def plot(result: Result):
     series = result.series
     if VIEWS in series:
         figures["overtaking"] = hard_negatives_plots.overtaking(result)
-    if told.EARLY in series:
+    if seen.EARLY in series:
         figures["early"] = hard_negatives_plots.early(result)
     if "deep" in series:
         figures["collapse"] = hard_negatives_plots.collapse(result)
-    if any(name.startswith(told.SIZE) for name in series):
+    if any(name.startswith(seen.SIZE) for name in series):
         figures["sizes"] = hard_negatives_plots.sizes(result)
-    if any(name.startswith(told.COPIES) for name in series):
+    if any(name.startswith(seen.COPIES) for name in series):
         figures["copies"] = hard_negatives_plots.copies(result)
     if any(images is not None for images in series["examples"].values()):
         figures["retrieved"] = hard_negatives_plots.retrieved(result)

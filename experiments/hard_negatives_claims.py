@@ -1,13 +1,41 @@
-"""What the experiment `hard_negatives` claims and tabulates, from its runs."""
+"""What the experiment `hard_negatives` claims, and its answer in few sentences."""
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments.claims import Claim
+from experiments.hard_negatives_before import (
+    BEFORE,
+    DEEP_BEFORE,
+    DEEP_EPOCHS,
+    DEEP_LOSS_BEFORE,
+    EARLY_BEFORE,
+    EARLY_EPOCHS,
+    LEADS_BEFORE,
+    SEEDS_BEFORE,
+    Before,
+)
+from experiments.hard_negatives_found import (
+    COLLAPSED,
+    COPIES,
+    EARLY,
+    SIZE,
+    TOLD,
+    UNTRAINED,
+    Found,
+    ahead,
+    gap,
+    leads_from,
+    named,
+    number_in,
+    off_by,
+    reached,
+    spread,
+    surely,
+)
 from experiments.hard_negatives_problems import (
     CAPTIONS,
     DIGITS,
@@ -15,15 +43,11 @@ from experiments.hard_negatives_problems import (
     TRANSLATIONS,
     VIEWS,
     WIKIPEDIA,
-    Texts,
 )
 from experiments.hard_negatives_runs import (
     ALL,
     HARDEST,
-    INFO_NCE,
     MARGIN,
-    SEMI_HARD,
-    SIGMOID,
     SOFT,
     WARM,
     Run,
@@ -36,11 +60,6 @@ SPEC = "our specification, section 7.2 (measured before)"
 OWN = "this library: measured, no paper"
 DERIVED = "our specification, section 2.2 (derived)"
 
-SIZE, COPIES = "batch of ", "copies: "
-EARLY = "views, early"
-UNTRAINED = "TF-IDF, not trained"
-TOLD = "{}, copies told"
-
 WORDS = {
     "all": "The sum of the hinges of all negatives of the batch (SH, VSE0).",
     "hardest": "The hinge of the most similar negative of the batch alone (MH, VSE++).",
@@ -51,125 +70,6 @@ WORDS = {
     "collapse": "All embeddings are nearly the same: every hinge is the margin, and no "
     "gradient is left.",
 }
-
-
-class Before(NamedTuple):
-    """Measured before, over 3 seeds; in %."""
-
-    recall: float  # R@1 from x to y
-    deviation: float | None  # of it; where none was noted, that of the runs here is taken
-    rsum: float
-
-
-# Views after 30 epochs, digits after 60.
-BEFORE = {
-    VIEWS: (30, {
-        ALL: Before(62.0, 1.6, 512), HARDEST: Before(64.1, 1.8, 519), WARM: Before(65.2, None, 519),
-        SEMI_HARD: Before(63.4, None, 516), SOFT: Before(65.4, None, 523),
-        INFO_NCE: Before(66.5, None, 527), SIGMOID: Before(71.7, None, 540),
-    }),
-    DIGITS: (60, {
-        ALL: Before(15.2, 1.9, 243), HARDEST: Before(10.0, 0.3, 186), WARM: Before(11.1, None, 200),
-        SEMI_HARD: Before(15.5, None, 246), SOFT: Before(16.9, None, 254),
-        INFO_NCE: Before(16.1, None, 254), SIGMOID: Before(15.1, None, 254),
-    }),
-}  # fmt: skip
-SEEDS_BEFORE = 3
-
-# Deep towers on views, R@1 (%) after 15 epochs, of one seed; and the loss of a pair in the end.
-DEEP_EPOCHS = 15
-DEEP_BEFORE = {ALL: 20.0, HARDEST: 1.4, WARM: 14.4, SOFT: 25.0}
-DEEP_LOSS_BEFORE = 0.4011
-# Views, R@1 (%) after each of 12 epochs, of one seed.
-EARLY_BEFORE = {
-    ALL: (32, 45, 49, 50, 53, 55, 55, 55, 55, 55, 55, 55),
-    HARDEST: (22, 38, 48, 53, 56, 56, 57, 58, 58, 59, 59, 59),
-    WARM: (23, 43, 50, 53, 57, 59, 60, 60, 60, 61, 61, 61),
-}
-EARLY_EPOCHS = len(EARLY_BEFORE[ALL])
-LEADS_BEFORE = 4  # from this epoch on the hardest negative leads there
-COLLAPSED = 0.95  # mean cosine of different items, from which on it is told to be a collapse
-
-Found = dict[str, dict[str, Run]]
-
-
-def of(stored: dict[str, Any]) -> Run:
-    """A run as it was stored."""
-    return Run(*(np.asarray(stored[name]) for name in Run._fields))
-
-
-def of_size(size: int) -> str:
-    """The name of the runs with batches of this size."""
-    return f"{SIZE}{size}"
-
-
-def of_copies(copies: int) -> str:
-    """The name of the runs with so many views of each thing."""
-    return f"{COPIES}{copies}"
-
-
-def number_in(name: str) -> int:
-    """The number of :func:`of_size` or :func:`of_copies`."""
-    return int(name.split(" ")[-1])
-
-
-def named(found: Any, prefix: str) -> dict[str, Any]:
-    """Those parts whose name begins so."""
-    return {name: by for name, by in found.items() if name.startswith(prefix)}
-
-
-def reached(run: Run, what: str = "rsum") -> np.ndarray:
-    """``(seeds,)``: at the epoch that validation chooses, in the end without one."""
-    values = np.asarray(getattr(run, what))
-    return values[np.arange(len(values)), chosen(run)]
-
-
-def chosen(run: Run) -> np.ndarray:
-    """``(seeds,)``: the epoch, from 0, that is the first best one on the validation set."""
-    validated = np.asarray(run.validated)
-    without = np.isnan(validated).all(axis=1)
-    best = np.where(np.isnan(validated), -np.inf, validated).argmax(axis=1)
-    return np.where(without, validated.shape[1] - 1, best)
-
-
-def untrained(texts: Texts, seeds: int) -> Run:
-    """Retrieval by the words that captions have in common."""
-    from jaxrobust import contrastive
-
-    scores = jnp.asarray(texts.untrained, jnp.float32)
-    # Rows of the unit matrix, so that the inner products are these scores.
-    found = contrastive.retrieval_metrics(
-        scores, jnp.eye(scores.shape[1]), texts.problem.test.groups, similarity="dot"
-    )
-    same = lambda value: np.full((seeds, 1), float(value))
-    return Run(same(found.x_to_y.recall[0]), same(found.rsum), *[same(np.nan)] * 4)
-
-
-def ahead(one: Run, other: Run, what: str = "rsum", first: bool = False) -> float:
-    """The mean of :func:`gap`, less two standard errors: above 0 it is told from chance."""
-    return surely(gap(one, other, what, first))
-
-
-def gap(one: Run, other: Run, what: str = "rsum", first: bool = False) -> np.ndarray:
-    """``(seeds,)``: differences in the end, or after the first epoch, of runs of one seed."""
-    values = (lambda run: np.asarray(getattr(run, what))[:, 0]) if first else (
-        lambda run: reached(run, what)
-    )  # fmt: skip
-    return values(one) - values(other)
-
-
-def surely(gaps: np.ndarray) -> float:
-    """Their mean, less two standard errors."""
-    return float(gaps.mean() - 2 * gaps.std(ddof=1) / np.sqrt(len(gaps)))
-
-
-def leads_from(one: Run, other: Run) -> int | None:
-    """The epoch, from 1, from which on the mean R@1 of one is above that of the other."""
-    above = np.mean(one.recall, axis=0) > np.mean(other.recall, axis=0)
-    behind = np.flatnonzero(~above)
-    first = behind[-1] + 1 if behind.size else 0
-    return None if first == len(above) else int(first) + 1
-
 
 SURE = "difference of rsum, less two standard errors over seeds"
 
@@ -304,32 +204,6 @@ def _claims_of_early(early: dict[str, Run]) -> list[Claim]:
             reason=reason,
         ),
     ]
-
-
-def spread(by: dict[str, Run], what: str, methods: Iterable[str]) -> str:
-    """Mean and standard deviation over seeds in the end, by method."""
-    parts = []
-    for method in methods:
-        values = reached(by[method], what)
-        parts.append(f"{method} {values.mean():.1f} ± {values.std(ddof=1):.1f}")
-    return ", ".join(parts)
-
-
-def off_by(values: Any, before: Any, deviation: float | None, seeds_before: int) -> np.ndarray:
-    """Differences of means to what was measured before, in standard errors.
-
-    Args:
-      values: ``(seeds, ...)``.
-      before: ``(...)``.
-      deviation: over seeds, as it was noted; None to take that of the values, the mean one if they
-        are several.
-      seeds_before: number of them.
-    """
-    values = np.asarray(values, float)
-    here = np.sqrt(np.mean(values.var(axis=0, ddof=1)))
-    errors = [here / np.sqrt(len(values))]
-    errors += [(here if deviation is None else deviation) / np.sqrt(seeds_before)]
-    return np.abs(values.mean(axis=0) - np.asarray(before)) / np.hypot(*errors)
 
 
 def _claims_of_deep(deep: dict[str, Run], as_before: bool) -> list[Claim]:

@@ -2,7 +2,9 @@
 
 import numpy as np
 
+from experiments import hard_negatives_before as past
 from experiments import hard_negatives_claims as told
+from experiments import hard_negatives_found as seen
 from experiments import plots
 from experiments.hard_negatives_problems import (
     CAPTIONS,
@@ -47,11 +49,11 @@ def curves(result: Result):
         _draw(ax, result.series[name], result.series[name], what)
         label = "sum of recalls on test pairs (%)" if what == "rsum" else "R@1 on test pairs (%)"
         plots.describe(ax, title=TITLES[name], x="epochs", y=label)
-        if told.UNTRAINED in result.series[name]:
+        if seen.UNTRAINED in result.series[name]:
             by = result.series[name]
-            level = float(np.asarray(by[told.UNTRAINED][what])[0, -1])
+            level = float(np.asarray(by[seen.UNTRAINED][what])[0, -1])
             length = np.asarray(by[ALL]["recall"]).shape[1]
-            plots.theory_line(ax, [1, length], [level, level], label=told.UNTRAINED)
+            plots.theory_line(ax, [1, length], [level, level], label=seen.UNTRAINED)
         ax.autoscale_view()
         ax.set_ylim(bottom=0)
         plots.direct_labels(ax)
@@ -72,16 +74,16 @@ def curves(result: Result):
 
 def early(result: Result):
     """The first epochs of views, and the same as measured before."""
-    by = result.series[told.EARLY]
-    figure, axes = plots.subplots(1, len(told.EARLY_BEFORE), width=14, height=4)
-    for ax, (method, before) in zip(axes, told.EARLY_BEFORE.items(), strict=True):
+    by = result.series[seen.EARLY]
+    figure, axes = plots.subplots(1, len(past.EARLY_BEFORE), width=14, height=4)
+    for ax, (method, before) in zip(axes, past.EARLY_BEFORE.items(), strict=True):
         _draw(ax, by, (method,), "recall")
         plots.theory_line(ax, np.arange(1, len(before) + 1), before, label="before, one seed")
         plots.describe(ax, title=f"Views: {method}", x="epochs", y="R@1 on test pairs (%)")
         ax.autoscale_view()
         ax.set_ylim(bottom=0)
         plots.direct_labels(ax)
-    epoch = told.leads_from(told.of(by[HARDEST]), told.of(by[ALL]))
+    epoch = seen.leads_from(seen.of(by[HARDEST]), seen.of(by[ALL]))
     return plots.finish(figure), (
         "Runs of 12 epochs, with a tenth of the learning rate from the middle on; bands: one "
         "standard deviation over seeds. Dashed: as measured before, with one seed, other draws of "
@@ -105,7 +107,7 @@ def overtaking(result: Result):
                    y="difference of R@1 (percentage points)")  # fmt: skip
     ax.autoscale_view()
     plots.direct_labels(ax)
-    epoch = told.leads_from(told.of(by[HARDEST]), told.of(by[ALL]))
+    epoch = seen.leads_from(seen.of(by[HARDEST]), seen.of(by[ALL]))
     return plots.finish(figure), (
         "Differences between runs of one seed, which have the same pairs, weights and order of "
         "batches; bands: one standard error over seeds. The hardest negative "
@@ -115,8 +117,8 @@ def overtaking(result: Result):
 
 def sizes(result: Result):
     """Retrieval over the batch size at equal steps, and the sampling argument."""
-    names = sorted(told.named(result.series, told.SIZE), key=told.number_in)
-    numbers = [told.number_in(name) for name in names]
+    names = sorted(seen.named(result.series, seen.SIZE), key=seen.number_in)
+    numbers = [seen.number_in(name) for name in names]
     figure, (left, right) = plots.subplots(1, 2, width=11, height=4.2)
     for index, method in enumerate(SHOWN):
         if method in result.series[names[0]]:
@@ -145,8 +147,8 @@ def sizes(result: Result):
 
 def copies(result: Result):
     """Retrieval over the number of views of each thing."""
-    names = sorted(told.named(result.series, told.COPIES), key=told.number_in)
-    pairs = [expected_pairs(result.series["batch"], told.number_in(name)) for name in names]
+    names = sorted(seen.named(result.series, seen.COPIES), key=seen.number_in)
+    pairs = [expected_pairs(result.series["batch"], seen.number_in(name)) for name in names]
     figure, ax = plots.subplots(1, 1, width=7, height=4.2)
     for index, method in enumerate(result.series[names[0]]):
         values = np.array([np.asarray(result.series[n][method]["rsum"])[:, -1] for n in names])

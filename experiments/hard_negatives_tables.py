@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments import hard_negatives_claims as told
+from experiments import hard_negatives_before as past
+from experiments import hard_negatives_found as seen
 from experiments import hard_negatives_problems as problems
-from experiments.hard_negatives_claims import Found, chosen, named, number_in, reached
+from experiments.hard_negatives_found import Found, chosen, named, number_in, reached
 from experiments.hard_negatives_runs import Run
 from experiments.report import Table
 
@@ -42,18 +43,18 @@ def tables(config: Any, found: Found) -> list[Table]:
         rows = [
             (
                 method, show(reached(run, "recall")), f"{reached(run, 'cosine').mean():.3f}",
-                f"{reached(run, 'loss').mean():.4f}", f"{told.DEEP_BEFORE[method]:g}",
+                f"{reached(run, 'loss').mean():.4f}", f"{past.DEEP_BEFORE[method]:g}",
             )
             for method, run in found["deep"].items()
         ]  # fmt: skip
         columns = (
             "method", "R@1, %", "mean cosine of different items", "loss of a pair",
-            f"R@1 before, {told.DEEP_EPOCHS} epochs, one seed",
+            f"R@1 before, {past.DEEP_EPOCHS} epochs, one seed",
         )  # fmt: skip
         made.append(Table("Deep narrow towers on views, in the end", columns, rows))
-    if sizes := sorted(named(found, told.SIZE), key=number_in):
+    if sizes := sorted(named(found, seen.SIZE), key=number_in):
         made.append(_table_of_sizes(config, found, sizes))
-    if copies := sorted(named(found, told.COPIES), key=number_in):
+    if copies := sorted(named(found, seen.COPIES), key=number_in):
         methods = list(found[copies[0]])
         rows = [
             (number_in(name), f"{expected_pairs(config.batch, number_in(name)):.1f}",
@@ -94,7 +95,7 @@ def _table_of(config: Any, name: str, by: dict[str, Run]) -> Table:
         title = f"{name}: retrieval of test pairs, {config.epochs} epochs at most"
         columns["epoch"] = [_mean(chosen(run) + 1, 1) for run in by.values()]
         note += " Every run is taken at the epoch that is best on the validation set."
-    epochs, before = told.BEFORE.get(name, (0, {}))
+    epochs, before = past.BEFORE.get(name, (0, {}))
     if epochs == config.epochs:
         known = lambda what: [str(getattr(before.get(m), what, "")) for m in by]
         columns |= {"R@1 before": known("recall"), "rsum before": known("rsum")}

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from experiments import captions, hard_negatives, hard_negatives_runs, plots
+from experiments import hard_negatives_before as past
 from experiments import hard_negatives_claims as told
 from experiments import hard_negatives_examples as examples
+from experiments import hard_negatives_found as seen
 from experiments import hard_negatives_problems as problems
 from experiments import hard_negatives_tables as tabulated
 from experiments.encoders import Bag, ImageTower, Recurrent, Tower
@@ -157,9 +159,9 @@ def test_validation_chooses_the_epoch():
     setting = Setting(TOWERS, epochs=6, batch=64)
     run, (x, y) = train(ALL, setting, pairs, jax.random.key(0))
     one = Run(*(np.asarray(part)[None] for part in run))
-    (epoch,) = told.chosen(one)
+    (epoch,) = seen.chosen(one)
     assert epoch == np.argmax(run.validated) < 5
-    assert told.reached(one) == [run.rsum[epoch]] != [run.rsum[-1]]
+    assert seen.reached(one) == [run.rsum[epoch]] != [run.rsum[-1]]
     found = contrastive.retrieval_metrics(x, y, test.groups)
     np.testing.assert_allclose(found.rsum, run.rsum[epoch], rtol=1e-6)
     swapped = pairs._replace(test=validation, validation=test)
@@ -170,9 +172,9 @@ def test_validation_chooses_the_epoch():
 
 def test_the_first_best_epoch_is_chosen():
     run = run_of(FAST, 100)._replace(validated=np.array([[1.0, 3, 3, 2], [4, np.nan, 1, 1]]))
-    np.testing.assert_array_equal(told.chosen(run), [1, 0])
-    np.testing.assert_array_equal(told.reached(run, "recall"), [30, 20])
-    np.testing.assert_array_equal(told.chosen(run_of(FAST, 100)), [3, 3])
+    np.testing.assert_array_equal(seen.chosen(run), [1, 0])
+    np.testing.assert_array_equal(seen.reached(run, "recall"), [30, 20])
+    np.testing.assert_array_equal(seen.chosen(run_of(FAST, 100)), [3, 3])
 
 
 ALL_METHODS = (*METHODS, ORDER, ORDER_HARDEST)
@@ -271,12 +273,12 @@ def test_each_claim_can_fail(number, problem, method, bad):
 def early(shift=0.0, hardest: Any = None):
     """As before, of three seeds that differ by 1; with a shift of the warm-up, or otherwise."""
     runs = {}
-    for method, before in told.EARLY_BEFORE.items():
+    for method, before in past.EARLY_BEFORE.items():
         recall = before if hardest is None or method != HARDEST else hardest
         recall = np.asarray(recall) + np.array([[-1.0], [0], [1]])
         nothing = np.full_like(recall, np.nan)
         runs[method] = Run(recall + shift * (method == WARM), *[nothing] * 5)
-    return {told.EARLY: runs}
+    return {seen.EARLY: runs}
 
 
 def test_claims_of_the_first_epochs_can_fail():
@@ -290,7 +292,7 @@ def test_claims_of_the_first_epochs_can_fail():
     assert held(early(2.6 * unit))[:3] == [False, True, True]
     assert held(early(-1.9))[:3] == [True, True, True]
     assert held(early(-2.1))[:3] == [True, True, False]  # the hardest is 2 behind
-    never, at_once = told.EARLY_BEFORE[ALL], [60] * 11 + [59]
+    never, at_once = past.EARLY_BEFORE[ALL], [60] * 11 + [59]
     assert held(early(hardest=never))[:3] == [False, False, True]
     assert not held(early(hardest=at_once))[1]
     reason = told.claims(CONFIG, early(hardest=never))[1].reason
@@ -299,10 +301,10 @@ def test_claims_of_the_first_epochs_can_fail():
 
 
 def test_deep_towers_as_before():
-    config = types.SimpleNamespace(**{**vars(CONFIG), "epochs_of_deep": told.DEEP_EPOCHS})
+    config = types.SimpleNamespace(**{**vars(CONFIG), "epochs_of_deep": past.DEEP_EPOCHS})
     runs = {
         method: run_of([0, 0, 0, before], 10, cosine=0.99, loss=0.4)
-        for method, before in told.DEEP_BEFORE.items()
+        for method, before in past.DEEP_BEFORE.items()
     }
     for number, run in enumerate(runs.values()):
         run.recall[0, -1] += 0.1 * (number + 1)  # or there is no error to measure by
@@ -328,7 +330,7 @@ def test_a_hard_one_is_among_them_as_often_as_the_formula_says(share, batch):
 
 def test_what_was_measured_before():
     """In standard errors; two seeds that differ by 2 have one of 1, before of sqrt(2 / 3)."""
-    before = told.BEFORE[VIEWS][1]
+    before = past.BEFORE[VIEWS][1]
 
     def off_by(recall, rsum):
         rows = lambda value: np.array([[0.0, 0, 0, value - 1], [0, 0, 0, value + 1]])
@@ -352,9 +354,9 @@ def test_what_was_measured_before():
 
 
 def test_the_epoch_from_which_one_leads():
-    assert told.leads_from(run_of(SLOW, 0), run_of(FAST, 0)) == 4
-    assert told.leads_from(run_of(FAST, 0), run_of(SLOW, 0)) is None
-    assert told.leads_from(run_of([30, 30, 36, 46], 0), run_of(SLOW, 0)) == 1
+    assert seen.leads_from(run_of(SLOW, 0), run_of(FAST, 0)) == 4
+    assert seen.leads_from(run_of(FAST, 0), run_of(SLOW, 0)) is None
+    assert seen.leads_from(run_of([30, 30, 36, 46], 0), run_of(SLOW, 0)) == 1
 
 
 def test_a_difference_counts_if_it_is_told_from_chance():
@@ -362,7 +364,7 @@ def test_a_difference_counts_if_it_is_told_from_chance():
     one = one._replace(rsum=np.array([[0.0, 104], [0, 100]]))
     other = other._replace(rsum=np.array([[0.0, 100], [0, 99]]))
     # Gaps of 4 and 1: mean 2.5, standard error 1.5.
-    assert told.ahead(one, other) == pytest.approx(2.5 - 3.0)
+    assert seen.ahead(one, other) == pytest.approx(2.5 - 3.0)
 
 
 def test_claims_of_files_can_fail():
@@ -374,22 +376,22 @@ def test_claims_of_files_can_fail():
             by = {better: run_of(SLOW, 100 + gain), worse: run_of(SLOW, 100)}
             assert held({name: by})[0] == (gain > 0)
     by = {method: run_of(SLOW, 100) for method in (SOFT, HARDEST)}
-    by[told.UNTRAINED] = run_of(SLOW, 101)
+    by[seen.UNTRAINED] = run_of(SLOW, 101)
     assert held({CAPTIONS: by})[:2] == [True, False]
 
 
 def test_claims_of_sizes_and_copies_can_fail():
     def sizes(gain):
         return {
-            told.of_size(16): {ALL: run_of(SLOW, 100), HARDEST: run_of(SLOW, 100)},
-            told.of_size(1024): {ALL: run_of(SLOW, 100), HARDEST: run_of(SLOW, 100 + gain)},
+            seen.of_size(16): {ALL: run_of(SLOW, 100), HARDEST: run_of(SLOW, 100)},
+            seen.of_size(1024): {ALL: run_of(SLOW, 100), HARDEST: run_of(SLOW, 100 + gain)},
         }
 
     assert [held(sizes(gain))[0] for gain in (5, -5)] == [True, False]
     with_told = lambda gain: {
-        told.of_copies(copies): {
+        seen.of_copies(copies): {
             HARDEST: run_of(SLOW, 100),
-            told.TOLD.format(HARDEST): run_of(SLOW, 100 + more),
+            seen.TOLD.format(HARDEST): run_of(SLOW, 100 + more),
         }
         for copies, more in ((1, 2), (20, 2 + gain))
     }
