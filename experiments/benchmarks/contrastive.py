@@ -2,7 +2,8 @@
 
 Loss and gradient of hardest mining in both directions, D = 256. All JAX programs of one batch size
 take turns. The rivals in PyTorch run in an environment of their own that `make bench` prepares
-(JAXROBUST_TORCH_PYTHON names its Python), right after.
+(JAXROBUST_TORCH_PYTHON names its Python), after half of these turns and before the other half: not
+in between them all, for threads that wait for work would take the cores from JAX.
 """
 
 import json
@@ -10,7 +11,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ DIM, MARGIN = 256, 0.2
 SIZES, LARGE = (1024, 2048, 4096), 16_384
 QUICK_SIZES, QUICK_LARGE = (128, 256), 512
 OURS, DENSE, TORCH, METRIC_LEARNING = "hinge_loss", "dense JAX", "dense PyTorch", "batch-hard"
+PEERS = {TORCH: "dense", METRIC_LEARNING: "batch_hard"}  # as the other program calls them
 BARS = {TORCH: 2.0, METRIC_LEARNING: 6.0}  # times faster, at least
 MOST_MIB, MOST_RATIO = 64.0, 1.3
 GALLERY, QUICK_GALLERY = (5_000, 25_000), (50, 250)  # images and captions
@@ -47,40 +49,44 @@ Recall and ranks both ways, images by captions, D = {DIM}. Temporary MiB: beyond
 def main(quick: bool) -> list[str]:
     """Prints the tables; returns what missed its bar."""
     sizes, large = (QUICK_SIZES, QUICK_LARGE) if quick else (SIZES, LARGE)
-    repeats, missed, rows = (3 if quick else 9), [], []
-    ours = {size: measure(size, repeats) for size in sizes}
-    peers = measure_peers(sizes)
-    for size in sizes:
-        found = ours[size] | peers.get(size, {})
-        rows.append([size, *(cell(found, name) for name in (OURS, DENSE, TORCH, METRIC_LEARNING))])
-        for name, bar in BARS.items():
-            seconds = found.get(name)
-            if not isinstance(seconds, float):
-                missed.append(f"contrastive: B={size}: {name} was not measured")
-            elif seconds < bar * found[OURS]:
-                ratio = seconds / found[OURS]
-                missed.append(f"contrastive: B={size}: {ratio:.1f} times faster than {name}, {bar}")
+    measured = {size: measure(size, turns=2 if quick else 5) for size in sizes}
+    names = (OURS, DENSE, *BARS)
+    rows = [[size, *(cell(found, name) for name in names)] for size, found in measured.items()]
     print(ABOUT)
-    print(timing.table(["B", OURS, DENSE, TORCH, METRIC_LEARNING], rows))
-    notes = {
-        f"{name}: {why}"
-        for found in peers.values()
-        for name, why in found.items()
-        if isinstance(why, str)
-    }
-    print("", *sorted(notes), sep="\n")
-    missed += large_batch(large, sizes[-1], ours[sizes[-1]], quick)
+    print(timing.table(["B", *names], rows))
+    print("", *sorted({note for found in measured.values() for note in found.notes}), sep="\n")
+    missed = [line for size, found in measured.items() for line in misses(size, found)]
+    missed += large_batch(large, sizes[-1], measured[sizes[-1]].seconds, quick)
     missed += large_gallery(*(QUICK_GALLERY if quick else GALLERY))
     return [] if quick else missed
 
 
-def cell(found: dict[str, Any], name: str) -> str:
+class Measured(NamedTuple):
+    """Medians of one batch size."""
+
+    seconds: dict[str, float]  # of those that could be measured
+    notes: list[str]  # versions, and why others could not
+
+
+def misses(size: int, found: Measured) -> list[str]:
+    """Rivals that we are not as much faster than as we should be, or that were not measured."""
+    lines = []
+    for name, bar in BARS.items():
+        if name not in found.seconds:
+            lines.append(f"contrastive: B={size}: {name} was not measured")
+        elif found.seconds[name] < bar * found.seconds[OURS]:
+            ratio = found.seconds[name] / found.seconds[OURS]
+            lines.append(f"contrastive: B={size}: {ratio:.1f} times faster than {name}, {bar}")
+    return lines
+
+
+def cell(found: Measured, name: str) -> str:
     """Milliseconds, and relative to ours."""
-    seconds = found.get(name)
-    if not isinstance(seconds, float):
+    if name not in found.seconds:
         return "-"
+    seconds = found.seconds[name]
     shown = f"{1e3 * seconds:.3g}"
-    return shown if name == OURS else f"{shown} ({seconds / found[OURS]:.1f})"
+    return shown if name == OURS else f"{shown} ({seconds / found.seconds[OURS]:.1f})"
 
 
 def losses() -> dict[str, Callable[[Any, Any], Any]]:
@@ -106,33 +112,53 @@ def embeddings(size: int) -> list[jax.Array]:
     return [jnp.asarray(rng.normal(size=(size, DIM)), jnp.float32) for _ in range(2)]
 
 
-def measure(size: int, repeats: int) -> dict[str, Any]:
-    """Median seconds of every loss with its gradient; they must agree."""
+def measure(size: int, turns: int) -> Measured:
+    """Median seconds of every loss with its gradient; ours and the dense one must agree."""
     pairs = embeddings(size)
     programs = {name: jax.jit(jax.value_and_grad(f, (0, 1))) for name, f in losses().items()}
     results = {name: timing.once(lambda f=f: f(*pairs))[1] for name, f in programs.items()}
     for a, b in zip(*map(jax.tree.leaves, results.values()), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-    seconds = {name: [] for name in programs}
-    for _ in range(repeats):
-        for name, program in programs.items():
-            seconds[name].append(timing.once(lambda program=program: program(*pairs))[0])
-    return {name: float(np.median(taken)) for name, taken in seconds.items()}
+    taken = {name: [] for name in programs}
+
+    def take_turns():
+        for _ in range(turns):
+            for name, program in programs.items():
+                taken[name].append(timing.once(lambda program=program: program(*pairs))[0])
+
+    take_turns()
+    peers = measure_peers(size)
+    take_turns()
+    ours = {name: float(np.median(seconds)) for name, seconds in taken.items()}
+    return Measured(ours | peers.seconds, peers.notes)
 
 
-def measure_peers(sizes: tuple[int, ...]) -> dict[int, dict[str, Any]]:
+def measure_peers(size: int) -> Measured:
     """What PyTorch needs, or why it was not asked."""
     python = os.environ.get(VARIABLE, "")
     if not Path(python).is_file():
-        why = f"not measured: {VARIABLE} names no Python with PyTorch"
-        return {sizes[0]: {TORCH: why, METRIC_LEARNING: why}}
-    command = [python, str(SCRIPT), str(DIM), *map(str, sizes)]
+        return Measured({}, [f"PyTorch not run: {VARIABLE} names no Python with PyTorch"])
+    command = [python, str(SCRIPT), str(DIM), str(size)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         why = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return {sizes[0]: {TORCH: why, METRIC_LEARNING: why}}
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    return {one["size"]: {TORCH: one["dense"], METRIC_LEARNING: one["batch_hard"]} for one in found}
+        return Measured({}, [f"PyTorch not run: {why}"])
+    return read_peers(json.loads(done.stdout))
+
+
+def read_peers(found: dict[str, Any]) -> Measured:
+    """From what the other program prints."""
+    notes = [
+        f"PyTorch {found['torch']}, {found['threads']} threads; pytorch-metric-learning "
+        f"{found['metric_learning']}"
+    ]
+    seconds = {}
+    for name, key in PEERS.items():
+        if isinstance(found[key], float):
+            seconds[name] = found[key]
+        else:
+            notes.append(f"{name} cannot, at B={found['size']}: {found[key]}")
+    return Measured(seconds, notes)
 
 
 def large_batch(size: int, before: int, seconds: dict[str, Any], quick: bool) -> list[str]:

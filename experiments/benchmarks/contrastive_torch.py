@@ -6,6 +6,7 @@ object per batch size, with the median seconds of loss and gradient.
     python contrastive_torch.py DIM [batch size ...]
 """
 
+import importlib.metadata
 import json
 import statistics
 import sys
@@ -72,9 +73,14 @@ def median(loss, x, y):
 def main():
     """Prints what was measured, or why it could not be."""
     dim, *sizes = map(int, sys.argv[1:])
+    about = {
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "metric_learning": importlib.metadata.version("pytorch-metric-learning"),
+    }
     rivals = {"dense": lambda: dense, "batch_hard": batch_hard}
     for size in sizes:
-        found = {"size": size, "threads": torch.get_num_threads(), "torch": torch.__version__}
+        found = {"size": size, **about}
         for name, make in rivals.items():
             try:
                 found[name] = median(make(), *embeddings(size, dim))

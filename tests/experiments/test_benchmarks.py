@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from experiments.benchmarks import max_margin, per_example, per_example_models, timing
+from experiments.benchmarks import contrastive, max_margin, per_example, per_example_models, timing
 from experiments.benchmarks.max_margin import GAP, Comparison, Rival
 
 FINE = Rival("default", 2.0, 0.1 * GAP, False)
@@ -135,3 +135,32 @@ def test_rivals_stand_in_the_row_of_ours():
     peers = per_example.read_peers("m", {"plain": "ValueError: none"})
     assert per_example.time_row("m", ours, peers)[-3:] == ["-", "-", "-"]
     assert "ValueError: none" in peers.notes[0]
+
+
+PRINTED = {"size": 8, "torch": "2", "threads": 3, "metric_learning": "4", "dense": 0.02}
+
+
+def test_what_contrastive_misses():
+    found = contrastive.read_peers({**PRINTED, "batch_hard": 0.06})
+    assert found.notes == ["PyTorch 2, 3 threads; pytorch-metric-learning 4"]
+    at = lambda ours: found._replace(seconds=found.seconds | {contrastive.OURS: ours})
+    assert contrastive.misses(8, at(0.01)) == []
+    assert contrastive.misses(8, at(0.0125)) == [
+        "contrastive: B=8: 1.6 times faster than dense PyTorch, 2.0",
+        "contrastive: B=8: 4.8 times faster than batch-hard, 6.0",
+    ]
+    assert contrastive.cell(at(0.01), contrastive.METRIC_LEARNING) == "60 (6.0)"
+    lost = contrastive.read_peers({**PRINTED, "batch_hard": "MemoryError: "})
+    assert lost.notes[1] == "batch-hard cannot, at B=8: MemoryError: "
+    lost.seconds[contrastive.OURS] = 0.01
+    assert contrastive.misses(8, lost) == ["contrastive: B=8: batch-hard was not measured"]
+    assert contrastive.cell(lost, contrastive.METRIC_LEARNING) == "-"
+
+
+def test_contrastive_prints_its_tables(capsys, monkeypatch):
+    monkeypatch.delenv(contrastive.VARIABLE, raising=False)
+    assert contrastive.main(quick=True) == []  # no bars for sizes this small
+    printed = capsys.readouterr().out
+    assert f"PyTorch not run: {contrastive.VARIABLE} names no Python with PyTorch" in printed
+    assert all(f"\n{size}" in printed for size in (*contrastive.QUICK_SIZES, 512))
+    assert printed.count("\n50  ") == 2
