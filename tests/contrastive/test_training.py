@@ -1,5 +1,6 @@
 """Schedules, encoders in chunks, collapse, similarities, dtypes and bad input."""
 
+import functools
 from typing import Any
 
 import chex
@@ -341,19 +342,42 @@ def test_hard_negatives_at_low_temperatures(temperature):
         chex.assert_tree_all_finite(jax.value_and_grad(loss)(x))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["info_nce", "soft"])
+FEW_IDS = np.array([0, 0, 1, 2, 1, 3])
+hinges = lambda x, y, mining, **options: contrastive.hinge_loss(x, y, mining=mining, **options)[0]
+# Those that are smooth, so that there are second derivatives.
+SMOOTH: dict[str, Any] = {
+    "info_nce": functools.partial(contrastive.info_nce, temperature=0.3),
+    "multi_positive": lambda x, y, **o: contrastive.multi_positive(
+        x, y, FEW_IDS, temperature=0.3, **o
+    ),
+    "sup_con": lambda x, y, **o: contrastive.sup_con(x + y, FEW_IDS, temperature=0.3, **o),
+    "hard_negative_nce": functools.partial(
+        contrastive.hard_negative_nce, temperature=0.5, beta=0.5, positive_rate=0.05
+    ),
+    "sigmoid": functools.partial(contrastive.sigmoid_loss, scale=3.0, bias=-1.0),
+    "soft": functools.partial(hinges, mining=contrastive.soft(3.0), margin=1.0),
+    "all, soft hinges": functools.partial(hinges, mining="all", smooth=True),
+    "hardest, soft hinges": functools.partial(hinges, mining="hardest", smooth=True),
+    "3 hardest, soft hinges": functools.partial(hinges, mining=contrastive.top_k(3), smooth=True),
+    "triplets, semi-hard, soft hinges": lambda x, y, **o: contrastive.triplet_loss(
+        x + y, FEW_IDS, mining="semi_hard", smooth=True, **o
+    ),
+}
+
+
+@pytest.mark.parametrize("name", some_fast(SMOOTH, every=5))
 def test_second_derivatives_do_not_depend_on_blocks(name, x64):
     x, y = (jnp.asarray(z, jnp.float64) for z in embeddings(number=6))
+    loss = SMOOTH[name]
 
-    def loss(x, block_size):
-        if name == "info_nce":
-            return contrastive.info_nce(x, y, temperature=0.3, block_size=block_size)
-        return contrastive.hinge_loss(x, y, mining=contrastive.soft(3.0), block_size=block_size)[0]
+    def along(x, block_size):
+        gradient = jax.grad(lambda x: loss(x, y, block_size=block_size))(x)
+        return jnp.vdot(gradient, jnp.sin(7 * y))
 
-    along = lambda x, block_size: jnp.vdot(jax.grad(loss)(x, block_size), jnp.sin(7 * y))
-    dense, blocked = (jax.grad(along)(x, block_size) for block_size in (None, 4))
+    dense, blocked = (jax.jit(jax.grad(along), static_argnums=1)(x, size) for size in (None, 4))
+    assert np.abs(dense).max() > 1e-3
     np.testing.assert_allclose(blocked, dense, rtol=1e-9, atol=1e-12)
+    along = jax.jit(along, static_argnums=1)
     wanted = numeric_gradient(lambda x: float(along(jnp.asarray(x), None)), (x,), 0)
     np.testing.assert_allclose(dense, wanted, rtol=1e-5, atol=1e-7)
 
