@@ -163,14 +163,7 @@ def batch_of(
         most_above = jax.lax.stop_gradient(jnp.asarray(most_above, raw.dtype))
     both = _Both(scale * raw + bias, items, margins.astype(raw.dtype), mask, similarity)
 
-    gathered = None if has_ring else axis_name
-    sides = []
-    if directions != "y_to_x":
-        sides.append(_side(x, y, both, memory_y, has_ids, gathered))
-    if directions != "x_to_y":
-        sides.append(_side(y, x, both.flipped(), memory_x, has_ids, gathered))
-    if has_ring:
-        sides = [side._replace(number=num_all) for side in sides]
+    sides = _sides(directions, x, y, both, memory_x, memory_y, has_ids, axis_name, has_ring)
     square = None
     if has_ring or (is_plain and directions == "both"):
         unit_x, unit_y = (prepared(similarity, z) for z in (x, y))
@@ -181,7 +174,7 @@ def batch_of(
         most = max(len(side.candidates) for side in sides)  # with a ring those of one device
         block_size = passes.chosen_block_size(number, most, has_sums)
     return Batch(
-        tuple(sides), square, Plan(similarity, block_size), scale, bias, valid,
+        sides, square, Plan(similarity, block_size), scale, bias, valid,
         pairs.check_weights(weights, number), axis_name, directions, most_above, has_ring,
     )  # fmt: skip
 
@@ -248,6 +241,23 @@ class _Both(NamedTuple):
             mask=None if self.mask is None else self.mask.T,
             similarity=self.similarity._replace(scores=scores, pairs=of_pairs),
         )
+
+
+def _sides(
+    directions: Directions, x: jax.Array, y: jax.Array, both: _Both, memory_x: Memory | None,
+    memory_y: Memory | None, has_ids: bool, axis_name: Any, has_ring: bool,
+) -> tuple[Side, ...]:  # fmt: skip
+    """Those directions that are wanted."""
+    gathered = None if has_ring else axis_name
+    sides = []
+    if directions != "y_to_x":
+        sides.append(_side(x, y, both, memory_y, has_ids, gathered))
+    if directions != "x_to_y":
+        sides.append(_side(y, x, both.flipped(), memory_x, has_ids, gathered))
+    if has_ring:
+        number = len(x) * jax.lax.axis_size(axis_name)
+        sides = [side._replace(number=number) for side in sides]
+    return tuple(sides)
 
 
 def _side(
