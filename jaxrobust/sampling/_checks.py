@@ -51,9 +51,9 @@ def check_scores(name: str, scores: Any, num_examples: int | None = None) -> jax
 def check_assignments(name: str, assignments: Any, num_clusters: int | None) -> jax.Array:
     """Assignments ``(N,)`` as int32; unless traced, all in range."""
     assignments = trees.bring_together(jnp.asarray(assignments))
-    if not jnp.issubdtype(assignments.dtype, jnp.integer):
+    if assignments.size and not jnp.issubdtype(assignments.dtype, jnp.integer):
         raise TypeError(f"{name} must be integers, got {assignments.dtype}")
-    if assignments.ndim != 1 or assignments.size == 0:
+    if assignments.ndim != 1 or assignments.size == 0:  # a list of none has a floating dtype
         raise ValueError(f"{name} must be of shape (N,), got {assignments.shape}")
     if not isinstance(assignments, Tracer):
         found = np.asarray(assignments)

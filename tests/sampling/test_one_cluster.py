@@ -125,6 +125,7 @@ def test_bad_input():
         ((np.array([0, -1]), 2), {}, "assignments must be in 0"),
         ((np.array([0, 5]), 2), {"num_clusters": 3}, r"assignments must be in 0\.\.2"),
         ((np.zeros((2, 2), int), 2), {}, r"assignments must be of shape \(N,\)"),
+        (([], 2), {}, r"assignments must be of shape \(N,\), got \(0,\)"),
         ((ASSIGNMENTS, 0), {}, "batch_size must be"),
         ((ASSIGNMENTS, 2), {"num_clusters": 0}, "num_clusters must be"),
     )
