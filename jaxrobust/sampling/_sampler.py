@@ -102,17 +102,7 @@ class Sampler:
         Integers, so that the probabilities with which strata are drawn are exactly those that the
         weights are made of; and every stratum that has a share has one unit, at least.
         """
-        edges = jnp.cumsum(self.shares) * self.batch_size
-        # Whole numbers up to rounding are meant: then a stratum gets as many draws at every step.
-        whole = jnp.round(edges)
-        rounding = 16 * jnp.finfo(edges.dtype).eps * self.batch_size
-        found = whole.astype(jnp.int32) * self.unit
-        parts = jnp.round((edges - whole) * self.unit).astype(jnp.int32)
-        found = jnp.where(jnp.abs(edges - whole) <= rounding, found, found + parts)
-        # Up to each as many units as strata with a share, and so many less than the end.
-        number = jnp.cumsum(self.shares > 0)
-        found = jax.lax.cummax(found - number) + number
-        return jnp.minimum(found, self.batch_size * self.unit - (number[-1] - number))
+        return jnp.cumsum(self._widths)
 
     def allocate(self, offset: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The stratum of every draw, ``(B,)`` ascending, and the number of draws in each, ``(K,)``.
@@ -149,7 +139,27 @@ class Sampler:
 
     @property
     def _widths(self) -> jax.Array:
-        return jnp.diff(self.edges, prepend=0)
+        """``(K,)`` int32: expected number of draws in each stratum, in units; B of these in all."""
+        expected = self.shares * self.batch_size
+        whole = jnp.round(expected)
+        # Whole numbers up to rounding are meant: then a stratum gets as many draws at every step.
+        rounding = 16 * jnp.finfo(expected.dtype).eps * whole
+        is_whole = (whole > 0) & (jnp.abs(expected - whole) <= rounding)
+        units = jnp.where(is_whole, 0, jnp.maximum(jnp.floor(expected * self.unit), 1))
+        units = units.astype(jnp.int32) + whole.astype(jnp.int32) * jnp.where(
+            is_whole, self.unit, 0
+        )
+        units = jnp.where(self.shares > 0, units, 0)
+        # What was rounded off is spread evenly over those that are not whole; what there is too
+        # much, some millionths at most, the widest of all gives.
+        left = self.batch_size * self.unit - jnp.sum(units)
+        takes = (self.shares > 0) & ~is_whole
+        takes = jnp.where(jnp.any(takes), takes, self.shares > 0)
+        number = jnp.sum(takes)
+        more = left // number + (jnp.cumsum(takes) <= left % number)
+        spread = jnp.where(takes, more, 0)
+        widest = jnp.arange(units.size) == jnp.argmax(units)
+        return units + jnp.where(left >= 0, spread, jnp.where(widest, left, 0))
 
 
 def restrict(sampler: Sampler, examples: jax.Array) -> Sampler:

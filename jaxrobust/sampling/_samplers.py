@@ -85,7 +85,10 @@ def importance(scores: Any, batch_size: int, *, uniform_share: float = 0.1) -> S
         starts=jnp.zeros(1, jnp.int32),
         sizes=jnp.full(1, scores.size, jnp.int32),
         shares=jnp.ones(1, jnp.float32),
-        running=_running(scores, check_share("uniform_share", uniform_share)),
+        running=_running(
+            scores, check_share("uniform_share", uniform_share),
+            jnp.full(1, scores.size, jnp.int32), jnp.zeros(scores.size, jnp.int32),
+        ),
         num_examples=scores.size,
         batch_size=check_count("batch_size", batch_size),
         replacement=True,
@@ -135,10 +138,13 @@ def stratified(
       spread: ``(K,)`` for ``"neyman"``: :math:`S_k=N_k\sigma_k^2`, the summed squared distances to
         the mean, as in :attr:`Clustering.spreads`.
       num_clusters: K; None for the largest assignment + 1, which must be known while tracing.
-      scores: ``(N,)``, to draw by score within the clusters as :func:`importance` does.
-      uniform_share: of the draws, this share ignores ``scores`` and ``spread``: for the scores as
-        in :func:`importance`; for ``"neyman"`` it is proportional. With 0 a stratum without spread
-        is still drawn, with the least probability there is, so that the estimate stays unbiased.
+      scores: ``(N,)``, to draw by score within the clusters as :func:`importance` does; in one
+        whose scores are all 0, uniformly.
+      uniform_share: of the draws, this share ignores ``scores`` and ``spread``: of those within
+        each cluster as in :func:`importance`, so that scores add a factor of at most
+        :math:`1/\lambda` to the weights there; of those among clusters, for ``"neyman"``, it is
+        proportional. With 0 a cluster without spread is still drawn, with the least probability
+        there is, so that the estimate stays unbiased.
       cover: for ``"neyman"``: whether every cluster is drawn from at every step, if the batch is
         large enough. With as many draws as clusters that leaves one for each, as ``"equal"`` does.
       replacement: whether draws within a cluster are independent. If not, its members are visited
@@ -166,7 +172,7 @@ def stratified(
     running = None
     if scores is not None:
         scores = check_scores("scores", scores, assignments.size)
-        running = _running(scores[members], uniform_share)
+        running = _running(scores[members], uniform_share, sizes, assignments[members])
     return Sampler(
         members=members,
         starts=jnp.cumsum(sizes) - sizes,
@@ -241,12 +247,18 @@ def _check_spread(spread: Any, sizes: jax.Array) -> jax.Array:
     return spread
 
 
-def _running(scores: jax.Array, uniform_share: float) -> jax.Array:
-    """Running sums of the probabilities, as integers."""
-    # By powers of 2, so that neither a sum of them overflows nor its reciprocal underflows.
-    largest = jnp.max(scores)
-    scale = jnp.where(largest > 2.0**64, 2.0**-64, jnp.where(largest < 2.0**-64, 2.0**64, 1.0))
-    scores = scores * scale.astype(scores.dtype)
-    mixed = (1 - uniform_share) * scores / jnp.sum(scores) + uniform_share / scores.size
+def _running(
+    scores: jax.Array, uniform_share: float, sizes: jax.Array, strata: jax.Array
+) -> jax.Array:
+    """Running sums of the probabilities within strata, times their sizes, as integers.
+
+    Mixed with uniform draws in each stratum by itself: what scores others have changes nothing.
+    """
+    # Relative to the largest: no sum of them overflows, and no reciprocal underflows.
+    largest = jnp.zeros(sizes.shape, scores.dtype).at[strata].max(scores)[strata]
+    scores = jnp.where(largest > 0, scores / jnp.where(largest > 0, largest, 1), 1)
+    share = scores / jnp.zeros(sizes.shape, scores.dtype).at[strata].add(scores)[strata]
+    of_all = sizes[strata] / scores.size
+    mixed = of_all * (1 - uniform_share) * share + uniform_share / scores.size
     # At least 1: an example that is never drawn would bias the estimate.
     return jnp.cumsum(jnp.floor(mixed * _SCORE_TOTAL).astype(jnp.int32) + 1, dtype=jnp.int32)

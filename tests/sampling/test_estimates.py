@@ -224,8 +224,9 @@ def test_the_sampler_of_some_examples(scores):
     np.testing.assert_allclose(found, sampling.variance(points, whole), rtol=1e-5)
     few = np.sort(order[:15])
     of_few = make(assignments[few], None if scores is None else scores[few])
-    if scores is not None:  # the uniform share is of all examples
-        mixed = 0.9 * scores / scores.sum() + 0.1 / 24
+    if scores is not None:  # the uniform share is of all examples of a cluster
+        sums, sizes = np.bincount(assignments, scores), np.bincount(assignments)
+        mixed = 0.9 * scores / sums[assignments] + 0.1 / sizes[assignments]
         of_few = sampling.stratified(
             assignments[few], 3, scores=mixed[few], num_clusters=3, uniform_share=0.0
         )

@@ -72,12 +72,15 @@ def cases():
                     ),
                     {"assignments": ASSIGNMENTS, "shares": shares, "replacement": replacement},
                 )
+    # In every stratum by itself a quarter of the draws ignores the scores.
+    sums, sizes = np.bincount(ASSIGNMENTS, SCORES), np.bincount(ASSIGNMENTS)
+    within = 0.75 * SCORES / sums[ASSIGNMENTS] + 0.25 / sizes[ASSIGNMENTS]
     yield (
         sampling.stratified(ASSIGNMENTS, 4, scores=SCORES, uniform_share=0.25),
         {
             "assignments": ASSIGNMENTS,
             "shares": oracles.shares_of(ASSIGNMENTS, 4, "equal"),
-            "scores": mixed,
+            "scores": within,
         },
     )
     yield (
@@ -87,7 +90,7 @@ def cases():
         {
             "assignments": ASSIGNMENTS,
             "shares": oracles.shares_of(ASSIGNMENTS, 2, "proportional"),
-            "scores": mixed,
+            "scores": within,
         },
     )
 
@@ -382,6 +385,37 @@ def test_strata_that_are_seldom_drawn_are_not_lost(name):
     np.testing.assert_allclose(expected, sizes, rtol=3e-7)  # weights are float32
     if name == "equal":
         assert len(steps) == 2  # as many draws from each at every step
+
+
+@pytest.mark.parametrize("batch_size", [64, 4096])
+def test_many_strata_have_their_shares(batch_size):
+    """No draw weighs more than it should because its stratum is small beside rounding errors."""
+    sizes = np.random.default_rng(4).integers(1, 40, 20_000)
+    assignments = np.repeat(np.arange(len(sizes)), sizes)
+    sampler = sampling.stratified(assignments, batch_size, allocation="proportional")
+    assert sampler.edges[-1] == batch_size * sampler.unit
+    weights = sampler.weights_of_strata(jnp.zeros(len(sizes), jnp.int32))
+    np.testing.assert_allclose(weights, 1, rtol=1e-3)  # a unit of the narrowest strata
+
+
+def test_scores_of_other_strata_change_nothing():
+    """Within each stratum a share of the draws ignores the scores, and bounds the weights."""
+    strata = np.repeat([0, 1, 2], 100)
+    scores = np.random.default_rng(0).gamma(1.0, size=300)
+    scores[150], scores[200:] = 1e-6, 0.0  # a stale score, and a stratum without any
+    chances = []
+    for louder in (1.0, 1e10):
+        given = scores * np.where(strata == 0, louder, 1)
+        sampler = sampling.stratified(strata, 3, scores=given, uniform_share=0.1)
+        running: Any = sampler.running
+        counts = np.diff(np.asarray(running), prepend=0).astype(float).reshape(3, 100)
+        chances.append(counts / counts.sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(chances[1], chances[0], rtol=1e-6)
+    ours = scores.reshape(3, 100)[:2]
+    wanted = 0.9 * ours / ours.sum(axis=1, keepdims=True) + 0.1 / 100
+    np.testing.assert_allclose(chances[0][:2], wanted, rtol=1e-5)
+    np.testing.assert_allclose(chances[0][2], 1 / 100, rtol=1e-6)
+    assert 1 / (100 * chances[0].min()) <= 10 * (1 + 1e-5)
 
 
 def test_variance_knows_what_is_seldom_drawn():
