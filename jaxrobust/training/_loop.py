@@ -103,6 +103,7 @@ def train(
     if checkpoints is not None:
         check_sampler_kind(state.sampler)
         check_folder(checkpoints, int(state.step))
+    data = jax.tree.map(jnp.asarray, data)  # once: arrays of NumPy are copied at every call
     actions = _actions(evaluate, evaluate_every, checkpoints, checkpoint_every)
     with Log(log) as records, _bar(progress, int(state.step), num_steps) as bar:
         first = int(state.step)

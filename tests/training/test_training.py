@@ -354,6 +354,15 @@ def test_no_gap_without_copies(seed):
     assert float(copy_tolerance(neighbours(30, 10, 1.0, 0, seed=seed))) == 0
 
 
+@pytest.mark.parametrize("noise", [0.5, 1.0])
+def test_compact_classes_are_no_copies(noise):
+    """In many dimensions all members are about as far apart: a gap, but at no small distance."""
+    points = neighbours(10, 100, noise, 0, dim=256)
+    assert np.median(nearest(points)) > 0.1
+    assert float(copy_tolerance(points)) == 0
+    assert float(copy_tolerance(neighbours(10, 100, 0.05, 0, dim=256))) > 0
+
+
 def test_tolerance_without_neighbours():
     """Zero points do not count; neither do too few others."""
     points = neighbours(15, 10, 1e-3, 50)
