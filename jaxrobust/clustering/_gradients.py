@@ -47,9 +47,11 @@ def gradient_clusters(
     ``sketch``   Sketches of ``dim`` numbers by one pass over the data, then :func:`fit` on them;
                  memory ``(N, dim)``. With landmarks, where these are cheap, the sketches are exact
                  for what gradients have in common with those of some examples. ``centers (K,
-                 dim)``, ``spreads`` and ``objective`` are those of the sketches, of which the
-                 squared distances are unbiased estimates. Where a refresh must be quick: ``dim=128,
-                 num_landmarks=16, tolerance=0.01, batch_size=2048``; the experiment
+                 dim)``, ``spreads`` and ``objective`` are those of the sketches. Distances of two
+                 sketches are unbiased, squared; those to centers that were fitted to them come out
+                 too small where there are many more parameters than ``dim``: to judge the clusters
+                 take sketches of another key, or the gradients. Where a refresh must be quick:
+                 ``dim=128, num_landmarks=16, tolerance=0.01, batch_size=2048``; the experiment
                  `clustering_quality` shows its J and its time beside others.
     ``exact``    Means of clusters and assignments in turn, by the gradients themselves; neither
                  step raises J. ``centers`` are mean gradients, leaves ``(K, *leaf)``; ``spreads``

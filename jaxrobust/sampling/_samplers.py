@@ -86,8 +86,10 @@ def importance(scores: Any, batch_size: int, *, uniform_share: float = 0.1) -> S
         sizes=jnp.full(1, scores.size, jnp.int32),
         shares=jnp.ones(1, jnp.float32),
         running=_running(
-            scores, check_share("uniform_share", uniform_share),
-            jnp.full(1, scores.size, jnp.int32), jnp.zeros(scores.size, jnp.int32),
+            scores,
+            check_share("uniform_share", uniform_share),
+            jnp.full(1, scores.size, jnp.int32),
+            jnp.zeros(scores.size, jnp.int32),
         ),
         num_examples=scores.size,
         batch_size=check_count("batch_size", batch_size),

@@ -7,6 +7,9 @@ multiply-adds' worth of time of a CPU core whatever they compute.
 
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+
 from jaxrobust import per_example
 from jaxrobust.training import _looks as looks
 from jaxrobust.training._state import TrainState
@@ -17,7 +20,10 @@ _STOP = 6e6  # to leave the loop of training steps, and to begin it again
 _ITERATION = 5e4
 _MOVES = 3e5  # the decisions about a block of points that may change their clusters
 # Programs that are called, besides that of the sketches.
-_CALLS_OF_PROBES, _CALLS_OF_REFRESH = 12, 12
+_CALLS_OF_PROBES, _CALLS_OF_REFRESH, _CALLS_OF_JUDGE = 12, 12, 6
+
+# Members of every cluster whose gradients tell what clusters gain.
+PROBES_PER_CLUSTER = 8
 
 
 class Costs(NamedTuple):
@@ -51,10 +57,27 @@ def costs_of(
     probes = num_probes * sketch + ahead + _CALLS_OF_PROBES * _CALL
     if cost is None:
         fit = _fit(number, num_clusters, dim, max_passes)
-        refresh = (number * sketch + fit + _CALLS_OF_REFRESH * _CALL) / step
+        judged = 0.0
+        if not sketches_are_exact(state.params, dim):
+            of_all = num_probes
+            if num_clusters is not None:
+                of_all = num_clusters * of_each(num_probes, num_clusters)
+            judged = min(of_all, number) * sketch + _CALLS_OF_JUDGE * _CALL
+        refresh = (number * sketch + fit + judged + _CALLS_OF_REFRESH * _CALL) / step
     else:
         refresh = cost * number / size
     return Costs(_STOP / step, probes / step, refresh)
+
+
+def of_each(num_probes: int, num_clusters: int) -> int:
+    """Members of every cluster that are looked at."""
+    return max(PROBES_PER_CLUSTER, num_probes // num_clusters)
+
+
+def sketches_are_exact(params: Any, dim: int) -> bool:
+    """Whether sketches of this length hold all that there is of a gradient: of one small array."""
+    leaves = jax.tree.leaves(params)
+    return len(leaves) == 1 and jnp.size(leaves[0]) <= dim
 
 
 def sample_size(num_clusters: int) -> int:

@@ -50,13 +50,39 @@ def ratio_of_some(points: jax.Array, sampler: sampling.Sampler, rows: jax.Array)
     """The same, estimated from the gradients of some of the examples.
 
     As if draws were independent: without replacement, a batch would be a large part of these few.
-    What draws without replacement gain among all examples is put in afterwards.
+    What draws without replacement gain among all examples is put in afterwards. Strata of which
+    there is but one look as if they had no variance.
     """
     few = dataclasses.replace(sampling.restrict(sampler, rows), replacement=True)
     plain = sampling.uniform(few.num_examples, few.batch_size, replacement=True)
-    ours, uniform = (float(sampling.variance(points, s)) for s in (few, plain))
+    uniform = float(sampling.variance(points, plain))
+    uniform *= float(_correction(jnp.asarray(len(points)), jnp.asarray(sampler.num_examples)))
+    ours = float(sampling.variance(_as_of_all(points, few, sampler.sizes), few))
     # If the sampler does not gain by it, the uniform one that it is held against still does.
     return _over(ours, _without_replacement(uniform, sampler) if sampler.replacement else uniform)
+
+
+def _correction(number: jax.Array, of: jax.Array) -> jax.Array:
+    """The mean square distance to the mean of all, over that of so many of them to their own mean.
+
+    Where there is one of several it says nothing, and stays 0.
+    """
+    of = jnp.maximum(of, 1)
+    return jnp.where(number > 1, number / jnp.maximum(number - 1, 1) * (of - 1) / of, 1)
+
+
+@jax.jit
+def _as_of_all(points: jax.Array, few: sampling.Sampler, sizes: jax.Array) -> jax.Array:
+    """With the deviations from the means of strata as they are in the whole ones, on average."""
+    if few.running is not None:  # draws by score are independent: no mean is left out
+        return points
+    ends = jnp.cumsum(few.sizes)
+    of_places = jnp.searchsorted(ends, jnp.arange(len(points)), side="right")
+    strata = jnp.zeros(len(points), of_places.dtype).at[few.members].set(of_places)
+    sums = jnp.zeros((sizes.size, points.shape[1]), points.dtype).at[strata].add(points)
+    means = (sums / jnp.maximum(few.sizes, 1)[:, None])[strata]
+    factor = jnp.sqrt(_correction(few.sizes, sizes))[strata]
+    return means + factor[:, None] * (points - means)
 
 
 def _without_replacement(variance: float, like: sampling.Sampler) -> float:

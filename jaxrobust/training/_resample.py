@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust import clustering, sampling, trees
+from jaxrobust import sampling, trees
 from jaxrobust.training import _looks as looks
-from jaxrobust.training._costs import Costs, costs_of, sample_size
+from jaxrobust.training import _made as made
+from jaxrobust.training._costs import PROBES_PER_CLUSTER, Costs, costs_of, sketches_are_exact
 from jaxrobust.training._plans import (
     NEVER,
     Plan,
@@ -105,8 +106,9 @@ def resample(
 
     Returns:
       :class:`Plan`. Reports ``fall`` of the loss, ``noise_share`` and ``ratio_ahead``; of a
-      refresh ``ratio``, ``ratio_before`` (that of the last strata or scores) and ``sampler``; of a
-      look at those that there are ``ratio_now``.
+      refresh ``ratio`` (by sketches of another key, of ``num_probes`` examples or 8 of every
+      cluster, for those that clusters are fitted to promise too much), ``ratio_before`` (that of
+      the last strata or scores) and ``sampler``; of a look at those that there are ``ratio_now``.
 
     Raises:
       ValueError: for numbers out of range; before the first step, for more clusters than examples,
@@ -138,10 +140,6 @@ def resample(
         cost, overhead, num_probes, max_passes, dim, batch_size,
     )  # fmt: skip
     return with_own_memory("resample", Plan(plan.next_call, plan.call))
-
-
-# Probes for every cluster, to tell what clusters would gain.
-_PROBES_PER_CLUSTER = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,11 +230,8 @@ class _Resample:
                 state = self._uniform_for_longer(state, costs.look)
                 return state, report | {"sampler": "uniform"}
         points = self._sketches(state)(data)
-        sampler, memory = _new_sampler(
-            points, state, self.num_clusters, self.allocation, self.max_passes,
-            self._keys(state)[2],
-        )  # fmt: skip
-        report["ratio"] = ratio = looks.ratio(points, sampler)
+        sampler, ratio, memory = self._made(state, data, points)
+        report["ratio"] = ratio
         had_ratio, once = _has_strata(state.sampler), 0
         if self.automatic:
             # What it cost is gone: it is used if it saves a bit, but then not made again.
@@ -257,20 +252,34 @@ class _Resample:
         kind = "importance" if self.num_clusters is None else "stratified"
         return with_sampler(state, sampler), report | {"sampler": kind}
 
+    def _made(self, state: TrainState, data: Any, points: jax.Array) -> made.Made:
+        judge = None
+        if not sketches_are_exact(state.params, self.dim):
+            others = self._sketches(state, number=3)
+            judge = lambda rows: others(trees.take(data, rows), rows)
+        key = self._keys(state)[2]
+        if self.num_clusters is None:
+            return made.by_scores(points, judge, state, self.num_probes, key)
+        return made.by_clusters(
+            points, judge, state, self.num_clusters, self.allocation, self.max_passes,
+            self.num_probes, key,
+        )  # fmt: skip
+
     # What is looked at ----------------------------------------------------------------------------
 
     def _keys(self, state: TrainState) -> jax.Array:
-        """Of the sketches, of the choice of probes, and of the clusters."""
-        return jax.random.split(call_key(state), 3)
+        """Of the sketches, of the choice of probes, of the clusters, and of other sketches."""
+        return jax.random.split(call_key(state), 4)
 
-    def _sketches(self, state: TrainState):
-        return sketcher(self.loss_fn, state, self._keys(state)[0], self.dim, self.batch_size)
+    def _sketches(self, state: TrainState, number: int = 0):
+        key = self._keys(state)[number]
+        return sketcher(self.loss_fn, state, key, self.dim, self.batch_size)
 
     def _num_probes(self, state: TrainState) -> int:
         """More where clusters of them are to tell what those of all would bring."""
         number, enough = self.num_probes, 0
         if self.automatic and self.num_clusters is not None and not _has_strata(state.sampler):
-            enough = _PROBES_PER_CLUSTER * self.num_clusters
+            enough = PROBES_PER_CLUSTER * self.num_clusters
         return min(max(number, enough), state.sampler.num_examples)
 
     def _probes(self, state: TrainState, data: Any) -> tuple[jax.Array, jax.Array]:
@@ -337,50 +346,6 @@ def _spent(state: TrainState, steps: float) -> TrainState:
     """With what looks took, and refreshes that led to nothing."""
     steps += float(state.memory.get("spent", 0.0))
     return state._replace(memory=state.memory | {"spent": np.float32(steps)})
-
-
-def _new_sampler(
-    points: jax.Array,
-    state: TrainState,
-    num_clusters: int | None,
-    allocation: sampling.Allocation,
-    max_passes: int,
-    key: jax.Array,
-) -> tuple[sampling.Sampler, dict[str, jax.Array]]:
-    """A sampler of the current gradients, and what the next refresh starts from."""
-    size = state.sampler.batch_size
-    if num_clusters is None:
-        return sampling.importance(jnp.linalg.norm(points, axis=1), size), {}
-    clusters = clustering.fit(
-        points,
-        num_clusters,
-        key=key,
-        objective=looks.objective_of(allocation),
-        init=_start_of_clusters(state, num_clusters),
-        max_passes=max_passes,
-        tolerance=0.01,
-        sample_size=sample_size(num_clusters),
-    )
-    sampler = sampling.stratified(
-        clusters.assignments,
-        size,
-        allocation=allocation,
-        spread=clusters.spreads if allocation == "neyman" else None,
-        num_clusters=num_clusters,
-    )
-    return sampler, {"assignments": clusters.assignments}
-
-
-def _start_of_clusters(state: TrainState, num_clusters: int) -> Any:
-    """The last ones, unless there were more of them; for many examples none.
-
-    There a sample is fitted first, which costs little; and few passes from clusters of old
-    gradients on end at a higher objective, ever more so from one refresh to the next.
-    """
-    last = state.memory.get("assignments")
-    if last is None or state.sampler.num_examples > 2 * sample_size(num_clusters):
-        return "k-means++"
-    return "k-means++" if int(jnp.max(last)) >= num_clusters else last
 
 
 def _looked(state: TrainState, check_every: int | None, refresh: int) -> TrainState:
