@@ -62,6 +62,7 @@ def costs_of(
             of_all = num_probes
             if num_clusters is not None:
                 of_all = num_clusters * of_each(num_probes, num_clusters)
+                of_all = number if 2 * of_all >= number else of_all
             judged = min(of_all, number) * sketch + _CALLS_OF_JUDGE * _CALL
         refresh = (number * sketch + fit + judged + _CALLS_OF_REFRESH * _CALL) / step
     else:

@@ -27,6 +27,7 @@ class Made(NamedTuple):
 
     sampler: sampling.Sampler
     ratio: float  # variance relative to uniform sampling
+    error: float  # standard error of the ratio, as far as it is of some members of strata
     memory: dict[str, jax.Array]  # what the next refresh starts from
 
 
@@ -35,9 +36,9 @@ def by_scores(points: jax.Array, judge: Judge | None, state: TrainState, num_pro
     """Importance sampling; without a judge the points are exact, and tell the ratio themselves."""
     sampler = sampling.importance(jnp.linalg.norm(points, axis=1), state.sampler.batch_size)
     if judge is None:
-        return Made(sampler, looks.ratio(points, sampler), {})
+        return Made(sampler, looks.ratio(points, sampler), 0.0, {})
     rows = some_rows(key, sampler.num_examples, num_probes)
-    return Made(sampler, looks.ratio_of_some(judge(rows), sampler, rows), {})
+    return Made(sampler, looks.ratio_of_some(judge(rows), sampler, rows), 0.0, {})
 
 
 def by_clusters(
@@ -56,18 +57,34 @@ def by_clusters(
         init=_start_of_clusters(state, num_clusters), max_passes=max_passes, tolerance=0.01,
         sample_size=sample_size(num_clusters),
     )  # fmt: skip
-    spreads, others, share = clusters.spreads, points, 1.0
-    if judge is not None:
-        most = of_each(num_probes, num_clusters)
-        rows, there = _some_of_each(jax.random.fold_in(key, 1), clusters, most)
-        probes = judge(rows.reshape(-1)).reshape(*rows.shape, -1)
-        others, spreads, share = _like(probes, there, clusters.assignments, clusters.sizes)
-    sampler = sampling.stratified(
-        clusters.assignments, state.sampler.batch_size, allocation=allocation,
-        spread=spreads if allocation == "neyman" else None, num_clusters=num_clusters,
+    make = functools.partial(
+        sampling.stratified, clusters.assignments, state.sampler.batch_size,
+        allocation=allocation, num_clusters=num_clusters,
     )  # fmt: skip
-    ratio = looks.ratio(others, sampler) / float(share)
-    return Made(sampler, ratio, {"assignments": clusters.assignments})
+    memory = {"assignments": clusters.assignments}
+    most = of_each(num_probes, num_clusters)
+    if (
+        judge is None or 2 * num_clusters * most >= points.shape[0]
+    ):  # these few might as well be all
+        others = points if judge is None else judge(jnp.arange(points.shape[0]))
+        spreads = _spreads(others, clusters.assignments, num_clusters)
+        sampler = make(spread=spreads if allocation == "neyman" else None)
+        return Made(sampler, looks.ratio(others, sampler), 0.0, memory)
+    rows, there = _some_of_each(jax.random.fold_in(key, 1), clusters, most)
+    probes = judge(rows.reshape(-1)).reshape(*rows.shape, -1)
+    found = _like(probes, there, clusters.assignments, clusters.sizes)
+    sampler = make(spread=found.spreads if allocation == "neyman" else None)
+    ratio = looks.ratio(found.points, sampler) / float(found.share)
+    return Made(sampler, ratio, ratio * float(_relative_error(found, sampler)), memory)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _spreads(points: jax.Array, assignments: jax.Array, number: int) -> jax.Array:
+    """Summed squared distances to the means of clusters, ``(K,)``."""
+    sizes = jnp.zeros(number, points.dtype).at[assignments].add(1)
+    sums = jnp.zeros((number, points.shape[1]), points.dtype).at[assignments].add(points)
+    off = points - (sums / jnp.maximum(sizes, 1)[:, None])[assignments]
+    return jnp.zeros(number, points.dtype).at[assignments].add(jnp.sum(off**2, axis=1))
 
 
 def _start_of_clusters(state: TrainState, num_clusters: int) -> Any:
@@ -95,16 +112,25 @@ def _some_of_each(key: jax.Array, clusters: Any, most: int) -> tuple[jax.Array, 
     return members[jnp.minimum(places, members.size - 1)], numbers < sizes[:, None]
 
 
+class _Like(NamedTuple):
+    """Clusters as some of their members tell."""
+
+    points: jax.Array  # (N, d): for every example one of the probes of its cluster
+    spreads: jax.Array  # (K,): summed squared distances to the mean
+    errors: jax.Array  # (K,): standard errors of these
+    share: jax.Array  # (): of the variance of these points, what is not by chance
+
+
 @jax.jit
 def _like(
     probes: jax.Array, there: jax.Array, assignments: jax.Array, sizes: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """For every example one of the probes ``(K, m, d)`` of its cluster, ``(N, d)``; and spreads.
+) -> _Like:  # fmt: skip
+    """From probes ``(K, m, d)`` of every cluster, as far as they are there.
 
     Deviations from the mean of these few are smaller than from that of all members, which is made
     up for: the variance within a cluster is then unbiased. Means of few differ more than those of
-    all members do; the last result is the share of the variance of all points that is not this.
-    (Not from the sketches of all examples: all of one key may be too large by a tenth.)
+    all members do: that is the variance by chance. (Variances of all examples would be no help: the
+    sketches of one key may all be too large by a tenth.)
     """
     sizes = sizes.astype(jnp.int32)
     number = jnp.sum(there, axis=1)
@@ -112,9 +138,14 @@ def _like(
     means = jnp.sum(counted, axis=1) / jnp.maximum(number, 1)[:, None]
     off = jnp.where(there[:, :, None], probes - means[:, None, :], 0)
     several = jnp.maximum(number, 2)  # of one member it is zero in any case
-    squares = jnp.sum(off**2, axis=(1, 2)) / (several - 1)  # mean square of a larger cluster
+    lengths = jnp.sum(off**2, axis=2)
+    squares = jnp.sum(lengths, axis=1) / (several - 1)  # mean square of a larger cluster
     rest = (jnp.maximum(sizes, 1) - 1) / jnp.maximum(sizes, 1)
     spreads = sizes * rest * squares
+    scatter = jnp.where(there, lengths - jnp.sum(lengths, axis=1, keepdims=True) / several[:, None],
+                        0)  # fmt: skip
+    of_mean = jnp.sqrt(jnp.sum(scatter**2, axis=1) / (several - 1) / several)
+    errors = jnp.where(sizes > number, sizes * of_mean, 0)  # none if all members are there
     factor = jnp.sqrt(several / (several - 1) * rest)
     points = means[:, None, :] + factor[:, None, None] * off
     share_of = sizes / jnp.sum(sizes)
@@ -125,7 +156,17 @@ def _like(
     total = between + jnp.sum(spreads) / jnp.sum(sizes)
     share = jnp.where(total > 0, 1 - too_much / jnp.where(total > 0, total, 1), 1)
     which = _places(assignments, sizes) % jnp.maximum(number, 1)[assignments]
-    return points[assignments, which], spreads, share
+    return _Like(points[assignments, which], spreads, errors, share)
+
+
+@jax.jit
+def _relative_error(found: _Like, sampler: sampling.Sampler) -> jax.Array:
+    """Of the variance of the sampler, which is a weighted sum of the spreads."""
+    expected = jnp.where(sampler.shares > 0, sampler.shares, 1)
+    weights = jnp.where(sampler.shares > 0, sampler.sizes / expected, 0)
+    total = jnp.sum(weights * found.spreads)
+    error = jnp.sqrt(jnp.sum((weights * found.errors) ** 2))
+    return jnp.where(total > 0, error / jnp.where(total > 0, total, 1), 0)
 
 
 def _places(assignments: jax.Array, sizes: jax.Array) -> jax.Array:

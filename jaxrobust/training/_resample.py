@@ -230,7 +230,7 @@ class _Resample:
                 state = self._uniform_for_longer(state, costs.look)
                 return state, report | {"sampler": "uniform"}
         points = self._sketches(state)(data)
-        sampler, ratio, memory = self._made(state, data, points)
+        sampler, ratio, error, memory = self._made(state, data, points)
         report["ratio"] = ratio
         had_ratio, once = _has_strata(state.sampler), 0
         if self.automatic:
@@ -246,7 +246,7 @@ class _Resample:
         if self.automatic and "wait" in state.memory and had_ratio:
             report["ratio_before"] = before = looks.ratio(points, state.sampler)
             last = int(state.memory["wait"])
-            gained = (before - ratio) * noise * last > costs.refresh
+            gained = (before - ratio - 2 * error) * noise * last > costs.refresh
             wait = self.every if gained else min(2 * last, NEVER)
         state = self._looked_again(scheduled(state, wait), data, int(state.step) + wait)
         kind = "importance" if self.num_clusters is None else "stratified"
