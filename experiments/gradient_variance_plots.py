@@ -118,7 +118,7 @@ def draw(ax, x, settings) -> None:
 def regression(result: Result):
     """Average variance over training steps, with copies and without."""
     found = result.series["regression"]
-    figure, axes = plots.subplots(1, len(found), width=10, height=4.0, sharey=True)
+    figure, axes = plots.subplots(1, len(found), width=3.2 * len(found), height=4.0, sharey=True)
     for ax, (name, series) in zip(axes, found.items(), strict=True):
         ax.set_yscale("log")
         for estimator in (SG, DOUBLE, GC, HARTIGAN, IMPORTANCE, SVRG):
@@ -129,6 +129,6 @@ def regression(result: Result):
                        y="variance per weight" if ax is axes[0] else "")  # fmt: skip
     plots.direct_labels(axes[-1])
     return plots.finish(figure), (
-        "Linear regression with 500 examples in 1000 dimensions, batches of 10. GC and SVRG with "
-        "clusters and snapshots 1000 steps old; Hartigan's clusters are of the weights at hand."
+        "Linear regression with 500 Gaussian points in 1000 dimensions and some more points that "
+        "are there many times; batches of 10, clusters and snapshots up to 1000 steps old."
     )

@@ -10,20 +10,23 @@ from jaxrobust import clustering, sampling
 DIM, NUMBER, BATCH = 1_000, 500, 10
 LEARNING_RATE = 5e-5
 SIGNAL_TO_NOISE = 10
-DISTINCT = 5  # points of which the copies are made
-POINTS = 10  # of the trajectory
+# Points that are there besides, and how many times each. Of the published runs only these options
+# are known, and not which one the figure is of.
+COPIES = {
+    "no copies": (0, 0), "5 x 1,000 copies": (5, 1_000), "10 x 100 copies": (10, 100),
+    "5 x 100 copies": (5, 100), "100 x 100 copies": (100, 100),
+}  # fmt: skip
+POINTS = 5  # of the trajectory
 REFRESH = 1_000  # steps before each, the clusters are made
 
 
-def make(copied: float, seed: int = 0) -> tuple[jax.Array, jax.Array]:
-    """Gaussian inputs ``(N, DIM)``, a share copies of 5, and noisy linear targets ``(N,)``."""
+def make(points: int = 0, times: int = 0, seed: int = 0) -> tuple[jax.Array, jax.Array]:
+    """Gaussian inputs and noisy linear targets: NUMBER, and some more points so many times each."""
     generator = np.random.default_rng(seed)
-    number = round(copied * NUMBER)
-    x = generator.normal(size=(NUMBER, DIM))
+    x = generator.normal(size=(NUMBER + points, DIM))
     truth = generator.normal(size=DIM) / np.sqrt(DIM)
-    y = x @ truth + generator.normal(size=NUMBER) / np.sqrt(SIGNAL_TO_NOISE)
-    places = np.arange(NUMBER)
-    places = np.where(places < number, places % DISTINCT, places)
+    y = x @ truth + generator.normal(size=len(x)) / np.sqrt(SIGNAL_TO_NOISE)
+    places = np.concatenate([np.arange(NUMBER), NUMBER + np.repeat(np.arange(points), times)])
     return jnp.asarray(x[places], jnp.float32), jnp.asarray(y[places], jnp.float32)
 
 
@@ -54,12 +57,12 @@ def gradients(params: jax.Array, data: tuple[jax.Array, jax.Array]) -> jax.Array
     return jax.vmap(jax.grad(loss_fn), (None, 0))(params, data)[:, 0]
 
 
-def measure_regression(steps: int, copied: float) -> dict[str, np.ndarray]:
+def measure_regression(steps: int, points: int, times: int) -> dict[str, np.ndarray]:
     """Variance per weight at some steps of one trajectory, by estimator; and those steps."""
-    data = make(copied)
+    data = make(points, times)
     rows = steps // REFRESH
     shape = (rows, REFRESH, BATCH)
-    drawn = np.random.default_rng(1).integers(0, NUMBER, shape, np.int32)
+    drawn = np.random.default_rng(1).integers(0, len(data[1]), shape, np.int32)
     path = train(data, jnp.asarray(drawn))
     places = np.unique(np.linspace(1, rows - 1, min(POINTS, rows - 1)).round().astype(int))
     found = [measure_point(data, path[at], path[at - 1], jax.random.key(at)) for at in places]
@@ -77,7 +80,7 @@ def measure_point(
     now, earlier = gradients(params, data), gradients(before, data)
     best = clustering.fit(earlier, BATCH, key=key).assignments  # as old as the published ones
     m, of_best = (estimators.moments(now, a, BATCH) for a in (published, best))
-    uniform = sampling.uniform(NUMBER, BATCH, replacement=True)
+    uniform = sampling.uniform(len(data[1]), BATCH, replacement=True)
     return {
         **estimators.of_all(m, BATCH),
         estimators.GC: estimators.equal(m, BATCH),

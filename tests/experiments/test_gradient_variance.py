@@ -69,9 +69,9 @@ REGRESSION = {
     name: {
         "steps": np.array([1, 2]),
         **{k: np.array([v, v]) for k, v in
-           {SG: 1, DOUBLE: 0.5, GC: 0.2, HARTIGAN: 0.3, IMPORTANCE: 0.6, SVRG: 0.01}.items()},
+           {SG: 1, DOUBLE: 0.5, GC: 0.4, HARTIGAN: 0.3, IMPORTANCE: 0.6, SVRG: 0.01}.items()},
     }
-    for name in ("a", "b")
+    for name in gradient_variance_regression.COPIES
 }  # fmt: skip
 
 
@@ -131,8 +131,9 @@ def test_svrg_has_no_variance_at_its_snapshot():
 
 
 def test_the_regression_is_that_of_its_gradients():
-    data = gradient_variance_regression.make(0.5)
-    assert len(np.unique(data[0], axis=0)) == 250 + gradient_variance_regression.DISTINCT
+    data = gradient_variance_regression.make(3, 7)
+    assert len(data[0]) == 500 + 3 * 7
+    assert len(np.unique(data[0], axis=0)) == 503
     params = jnp.ones((1, gradient_variance_regression.DIM)) / 100
     found = gradient_variance_regression.gradients(params, data)
     x, y = (np.asarray(leaf, np.float64) for leaf in data)
@@ -171,11 +172,14 @@ def test_claims_about_training_can_hold_and_fail(sweep):
     wrong = told.sweep_claims(config, flipped) + told.copies_claims(flipped)
     failing = [c for c in wrong if not c.holds]
     assert len(failing) >= 7
-    assert told.regression_claims(REGRESSION)[0].holds
+    assert all(claim.holds for claim in told.regression_claims(REGRESSION))
     high = {name: {**by, SVRG: by[SG], HARTIGAN: by[SG]} for name, by in REGRESSION.items()}
-    assert [c.holds for c in told.regression_claims(high)] == [False, True, True, False]
+    assert [c.holds for c in told.regression_claims(high)] == [False, *[True] * 5, False]
     worse = {name: {**by, GC: by[SG]} for name, by in REGRESSION.items()}
-    assert [c.holds for c in told.regression_claims(worse)] == [True, False, False, True]
+    found = told.regression_claims(worse)
+    assert [c.holds for c in found] == [True, *[False] * 5, True]
+    assert [c.should_hold for c in found[1:6]] == [False, True, False, False, False]
+    assert "GC 1.00, importance sampling 0.60, Hartigan's exact moves 0.30" in found[1].reason
 
 
 def test_the_report_is_drawn(table, sweep):
