@@ -19,12 +19,13 @@ sampling, which are to differ by few percent, run three times in turn, and the f
 
 Presets:
     quick: 1 min on 2 cores; digits, 5 seeds, batch size 8
-    sizes: 10 min on 2 cores; digits, 5 seeds, batch sizes 8 to 256, convex and not
+    sizes: 13 min on 2 cores; digits, 5 seeds, batch sizes 8 to 256, convex and not, with copies
+        and without
     mnist: 4 min on 2 cores; the first part on MNIST, 50 images x 360 copies and 2,000 others, 5
         seeds (needs the MNIST files, see `jaxrobust.data.mnist`)
     cnn: 8 min on 2 cores; the first part with a small CNN on MNIST
     noise: 5 min on 2 cores; the second part alone on 5,000 images of MNIST, 10 % wrong labels
-    full: 3 h on 2 cores; both parts on MNIST, batch sizes 8 to 256
+    full: 4 h on 2 cores; both parts on MNIST, batch sizes 8 to 256
 """
 
 import dataclasses
@@ -52,7 +53,8 @@ from experiments.sampled_training_runs import (
 
 TOUR = False
 REPEATS = 3  # of runs whose time is compared closely
-PROBLEMS = ("linear", NOISY, "mlp")
+DISTINCT = "mlp, no copies"
+PROBLEMS = ("linear", NOISY, "mlp", DISTINCT)
 WRONG = 0.1  # share of wrong labels
 # Runs of one method by rate, then by seed.
 Runs = dict[float, list[Curve]]
@@ -87,7 +89,8 @@ class Config:
     batch_sizes: tuple[int, ...] = (8,)
     """Of the second part; none to leave it out."""
     problems: tuple[str, ...] = (NOISY,)
-    """Of the second part: `linear` and `mlp` on the copies, `linear, wrong labels` without any."""
+    """Of the second part: `linear` and `mlp` on the copies, `linear, wrong labels` and `mlp, no
+    copies` without any."""
     unbiased_steps: int = 10_000
     """Steps of its runs."""
     unbiased_rates: tuple[float, ...] = (0.03, 0.1)
@@ -146,7 +149,7 @@ def run(config: Config, progress=silent) -> Result:
         settings["clean"] = (first._replace(redundancy=clean), (UNIFORM, FOUND))
     for size in config.batch_sizes:
         for name in config.problems:
-            data = clean._replace(wrong=WRONG) if name == NOISY else copies
+            data = {NOISY: clean._replace(wrong=WRONG), DISTINCT: clean}.get(name, copies)
             compare = Comparison(
                 name.partition(",")[0], data, size, config.unbiased_steps, "loss",
                 config.unbiased_rates,
