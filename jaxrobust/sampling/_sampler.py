@@ -1,6 +1,7 @@
 """The sampler that all unbiased ones are cases of: strata, shares of the draws, and scores."""
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
@@ -48,6 +49,7 @@ class Sampler:
     starts: jax.Array  # (K,) int32: where each stratum begins there
     sizes: jax.Array  # (K,) int32: members; 0 if it is empty
     shares: jax.Array  # (K,) float32: expected share of the draws, sum 1; 0 if it is empty
+    widths: jax.Array  # (K,) int32: the same as numbers of draws, in units, see `widths_of`
     running: jax.Array | None  # (N,) int32: sums of scores up to each place; None: all the same
     num_examples: int = _static()
     batch_size: int = _static()
@@ -92,17 +94,13 @@ class Sampler:
 
     @property
     def unit(self) -> int:
-        """One expected draw, of the integers that :attr:`edges` are: as fine as int32 allows."""
-        return max(1, _LINE // self.batch_size)
+        """One expected draw, of the integers that :attr:`widths` are."""
+        return unit_of(self.batch_size)
 
     @property
     def edges(self) -> jax.Array:
-        """``(K,)`` int32: expected number of draws in the strata up to each, in units.
-
-        Integers, so that the probabilities with which strata are drawn are exactly those that the
-        weights are made of; and every stratum that has a share has one unit, at least.
-        """
-        return jnp.cumsum(self._widths)
+        """``(K,)`` int32: expected number of draws in the strata up to each, in units."""
+        return jnp.cumsum(self.widths)
 
     def allocate(self, offset: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The stratum of every draw, ``(B,)`` ascending, and the number of draws in each, ``(K,)``.
@@ -124,7 +122,7 @@ class Sampler:
         there are: its mean is estimated with no error from how many these are. One that is not
         counts by the expected number of draws. Either is unbiased.
         """
-        widths = self._widths
+        widths = self.widths
         expected = widths.astype(self.shares.dtype) / self.unit
         number = jnp.where(widths >= self.unit, jnp.maximum(counts, 1), expected)
         # One division, and by no constant: the same bits under jit and not.
@@ -135,31 +133,40 @@ class Sampler:
     @property
     def is_covered(self) -> jax.Array:
         """``(K,)`` bool: which strata are drawn from at every step."""
-        return self._widths >= self.unit
+        return self.widths >= self.unit
 
-    @property
-    def _widths(self) -> jax.Array:
-        """``(K,)`` int32: expected number of draws in each stratum, in units; B of these in all."""
-        expected = self.shares * self.batch_size
-        whole = jnp.round(expected)
-        # Whole numbers up to rounding are meant: then a stratum gets as many draws at every step.
-        rounding = 16 * jnp.finfo(expected.dtype).eps * whole
-        is_whole = (whole > 0) & (jnp.abs(expected - whole) <= rounding)
-        units = jnp.where(is_whole, 0, jnp.maximum(jnp.floor(expected * self.unit), 1))
-        units = units.astype(jnp.int32) + whole.astype(jnp.int32) * jnp.where(
-            is_whole, self.unit, 0
-        )
-        units = jnp.where(self.shares > 0, units, 0)
-        # What was rounded off is spread evenly over those that are not whole; what there is too
-        # much, some millionths at most, the widest of all gives.
-        left = self.batch_size * self.unit - jnp.sum(units)
-        takes = (self.shares > 0) & ~is_whole
-        takes = jnp.where(jnp.any(takes), takes, self.shares > 0)
-        number = jnp.sum(takes)
-        more = left // number + (jnp.cumsum(takes) <= left % number)
-        spread = jnp.where(takes, more, 0)
-        widest = jnp.arange(units.size) == jnp.argmax(units)
-        return units + jnp.where(left >= 0, spread, jnp.where(widest, left, 0))
+
+def unit_of(batch_size: int) -> int:
+    """As fine as int32 allows."""
+    return max(1, _LINE // batch_size)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def widths_of(shares: jax.Array, batch_size: int) -> jax.Array:
+    """The expected number of draws in each stratum, ``(K,)`` int32 in units, B of these in all.
+
+    Integers, so that the probabilities with which strata are drawn are exactly those that the
+    weights are made of; and every stratum that has a share has one unit, at least. Computed once:
+    at every step it would take longer than a step of a small model.
+    """
+    unit = unit_of(batch_size)
+    expected = shares * batch_size
+    whole = jnp.round(expected)
+    # Whole numbers up to rounding are meant: then a stratum gets as many draws at every step.
+    rounding = 16 * jnp.finfo(expected.dtype).eps * whole
+    is_whole = (whole > 0) & (jnp.abs(expected - whole) <= rounding)
+    parts = jnp.maximum(jnp.floor(expected * unit), 1).astype(jnp.int32)
+    found = jnp.where(is_whole, whole.astype(jnp.int32) * unit, parts)
+    found = jnp.where(shares > 0, found, 0)
+    # What was rounded off is spread evenly over those that are not whole; what there is too much,
+    # some millionths at most, the widest of all gives.
+    left = batch_size * unit - jnp.sum(found)
+    takes = (shares > 0) & ~is_whole
+    takes = jnp.where(jnp.any(takes), takes, shares > 0)
+    number = jnp.sum(takes)
+    more = jnp.where(takes, left // number + (jnp.cumsum(takes) <= left % number), 0)
+    widest = jnp.arange(found.size) == jnp.argmax(found)
+    return found + jnp.where(left >= 0, more, jnp.where(widest, left, 0))
 
 
 def restrict(sampler: Sampler, examples: jax.Array) -> Sampler:
@@ -200,6 +207,7 @@ def restrict(sampler: Sampler, examples: jax.Array) -> Sampler:
     stratum = jnp.searchsorted(jnp.cumsum(sampler.sizes), place, side="right")
     sizes = jnp.zeros(sampler.sizes.shape, jnp.int32).at[stratum].add(1)
     shares = jnp.where(sizes > 0, sampler.shares, 0)
+    shares = shares / jnp.sum(shares)
     running = sampler.running
     if running is not None:
         running = jnp.cumsum(jnp.diff(running, prepend=0)[place], dtype=jnp.int32)
@@ -208,7 +216,8 @@ def restrict(sampler: Sampler, examples: jax.Array) -> Sampler:
         members=members,
         starts=jnp.cumsum(sizes) - sizes,
         sizes=sizes,
-        shares=shares / jnp.sum(shares),
+        shares=shares,
+        widths=widths_of(shares, sampler.batch_size),
         running=running,
         num_examples=examples.shape[0],
     )

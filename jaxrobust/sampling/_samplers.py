@@ -14,7 +14,7 @@ from jaxrobust.sampling._checks import (
     check_scores,
     check_share,
 )
-from jaxrobust.sampling._sampler import Sampler
+from jaxrobust.sampling._sampler import Sampler, widths_of
 
 Allocation = Literal["equal", "proportional", "neyman"]
 ALLOCATIONS = ("equal", "proportional", "neyman")
@@ -43,14 +43,16 @@ def uniform(num_examples: int, batch_size: int, *, replacement: bool = False) ->
       ValueError: if a number is out of range.
     """
     num_examples = check_count("num_examples", num_examples)
+    batch_size = check_count("batch_size", batch_size)
     return Sampler(
         members=None,
         starts=jnp.zeros(1, jnp.int32),
         sizes=jnp.full(1, num_examples, jnp.int32),
         shares=jnp.ones(1, jnp.float32),
+        widths=widths_of(jnp.ones(1, jnp.float32), batch_size),
         running=None,
         num_examples=num_examples,
-        batch_size=check_count("batch_size", batch_size),
+        batch_size=batch_size,
         replacement=bool(replacement),
     )
 
@@ -80,11 +82,13 @@ def importance(scores: Any, batch_size: int, *, uniform_share: float = 0.1) -> S
       TypeError: for scores that are not real numbers.
     """
     scores = check_scores("scores", scores)
+    batch_size = check_count("batch_size", batch_size)
     return Sampler(
         members=None,
         starts=jnp.zeros(1, jnp.int32),
         sizes=jnp.full(1, scores.size, jnp.int32),
         shares=jnp.ones(1, jnp.float32),
+        widths=widths_of(jnp.ones(1, jnp.float32), batch_size),
         running=_running(
             scores,
             check_share("uniform_share", uniform_share),
@@ -92,7 +96,7 @@ def importance(scores: Any, batch_size: int, *, uniform_share: float = 0.1) -> S
             jnp.zeros(scores.size, jnp.int32),
         ),
         num_examples=scores.size,
-        batch_size=check_count("batch_size", batch_size),
+        batch_size=batch_size,
         replacement=True,
     )
 
@@ -170,6 +174,7 @@ def stratified(
     uniform_share = check_share("uniform_share", uniform_share)
     sizes = jnp.zeros(num_clusters, jnp.int32).at[assignments].add(1)
     shares = _shares(sizes, batch_size, allocation, spread, uniform_share, cover)
+    shares = shares.astype(jnp.float32)
     members = jnp.argsort(assignments, stable=True).astype(jnp.int32)
     running = None
     if scores is not None:
@@ -179,7 +184,8 @@ def stratified(
         members=members,
         starts=jnp.cumsum(sizes) - sizes,
         sizes=sizes,
-        shares=shares.astype(jnp.float32),
+        shares=shares,
+        widths=widths_of(shares, batch_size),
         running=running,
         num_examples=assignments.size,
         batch_size=batch_size,
