@@ -52,12 +52,13 @@ def loss_of(method: str, x: Any, y: Any, ids: Any, step: Any, warm_steps: int) -
         return contrastive.sigmoid_loss(x, y, scale=10.0, bias=-10.0, positives=ids)
     options: dict[str, Any] = {"margin": MARGIN, "positives": ids, "reduction": "sum"}
     if method in (ORDER, ORDER_HARDEST):
-        # Embeddings of length 1. The published settings: for all negatives with absolute values
-        # and a small margin, for the hardest one without.
+        # Embeddings of length 1, and the published margin of 0.05 for all negatives. The absolute
+        # values that were published with it are left out: with them linear towers stay at an rsum
+        # of 120 on translations, without at 516.
         x, y = (contrastive.normalized(z) for z in (x, y))
         options["similarity"] = "order"
         if method == ORDER:
-            x, y, options["margin"] = jnp.abs(x), jnp.abs(y), ORDER_MARGIN
+            options["margin"] = ORDER_MARGIN
     mining: dict[str, Any] = {
         ALL: "all",
         ORDER: "all",
@@ -74,7 +75,7 @@ def scored(method: str, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Arra
     if method not in (ORDER, ORDER_HARDEST):
         return x, y, "cosine"
     x, y = (contrastive.normalized(z) for z in (x, y))
-    return (jnp.abs(x), jnp.abs(y), "order") if method == ORDER else (x, y, "order")
+    return x, y, "order"
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -11,8 +11,8 @@ from jaxrobust.contrastive import _ring as ring
 from jaxrobust.contrastive._checks import check_choice, check_range
 from jaxrobust.contrastive._passes import Embedded, Known, Plan, Statistics
 from jaxrobust.contrastive._picked import picked_both_ways, picked_scores
-from jaxrobust.contrastive._queue import NO_ID, Memory
-from jaxrobust.contrastive._similarity import Similarity, prepared, similarity_of
+from jaxrobust.contrastive._queue import Memory, no_id
+from jaxrobust.contrastive._similarity import Similarity, prepared, similarity_of, squares_of
 from jaxrobust.contrastive._tiles import Items
 
 Directions = Literal["both", "x_to_y", "y_to_x"]
@@ -154,7 +154,8 @@ def batch_of(
     raw = picked_scores(similarity, x, y, own[:, None])[:, 0]
     scale = jnp.asarray(pairs.check_number("scale", scale), raw.dtype)
     bias = jnp.asarray(pairs.check_number("bias", bias), raw.dtype)
-    items = Items(own, known.ids, valid)
+    squares = squares_of(similarity, x) + squares_of(similarity, y)
+    items = Items(own, known.ids, valid, squares.astype(raw.dtype))
     if axis_name is not None:
         items = numbered_on_all(items, axis_name, has_ids)
     mask = None if known.mask is None else known.mask | (own[:, None] == own[None, :])
@@ -175,7 +176,7 @@ def batch_of(
         block_size = passes.chosen_block_size(number, most, has_sums)
     return Batch(
         sides, square, Plan(similarity, block_size), scale, bias, valid,
-        pairs.check_weights(weights, number), axis_name, directions, most_above, has_ring,
+        pairs.check_weights(weights, valid), axis_name, directions, most_above, has_ring,
     )  # fmt: skip
 
 
@@ -221,7 +222,7 @@ def numbered_on_all(items: Items, axis_name: Any, has_ids: bool) -> Items:
     """With numbers that differ between devices; and ids, where they are these numbers."""
     start = len(items.index) * jax.lax.axis_index(axis_name)
     ids = items.ids if has_ids else items.ids + start
-    return Items(items.index + start, ids, items.valid)
+    return items._replace(index=items.index + start, ids=ids)
 
 
 class _Both(NamedTuple):
@@ -292,9 +293,10 @@ def _with_memory(candidates, items: Items, memory: Memory, has_ids: bool):
     # What is not valid may hold anything, as padding may.
     old = jnp.where(memory.valid[:, None], jax.lax.stop_gradient(memory.embeddings), 1)
     # Without ids nothing that is remembered belongs to an item of the batch.
-    ids = memory.ids if has_ids else jnp.full(size, NO_ID)
+    ids = memory.ids if has_ids else jnp.full(size, no_id())
     # Rows of the batch are 0 or more, and ids of users above this.
-    more = Items(len(candidates) + numbers, ids, memory.valid)
+    nothing = jnp.zeros_like(items.squares, shape=size)
+    more = Items(len(candidates) + numbers, ids, memory.valid, nothing)
     join = lambda a, b: jnp.concatenate([a, b.astype(a.dtype)])
     return join(candidates, old), jax.tree.map(join, items, more)
 

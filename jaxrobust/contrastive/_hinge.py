@@ -44,6 +44,8 @@ class Mined(NamedTuple):
     hardest: jax.Array  # (n,): score of the hardest negative; minus infinity for none
     other_positive: jax.Array  # (n,): score of the most similar other positive; likewise
     positive: jax.Array  # (n,): score of the partner
+    rounding: jax.Array  # (n,): by how much this may be off
+    margins: jax.Array  # (n,): of a matrix, means over the valid candidates
 
 
 @over_devices
@@ -231,7 +233,17 @@ def _mined(
         )
     )
     counted = side.items.valid & (hardest != -jnp.inf)
-    return Mined(jnp.where(counted, losses, 0), counted, hardest, other, side.partners)
+    return Mined(
+        jnp.where(counted, losses, 0), counted, hardest, other, side.partners,
+        rounding_of(side.partners, side.items.squares), _margins(side),
+    )  # fmt: skip
+
+
+def _margins(side: Side) -> jax.Array:
+    if not jnp.ndim(side.margins):
+        return jnp.full_like(side.partners, side.margins)
+    valid = side.others.valid[None, :]
+    return jnp.sum(jnp.where(valid, side.margins, 0), axis=1) / jnp.maximum(jnp.sum(valid), 1)
 
 
 def _scores(look: Picked) -> jax.Array:
@@ -245,10 +257,10 @@ def info_of(batch: Batch, found: list[Mined]) -> Info:
     number = batch.sum(joined.counted)
     share = lambda of: batch.sum(jnp.where(joined.counted, of, 0)) / jnp.maximum(number, 1)
     gap = joined.hardest - joined.positive
-    margin = jnp.mean(batch.sides[0].margins)
+    margin = share(joined.margins)
     return Info(
         active_fraction=share(joined.losses > 0),
-        accuracy=share(gap < -rounding_of(joined.positive)),
+        accuracy=share(gap < -joined.rounding),
         hardest_gap=share(gap),
         duplicate_fraction=share(joined.other_positive > joined.hardest),
         collapse_ratio=share(jax.nn.relu(margin + gap)) / jnp.where(margin > 0, margin, 1),

@@ -235,7 +235,7 @@ def top_k(k: Any, *, most: int | None = None) -> Mining:
     The hardest for k = 1, all for k = B - 1; more than there are is all.
 
     Args:
-      k: how many; traced, for a schedule, it needs ``most``.
+      k: how many; an array, for a schedule, needs ``most``. Traced, it is clipped to 0..most.
       most: the largest that k can be, static. Memory and time grow with it.
 
     Raises:
@@ -245,9 +245,10 @@ def top_k(k: Any, *, most: int | None = None) -> Mining:
         most = trees.check_count("most", most)
     if isinstance(k, Tracer | jax.Array) and not jnp.issubdtype(k.dtype, jnp.integer):
         raise ValueError(f"k must be an integer, got {k.dtype}")
-    if not isinstance(k, Tracer) and not isinstance(k, jax.Array):
-        k = trees.check_count("k", k, most=most)
-        return TopK(k, k if most is None else most)
+    if not isinstance(k, Tracer):
+        number = trees.check_count("k", int(k) if isinstance(k, jax.Array) else k, most=most)
+        if not isinstance(k, jax.Array):
+            return TopK(number, number if most is None else most)
     if most is None:
         raise ValueError("most must be given if k is an array: the largest that k can be")
     return TopK(k, most)

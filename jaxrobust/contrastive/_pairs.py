@@ -79,15 +79,19 @@ def check_valid(name: str, valid: Any, number: int) -> jax.Array:
     return valid
 
 
-def check_weights(weights: Any, number: int) -> jax.Array | None:
-    """None, or numbers ``(B,)``."""
+def check_weights(weights: Any, valid: jax.Array) -> jax.Array | None:
+    """None, or numbers ``(B,)``, 0 for padding, whose weights may be anything."""
     if weights is None:
         return None
-    weights = trees.promote(jnp.asarray(weights))
-    if weights.shape != (number,):
-        raise ValueError(f"weights must be of shape ({number},), got {weights.shape}")
-    if not isinstance(weights, Tracer) and not np.isfinite(np.asarray(weights)).all():
-        raise ValueError("weights must be finite")
+    given, weights = weights, trees.promote(jnp.asarray(weights))
+    if weights.shape != valid.shape:
+        raise ValueError(f"weights must be of shape {valid.shape}, got {weights.shape}")
+    weights = jnp.where(valid, weights, 0)
+    # Of what was given: under jit even a constant becomes traced by what is done to it.
+    if not isinstance(given, Tracer):
+        counts = np.asarray(given) if isinstance(valid, Tracer) else np.asarray(weights)
+        if not np.isfinite(counts).all():
+            raise ValueError("weights must be finite")
     return weights
 
 
@@ -96,7 +100,8 @@ def check_margin(margin: Any, number: int) -> jax.Array:
     margins = jnp.asarray(margin, jnp.result_type(float))
     if margins.shape not in ((), (number, number)):
         raise ValueError(f"margin must be a number or ({number}, {number}), got {margins.shape}")
-    if not isinstance(margins, Tracer) and not np.isfinite(np.asarray(margins)).all():
+    # Of what was given: under jit even a constant becomes traced by what is done to it.
+    if not isinstance(margin, Tracer) and not np.isfinite(np.asarray(margin)).all():
         raise ValueError("margin must be finite")
     return jax.lax.stop_gradient(margins)
 

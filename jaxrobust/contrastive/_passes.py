@@ -73,7 +73,7 @@ def chosen_block_size(num_anchors: int, num_candidates: int, has_sums: bool) -> 
     if has_sums and num_anchors * num_candidates <= _MOST_ENTRIES:
         return num_candidates
     entries = _BLOCK_ENTRIES.get(jax.default_backend(), _OTHER_BLOCK_ENTRIES)
-    columns = max(128, entries // num_anchors)
+    columns = max(32, entries // num_anchors)
     return min(num_candidates, 1 << (columns.bit_length() - 1))
 
 

@@ -49,10 +49,25 @@ def _forward(similarity, x, y, of_x, of_y):
 
 
 def _one_way(of, anchors, candidates, columns):
-    if anchors.shape[0] <= _CHUNK or columns.shape[1] == 0:
+    number = anchors.shape[0]
+    if number <= _CHUNK or columns.shape[1] == 0:
         return of(anchors, candidates[columns])
-    one = lambda row: of(row[0][None], candidates[row[1]][None])[0]
-    return jax.lax.map(one, (anchors, columns), batch_size=_CHUNK)
+
+    def put(chunk, found):
+        at, start = _chunk(chunk, number)
+        scores = of(at(anchors), candidates[at(columns)])
+        return jax.lax.dynamic_update_slice_in_dim(found, scores, start, 0)
+
+    dtype = jax.eval_shape(of, anchors[:1], candidates[columns[:1]]).dtype
+    nothing = trees.vary_like(jnp.zeros(columns.shape, dtype), (anchors, candidates, columns))
+    return jax.lax.fori_loop(0, -(-number // _CHUNK), put, nothing)
+
+
+def _chunk(chunk, number):
+    """Slices of some rows, and where they begin: the last ones early enough to be as many."""
+    size = min(_CHUNK, number)
+    start = jnp.minimum(chunk * size, number - size)
+    return lambda array: jax.lax.dynamic_slice_in_dim(array, start, size), start
 
 
 def _of_chunk(similarity: Similarity, flip: bool, anchors: jax.Array, rows: jax.Array) -> jax.Array:
@@ -79,9 +94,7 @@ def _add_one_way(similarity, flip, slopes, anchors, candidates, columns, cotange
         return slopes
 
     def add(chunk, slopes):
-        # The last chunk begins early enough to be full: what it sees again counts nothing.
-        start = jnp.minimum(chunk * size, number - size)
-        at = lambda array: jax.lax.dynamic_slice_in_dim(array, start, size)
+        at, start = _chunk(chunk, number)  # what the last one sees again counts nothing
         new = start + jnp.arange(size) >= chunk * size
         picked = at(columns)
         of = functools.partial(_of_chunk, similarity, flip)

@@ -10,8 +10,10 @@ from jaxrobust import trees
 from jaxrobust.contrastive import _pairs as pairs
 from jaxrobust.contrastive._checks import check_range
 
-# The id of what came without one: it belongs to nothing.
-NO_ID = -(2**31)
+
+def no_id() -> int:
+    """The id of what came without one: it belongs to nothing, and users may not give it."""
+    return int(jnp.iinfo(jnp.result_type(int)).min)
 
 
 class Memory(NamedTuple):
@@ -38,7 +40,7 @@ def memory_init(size: int, dim: int, *, dtype: Any = jnp.float32) -> Memory:
     size, dim = trees.check_count("size", size), trees.check_count("dim", dim)
     return Memory(  # each an array of its own, so that they can be donated
         embeddings=jnp.zeros((size, dim), dtype),
-        ids=jnp.full(size, NO_ID, int),
+        ids=jnp.full(size, no_id(), int),
         valid=jnp.zeros(size, bool),
         age=jnp.zeros(size, jnp.int32),
         next=jnp.int32(0),
@@ -73,8 +75,11 @@ def memory_push(
 
     Raises:
       ValueError: if B exceeds M, or shapes do not fit.
+      TypeError: for embeddings that are not floating.
     """
     size, dim = memory.embeddings.shape
+    trees.check_floating("embeddings", embeddings)
+    embeddings = jnp.asarray(embeddings)
     if axis_name is not None:
         embeddings, ids, valid = trees.gather((embeddings, ids, valid), axis_name)
     if embeddings.ndim != 2 or embeddings.shape[1] != dim or not 1 <= len(embeddings) <= size:
@@ -83,7 +88,7 @@ def memory_push(
             f"got {embeddings.shape}"
         )
     number = len(embeddings)
-    ids = jnp.full(number, NO_ID) if ids is None else pairs.check_labels("ids", ids, number)
+    ids = jnp.full(number, no_id()) if ids is None else pairs.check_labels("ids", ids, number)
     places = (memory.next + jnp.arange(number, dtype=jnp.int32)) % size
     put = lambda old, new: old.at[places].set(trees.bring_together(new).astype(old.dtype))
     return Memory(

@@ -74,7 +74,8 @@ def retrieval_metrics(
         are the same; where scores are much larger than 1, as ``"dot"`` and ``"euclidean"`` may
         have them, by more.
       similarity: as in :func:`hinge_loss`.
-      average_precision: whether to compute that; it sorts all scores.
+      average_precision: whether to compute that; it sorts all scores. Ties are then chains of
+        scores, each within ``tolerance`` of the next.
       folds: the rows of x are cut into so many parts, each is evaluated with its own y, and what is
         returned is the mean; n must be a multiple of it.
       block_size: queries whose scores are formed at once: memory ``(block_size, m)``, or n.
@@ -193,9 +194,10 @@ def _ranking(options: _Options, scores_of, queries, items, ids_queries, ids_item
     def of_query(scores, own):
         match = own == ids_items
         best = jnp.max(jnp.where(match, scores, -jnp.inf))
-        above = jnp.sum(~match & (scores > best + options.tolerance))
-        tied = jnp.sum(~match & (jnp.abs(scores - best) <= options.tolerance))
-        matches = jnp.sum(match & (scores >= best - options.tolerance))
+        off = scores - best  # one difference for all: rounded otherwise, one may be neither
+        above = jnp.sum(~match & (off > options.tolerance))
+        tied = jnp.sum(~match & (jnp.abs(off) <= options.tolerance))
+        matches = jnp.sum(match & (-off <= options.tolerance))
         # A score that is NaN is no match that was found: it is the last.
         lost = jnp.isnan(best)
         above = jnp.where(lost, jnp.sum(~match), above)

@@ -25,6 +25,8 @@ class Similarity(NamedTuple):
     pairs: Callable[[jax.Array, jax.Array], jax.Array]
     # (z (..., D)) -> (..., D): what is done to every embedding first, once
     prepare: Callable[[jax.Array], jax.Array]
+    # Whether `scores` are roots of differences of squared lengths, less exact than `pairs`.
+    of_differences: bool = False
 
 
 def normalized(z: jax.Array) -> jax.Array:
@@ -80,7 +82,7 @@ def _euclidean_pairs(x: jax.Array, y: jax.Array) -> jax.Array:
     return _score_of(jnp.sum((x.astype(dtype) - y.astype(dtype)) ** 2, axis=-1), False)
 
 
-EUCLIDEAN = Similarity(_euclidean_scores, _euclidean_pairs, _unchanged)
+EUCLIDEAN = Similarity(_euclidean_scores, _euclidean_pairs, _unchanged, of_differences=True)
 
 
 def order(*, squared: bool = False) -> Similarity:
@@ -184,6 +186,14 @@ def _own(function: Callable[[jax.Array, jax.Array], jax.Array]) -> Similarity:
         return trees.promote(found)
 
     return Similarity(scores, pairs, _unchanged)
+
+
+def squares_of(similarity: Similarity, z: jax.Array) -> jax.Array:
+    """Squared lengths ``(n,)`` that scores are differences of, without a gradient; otherwise 0."""
+    z = jax.lax.stop_gradient(trees.promote(z))
+    if not similarity.of_differences:
+        return jnp.zeros_like(z, shape=z.shape[:1])
+    return jnp.sum((z - jnp.mean(z, axis=0, keepdims=True)) ** 2, axis=-1)
 
 
 def prepared(similarity: Similarity, z: jax.Array) -> jax.Array:

@@ -129,3 +129,96 @@ def test_distance_weighted_draws_are_for_cosines(similarity):
     mining = contrastive.distance_weighted(jax.random.key(0))
     with pytest.raises(ValueError, match="similarity must be 'cosine' with mining=distance_weig"):
         contrastive.hinge_loss(x, y, mining=mining, similarity=similarity)
+
+
+def copies_far_out(number=16, dim=8, spread=57.0, noise=0.05):
+    """Every y twice, with ids of its own; its x is closer to both than rounding errors tell."""
+    rng = np.random.default_rng(0)
+    y = np.repeat(spread * rng.normal(size=(number, dim)) / np.sqrt(dim), 2, axis=0)
+    x = y + noise * rng.normal(size=y.shape) / np.sqrt(dim)
+    return jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
+
+
+@pytest.mark.parametrize("block_size", [None, 5])
+def test_copies_of_the_partner_are_no_nearer_by_rounding_errors(block_size):
+    """Distances of all pairs are differences of squares, that of the partner is not."""
+    x, y = copies_far_out()
+    options: dict[str, Any] = {
+        "similarity": "euclidean", "directions": "x_to_y", "block_size": block_size,
+    }  # fmt: skip
+    mining = contrastive.semi_hard(otherwise="nothing")
+    loss, info = contrastive.hinge_loss(x, y, mining=mining, margin=0.2, **options)
+    assert loss == 0
+    assert info.accuracy == 0
+    # Of equal embeddings none is above the partner: all copies count, each with the margin.
+    loss, _ = contrastive.hinge_loss(
+        x, y, mining="all", margin=0.2, ignore_above=0.0, reduction="sum", **options
+    )
+    assert float(loss) == pytest.approx(0.2 * len(x), abs=0.1 * len(x))
+    z, labels = jnp.concatenate([x, y]), np.r_[np.arange(32), np.arange(32)]
+    apart = contrastive.triplet_loss(
+        z, labels, mining="semi_hard", similarity="euclidean", margin=0.2, reduction="sum",
+        block_size=block_size,
+    )  # fmt: skip
+    assert apart < 0.2 * 32  # x with its y: the copy of y is not below it
+
+
+@pytest.mark.parametrize("loss", [contrastive.hinge_loss, contrastive.info_nce])
+def test_constants_that_are_not_finite_are_told_under_jit(loss):
+    x, y = embeddings()
+    for options in ({"margin": np.nan}, {"margin": np.full((B, B), np.nan)},
+                    {"weights": np.full(B, np.nan)}):  # fmt: skip
+        if loss is contrastive.info_nce and "margin" in options:
+            continue
+        with pytest.raises(ValueError, match="must be finite"):
+            jax.jit(lambda x, y, options=options: loss(x, y, **options))(x, y)
+
+
+def test_padding_is_inert():
+    """Its weights, traced, and its margins may be anything."""
+    x, y = embeddings()
+    valid = np.arange(B) != 3
+    weights = jnp.ones(B).at[3].set(jnp.nan)
+    for loss in (lambda *a, **o: contrastive.hinge_loss(*a, **o)[0], contrastive.info_nce):
+        found = jax.jit(lambda x, y, w, loss=loss: loss(x, y, weights=w, valid=valid))(
+            x, y, weights
+        )  # fmt: skip
+        np.testing.assert_allclose(found, loss(x, y, valid=valid), rtol=1e-6)
+        np.testing.assert_allclose(loss(x, y, weights=weights, valid=valid), found, rtol=1e-6)
+    ratios = []
+    for value in (0.2, 5.0):
+        margin = np.full((B, B), 0.2)
+        margin[3], margin[:, 3] = value, value
+        info = contrastive.hinge_loss(x, y, margin=margin, valid=valid)[1]
+        ratios.append(float(info.collapse_ratio))
+    whole = contrastive.hinge_loss(x, y, valid=valid)[1].collapse_ratio
+    np.testing.assert_allclose(ratios, whole, rtol=1e-5)
+
+
+def test_numbers_of_negatives_as_arrays():
+    with pytest.raises(ValueError, match=r"k must be .*got 0"):
+        contrastive.top_k(jnp.int32(0), most=3)
+    with pytest.raises(ValueError, match=r"k must be .*got 50"):
+        contrastive.top_k(jnp.int32(50), most=3)
+    x, y = embeddings()
+    loss = lambda mining: contrastive.hinge_loss(x, y, mining=mining)[0]
+    np.testing.assert_allclose(
+        loss(contrastive.top_k(jnp.int32(2), most=3)), loss(contrastive.top_k(2)), rtol=1e-6
+    )
+
+
+def test_every_other_id_may_be_given(x64):
+    """What is remembered without an id belongs to nothing, also to the id -2**31."""
+    x, y = (jnp.asarray(z, jnp.float64) for z in embeddings())
+    memory = contrastive.memory_push(contrastive.memory_init(B, D), y + 0.1)
+    options: dict[str, Any] = {"mining": "all", "memory_y": memory}
+    ids = np.arange(B)
+    wanted = contrastive.hinge_loss(x, y, positives=ids, **options)[0]
+    ids[0] = -(2**31)
+    np.testing.assert_allclose(
+        contrastive.hinge_loss(x, y, positives=ids, **options)[0], wanted, rtol=1e-12
+    )
+    listed = contrastive.memory_push(contrastive.memory_init(B, D), np.asarray(y + 0.1).tolist())
+    np.testing.assert_allclose(listed.embeddings, memory.embeddings, rtol=1e-6)
+    with pytest.raises(TypeError, match="embeddings must have a real floating"):
+        contrastive.memory_push(memory, np.ones((2, D), int))

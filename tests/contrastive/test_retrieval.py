@@ -245,6 +245,23 @@ def test_groups_that_are_spread(both_sides):
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
+@pytest.mark.parametrize("ties", TIES)
+@pytest.mark.parametrize(("best", "steps"), [(16.0, 1), (0.5, 17), (0.5, 400)])
+def test_an_item_above_the_match_is_above_or_tied(best, steps, ties):
+    """Never neither, whatever is rounded: it would be told to be below."""
+    above = np.float32(best)
+    for _ in range(steps):
+        above = np.nextafter(above, np.float32(np.inf))
+    y = jnp.asarray([[best], [above]], jnp.float32)
+    groups = (np.array([0]), np.array([0, 1]))
+    found = contrastive.retrieval_metrics(
+        jnp.ones((1, 1)), y, groups, ties=ties, similarity="dot"
+    ).x_to_y  # fmt: skip
+    is_tied = float(above) - best <= 1e-6
+    wanted = {"optimistic": 1.0, "expected": 1.5, "pessimistic": 2.0}[ties] if is_tied else 2.0
+    assert float(found.mean_rank) == wanted
+
+
 def test_nan_is_not_found():
     """Under jit, where it cannot be refused."""
     x, y, groups = problem()

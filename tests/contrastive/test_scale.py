@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from jaxrobust import contrastive
 from jaxrobust.contrastive._passes import chosen_block_size
 from tests.contrastive.test_edges import PAIRS, SETS
 
@@ -33,7 +34,7 @@ def check(small: float, large: float) -> None:
     And twice the batch needs twice as much, not four times.
     """
     block = chosen_block_size(B, B, has_sums=True)
-    assert block == 128
+    assert block == 32
     assert large <= (10 * B * block + 8 * B * D) * 4 / MEBIBYTE
     assert large <= 2.3 * small
 
@@ -51,3 +52,15 @@ def test_pairs_need_no_matrix_of_scores(name):
 def test_sets_need_no_matrix_of_scores(name):
     grad = jax.value_and_grad(SETS[name])
     check(*(temporary(grad, ((n, D), jnp.float32), ((n,), jnp.int32)) for n in (B // 2, B)))
+
+
+@pytest.mark.parametrize("number", [B, pytest.param(B - 1, marks=pytest.mark.slow),
+                                    pytest.param(16_000, marks=pytest.mark.slow)])  # fmt: skip
+def test_the_hardest_of_a_batch_of_any_size_with_info(number):
+    """What is returned beside the loss is computed, too; nothing is filled up."""
+
+    def grad(x, y):
+        of = lambda x, y: contrastive.hinge_loss(x, y, mining="hardest")
+        return jax.value_and_grad(of, (0, 1), has_aux=True)(x, y)
+
+    assert temporary(grad, *[((number, D), jnp.float32)] * 2) <= 64
