@@ -118,4 +118,6 @@ def off_by(values: Any, before: Any, deviation: float | None, seeds_before: int)
     here = np.sqrt(np.mean(values.var(axis=0, ddof=1)))
     errors = [here / np.sqrt(len(values))]
     errors += [(here if deviation is None else deviation) / np.sqrt(seeds_before)]
-    return np.abs(values.mean(axis=0) - np.asarray(before)) / np.hypot(*errors)
+    off, error = np.abs(values.mean(axis=0) - np.asarray(before)), np.hypot(*errors)
+    # Without any spread it is as before, or infinitely far from it.
+    return off / error if error > 0 else np.where(off > 0, np.inf, 0.0)

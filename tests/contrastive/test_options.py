@@ -218,7 +218,8 @@ def test_every_other_id_may_be_given(x64):
     np.testing.assert_allclose(
         contrastive.hinge_loss(x, y, positives=ids, **options)[0], wanted, rtol=1e-12
     )
-    listed = contrastive.memory_push(contrastive.memory_init(B, D), np.asarray(y + 0.1).tolist())
+    rows: Any = np.asarray(y + 0.1).tolist()
+    listed = contrastive.memory_push(contrastive.memory_init(B, D), rows)
     np.testing.assert_allclose(listed.embeddings, memory.embeddings, rtol=1e-6)
     with pytest.raises(TypeError, match="embeddings must have a real floating"):
-        contrastive.memory_push(memory, np.ones((2, D), int))
+        contrastive.memory_push(memory, jnp.ones((2, D), int))

@@ -283,19 +283,22 @@ def early(shift=0.0, hardest: Any = None):
 
 def test_claims_of_the_first_epochs_can_fail():
     """A standard deviation of 1: standard errors of 1 before, and 1 / sqrt(3) here."""
-    curves, leads, warm = told.claims(CONFIG, early())[:3]
+    curves, differences, leads, warm = told.claims(CONFIG, early())[:4]
     assert leads.measured == (4, 4)
-    assert [curves.holds, leads.holds, warm.holds] == [True] * 3
+    assert [curves.holds, differences.holds, leads.holds, warm.holds] == [True] * 4
+    assert differences.measured == (0, 0)
     assert curves.measured == (0, 0)
     unit = np.hypot(1, 3**-0.5)
-    assert held(early(2.4 * unit))[:3] == [True, True, True]
-    assert held(early(2.6 * unit))[:3] == [False, True, True]
-    assert held(early(-1.9))[:3] == [True, True, True]
-    assert held(early(-2.1))[:3] == [True, True, False]  # the hardest is 2 behind
+    of = lambda *args, **options: [held(early(*args, **options))[i] for i in (0, 2, 3)]
+    assert of(2.4 * unit) == [True, True, True]
+    assert of(2.6 * unit) == [False, True, True]
+    assert of(-1.9) == [True, True, True]
+    assert of(-2.1) == [True, True, False]  # the hardest is 2 behind
     never, at_once = past.EARLY_BEFORE[ALL], [60] * 11 + [59]
-    assert held(early(hardest=never))[:3] == [False, False, True]
-    assert not held(early(hardest=at_once))[1]
-    reason = told.claims(CONFIG, early(hardest=never))[1].reason
+    assert of(hardest=never) == [False, False, True]
+    assert not held(early(hardest=never))[1]
+    assert not of(hardest=at_once)[1]
+    reason = told.claims(CONFIG, early(hardest=never))[2].reason
     assert "over 3 seeds in pairs" in reason
     assert "hardest less all 0.0 ± 0.0, hardest after a warm-up less all 6.0 ± 0.0" in reason
 
