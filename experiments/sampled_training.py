@@ -19,7 +19,7 @@ sampling, which are to differ by few percent, run three times in turn, and the f
 
 Presets:
     quick: 1 min on 2 cores; digits, 5 seeds, batch size 8
-    sizes: 17 min on 2 cores; digits, 5 seeds, batch sizes 8 to 256, convex and not, with copies
+    sizes: 20 min on 2 cores; digits, 5 seeds, batch sizes 8 to 256, convex and not, with copies
         and without
     mnist: 3 min on 2 cores; the first part on MNIST, 50 images x 360 copies and 2,000 others, 5
         seeds (needs the MNIST files, see `jaxrobust.data.mnist`)
