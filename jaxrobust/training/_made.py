@@ -63,9 +63,8 @@ def by_clusters(
     )  # fmt: skip
     memory = {"assignments": clusters.assignments}
     most = of_each(num_probes, num_clusters)
-    if (
-        judge is None or 2 * num_clusters * most >= points.shape[0]
-    ):  # these few might as well be all
+    are_few = 2 * num_clusters * most >= points.shape[0]  # they might as well be all
+    if judge is None or are_few:
         others = points if judge is None else judge(jnp.arange(points.shape[0]))
         spreads = _spreads(others, clusters.assignments, num_clusters)
         sampler = make(spread=spreads if allocation == "neyman" else None)

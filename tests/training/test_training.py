@@ -863,25 +863,34 @@ ALIKE_NUMBER, ALIKE_WIDTH, ALIKE_CLUSTERS = 1_000, 64, 64
 
 
 @pytest.mark.parametrize(
-    "allocation", [pytest.param("equal", marks=pytest.mark.slow), "proportional", "neyman", None]
+    ("allocation", "number"),
+    [
+        pytest.param("equal", ALIKE_NUMBER, marks=pytest.mark.slow),
+        ("proportional", ALIKE_NUMBER),
+        ("neyman", ALIKE_NUMBER),
+        (None, ALIKE_NUMBER),
+        # Of so many some of each cluster are looked at.
+        pytest.param("equal", 3 * ALIKE_NUMBER, marks=pytest.mark.slow),
+        pytest.param("neyman", 3 * ALIKE_NUMBER, marks=pytest.mark.slow),
+    ],
 )
-def test_errors_of_sketches_do_not_look_like_clusters(allocation):
+def test_errors_of_sketches_do_not_look_like_clusters(allocation, number):
     """4,096 params in sketches of 256, of gradients that no clusters tell apart.
 
     Fitted to, errors of sketches look like structure: the ratio of the same sketches is 0.6 to 0.7.
     """
     rng = np.random.default_rng(3)
     params = jnp.asarray(rng.normal(size=(ALIKE_WIDTH, ALIKE_WIDTH)) / 8, jnp.float32)
-    x = jnp.asarray(rng.normal(size=(ALIKE_NUMBER, ALIKE_WIDTH)), jnp.float32)
+    x = jnp.asarray(rng.normal(size=(number, ALIKE_WIDTH)), jnp.float32)
     wide = lambda w, x: jnp.sum(jnp.tanh(x @ w))
     gradients = per_example.gradients(wide)(params, x)
     options: dict[str, Any] = {"first": 0, "every": 500, "dim": 256, "batch_size": 500}
     if allocation is not None:
         options |= {"num_clusters": ALIKE_CLUSTERS, "allocation": allocation}
-    state = start(params, sampling.uniform(ALIKE_NUMBER, 64))
+    state = start(params, sampling.uniform(number, 64))
     plan = training.resample(wide, automatic=False, **options)
     made, report = plan.call(state, x)
-    uniform = sampling.variance(gradients, sampling.uniform(ALIKE_NUMBER, 64))
+    uniform = sampling.variance(gradients, sampling.uniform(number, 64))
     exact = float(sampling.variance(gradients, made.sampler) / uniform)
     np.testing.assert_allclose(float(report["ratio"]), exact, rtol=0.07)
     automatic = training.resample(wide, plateau=1.0, cost=0.0, overhead=np.inf, **options)
