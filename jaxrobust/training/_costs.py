@@ -1,8 +1,9 @@
 """What looks and refreshes cost, in training steps, counted before they are made.
 
 Counted and not measured, so that a run does the same every time. Besides multiply-adds there is
-what they do not tell: a call from Python, and an iteration of a loop of a program, take so many
-multiply-adds' worth of time of a CPU core whatever they compute.
+what they do not tell: a call from Python, an iteration of a loop of a program, or the decision
+about a point take so many multiply-adds' worth of time, as measured on two cores of a CPU that make
+25e9 of them in a second.
 """
 
 from typing import Any, NamedTuple
@@ -10,17 +11,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrobust import per_example
+from jaxrobust import per_example, trees
 from jaxrobust.training import _looks as looks
 from jaxrobust.training._state import TrainState
 from jaxrobust.training._steps import LossFn
 
-_CALL = 1e6
-_STOP = 6e6  # to leave the loop of training steps, and to begin it again
-_ITERATION = 5e4
-_MOVES = 3e5  # the decisions about a block of points that may change their clusters
+_CALL = 1e6  # 40 us
+_STOP = 8e6  # to leave the loop of training steps, and to begin it again
+_STEP, _OF_PARAM = 4e5, 10.0  # of a training step, besides the gradient; and of each number of it
+_ONE_BY_ONE = 1e4  # of a short loop, about points that are assigned to clusters
+_DECIDE = 1e4  # about a point that may change its cluster
 # Programs that are called, besides that of the sketches.
-_CALLS_OF_PROBES, _CALLS_OF_REFRESH, _CALLS_OF_JUDGE = 12, 12, 6
+_CALLS_BETWEEN, _CALLS_OF_PROBES, _CALLS_OF_REFRESH, _CALLS_OF_JUDGE = 12, 40, 80, 200
+_FORWARD = 1 / 3  # of a gradient: one of three products
 
 # Members of every cluster whose gradients tell what clusters gain.
 PROBES_PER_CLUSTER = 8
@@ -30,6 +33,7 @@ class Costs(NamedTuple):
     """In training steps."""
 
     look: float  # at what is known already
+    between: float  # losses of some examples at two points
     probes: float  # sketches of some examples, and what a refresh would bring by these
     refresh: float
 
@@ -49,11 +53,12 @@ def costs_of(
     size, number = state.sampler.batch_size, state.sampler.num_examples
     gradient = per_example.gradient_cost(loss_fn, state.params, data)
     sketch = per_example.sketch_cost(loss_fn, state.params, data, dim)
-    step = gradient * size + _ITERATION
-    half, block = num_probes // 2, min(looks.BLOCK_AHEAD, max(num_probes // 2, 1))
-    ahead = _clusters(half, num_clusters, dim, looks.PASSES_AHEAD, block)
+    step = gradient * size + _STEP + _OF_PARAM * trees.size(state.params)
+    between = 2 * _FORWARD * gradient * num_probes + _CALLS_BETWEEN * _CALL
+    half = num_probes // 2
+    ahead = _clusters(half, num_clusters, dim, looks.PASSES_AHEAD)
     if num_clusters is not None:  # others are assigned one by one
-        ahead = 2 * (ahead + half * (num_clusters * dim + _ITERATION))
+        ahead = 2 * (ahead + half * (num_clusters * dim + _ONE_BY_ONE))
     probes = num_probes * sketch + ahead + _CALLS_OF_PROBES * _CALL
     if cost is None:
         fit = _fit(number, num_clusters, dim, max_passes)
@@ -67,7 +72,7 @@ def costs_of(
         refresh = (number * sketch + fit + judged + _CALLS_OF_REFRESH * _CALL) / step
     else:
         refresh = cost * number / size
-    return Costs(_STOP / step, probes / step, refresh)
+    return Costs(_STOP / step, between / step, probes / step, refresh)
 
 
 def of_each(num_probes: int, num_clusters: int) -> int:
@@ -94,16 +99,15 @@ def _fit(number: int, num_clusters: int | None, dim: int, passes: int) -> float:
     """Of all examples, and of a sample before, where there is one."""
     if num_clusters is None:
         return 0.0
-    block = lambda number: max(1, min(1024, number // num_clusters))
-    cost = _clusters(number, num_clusters, dim, passes, block(number))
+    cost = _clusters(number, num_clusters, dim, passes)
     few = sample_size(num_clusters)
     if number > 2 * few:
-        cost += _clusters(few, num_clusters, dim, _PASSES_OF_SAMPLE, block(few))
+        cost += _clusters(few, num_clusters, dim, _PASSES_OF_SAMPLE)
     return cost
 
 
-def _clusters(number: int, num_clusters: int | None, dim: int, passes: int, block: int) -> float:
-    """Of a fit: seeds and first sums as much as a pass each, and passes block by block."""
+def _clusters(number: int, num_clusters: int | None, dim: int, passes: int) -> float:
+    """Of a fit: seeds and first sums as much as a pass each, and passes."""
     if num_clusters is None:
         return 0.0
-    return number * num_clusters * dim * (passes + 2) + passes * _MOVES * number / block
+    return number * (num_clusters * dim * (passes + 2) + _DECIDE * passes)

@@ -1,13 +1,20 @@
-"""What a plan looks at before it acts: falls of the loss, noise, and ratios of variances."""
+"""What a plan looks at before it acts: falls of the loss, noise, and ratios of variances.
+
+And whether noise is what holds the loss up.
+"""
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxrobust import clustering, sampling
+from jaxrobust import clustering, sampling, trees
+from jaxrobust.training._plans import some_of
 from jaxrobust.training._state import TrainState
+from jaxrobust.training._steps import LossFn
 
 # Of the clusters that tell a ratio ahead.
 PASSES_AHEAD, BLOCK_AHEAD = 2, 64
@@ -26,6 +33,55 @@ def fall(state: TrainState, every: int) -> tuple[TrainState, float | None]:
         steps = max(int(state.step) - int(state.memory["seen_step"]), 1)
         fallen = (before - now) / before * every / steps if before > 0 else None  # not if NaN
     return state._replace(memory=state.memory | seen), fallen
+
+
+_BEFORE = "before/"  # the params of the last look, in the memory of a plan
+
+
+def remembered(state: TrainState) -> TrainState:
+    """With the params as they are, for :func:`gain_between` at the next look."""
+    leaves = {
+        f"{_BEFORE}{number}": leaf for number, leaf in enumerate(jax.tree.leaves(state.params))
+    }
+    return state._replace(memory=state.memory | leaves)
+
+
+def gain_between(
+    loss_fn: LossFn, state: TrainState, last: TrainState, data: Any, *, number: int, batch_size: int
+) -> tuple[float, float] | None:
+    """How much lower the loss is in the middle between these params and those of the last look.
+
+    The mean over so many random examples and its standard error; None without params of before.
+    Noise of two times is independent, so that its mean has half the variance: where noise holds the
+    loss up it is lower in the middle. Where steps are too short to get further, it is higher than
+    at the end.
+    """
+    structure = jax.tree.structure(state.params)
+    names = [f"{_BEFORE}{number}" for number in range(structure.num_leaves)]
+    if names[0] not in last.memory:
+        return None
+    before = structure.unflatten([last.memory[name] for name in names])
+    options = loss_fn, number, batch_size
+    found = _gain_between(*options, state.key, state.step, state.params, before, data)
+    gain, error = np.asarray(found)
+    return float(gain), float(error)
+
+
+# One program: called one by one, what it is made of would take longer than it does.
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _gain_between(
+    loss_fn: LossFn, number: int, batch_size: int, key: jax.Array, step: jax.Array, params: Any,
+    before: Any, data: Any,
+) -> jax.Array:  # fmt: skip
+    batch, _ = some_of(number, key, step, data)
+    halfway = lambda a, b: ((trees.promote(a) + trees.promote(b)) / 2).astype(a.dtype)
+    middle = jax.tree.map(halfway, params, before)
+
+    def gain(example):
+        return trees.promote(loss_fn(params, example)) - trees.promote(loss_fn(middle, example))
+
+    gains = jax.lax.map(gain, batch, batch_size=batch_size)
+    return jnp.stack([jnp.mean(gains), jnp.std(gains, ddof=1) / jnp.sqrt(gains.size)])
 
 
 @jax.jit
@@ -118,9 +174,18 @@ def ratio_ahead(
     points are always close to centers that were fitted to them; others are not. As if draws were
     independent.
     """
+    return float(_ratio_ahead(points, num_clusters, allocation, size, key))
+
+
+# One program, for the many small ones that it is made of would take longer to call than to run.
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _ratio_ahead(
+    points: jax.Array, num_clusters: int, allocation: sampling.Allocation, size: int, key: jax.Array
+) -> jax.Array:
     half = points.shape[0] // 2
     ways = ((points[:half], points[half:]), (points[half:], points[:half]))
-    return max(_ratio_of_others(*way, num_clusters, allocation, size, key) for way in ways)
+    found = [_ratio_of_others(*way, num_clusters, allocation, size, key) for way in ways]
+    return jnp.maximum(*found)
 
 
 def _ratio_of_others(
@@ -130,7 +195,7 @@ def _ratio_of_others(
     allocation: sampling.Allocation,
     size: int,
     key: jax.Array,
-) -> float:
+) -> jax.Array:
     """Of the others, with clusters of the points."""
     objective = objective_of(allocation)
     # From random seeds and in large blocks: what is cheap is good enough here.
@@ -151,8 +216,8 @@ def _ratio_of_others(
         spread=spread if allocation == "neyman" else None,
     )  # fmt: skip
     plain = sampling.uniform(others.shape[0], size, replacement=True)
-    uniform = float(sampling.variance(others, plain))
-    return _over(float(sampling.variance(mirrored, sampler)), uniform)
+    ours, uniform = sampling.variance(mirrored, sampler), sampling.variance(others, plain)
+    return jnp.where(uniform > 0, ours / jnp.where(uniform > 0, uniform, 1), ours > 0)
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -1,5 +1,6 @@
 """What a plan is, and what plans have in common: schedules, memory, sketches, samplers."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -179,8 +180,23 @@ def _zero_or_nan(points: jax.Array) -> jax.Array:
     return jnp.sum(points * 0, axis=1)
 
 
+@jax.jit
+def call_keys(key: jax.Array, step: jax.Array) -> tuple[jax.Array, ...]:
+    """Four PRNG keys of a call of a plan at this step; the second one is of :func:`some_of`."""
+    keys = jax.random.split(jax.random.fold_in(key, step), 4)
+    return tuple(keys[number] for number in range(4))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def some_of(number: int, key: jax.Array, step: jax.Array, data: Any) -> tuple[Any, jax.Array]:
+    """So many different random examples at a call of a plan, and which they are."""
+    num_examples = len(jax.tree.leaves(data)[0])
+    rows = some_rows(call_keys(key, step)[1], num_examples, number)
+    return trees.take(data, rows), rows
+
+
 def some_rows(key: jax.Array, num_examples: int, number: int) -> jax.Array:
-    """Different random examples: the first of a pass, which takes no shuffle of all."""
+    """Which: the first of a pass, which takes no shuffle of all."""
     sampler = sampling.uniform(num_examples, min(number, num_examples))
     return sampler.next(sampler.init(key))[0].indices
 

@@ -16,20 +16,22 @@ from jaxrobust.training._plans import (
     NEVER,
     Plan,
     Report,
-    call_key,
+    call_keys,
     check_counts,
     check_schedule,
     is_uniform,
     next_call_from,
     scheduled,
     sketcher,
-    some_rows,
+    some_of,
     uniform_like,
     with_own_memory,
     with_sampler,
 )
 from jaxrobust.training._state import TrainState
 from jaxrobust.training._steps import LossFn
+
+_ERRORS = 2.0  # standard errors by which the loss must be lower in the middle
 
 
 def resample(
@@ -60,7 +62,9 @@ def resample(
     With ``automatic``, sampling is uniform unless the refresh pays. As long as the mean training
     loss (``recent_loss`` of the state) falls by more than a share ``plateau`` in ``every`` steps,
     training is limited by how far a step goes, not by noise, and less variance saves nothing. On a
-    plateau it is noise that holds the loss up. With noise share
+    plateau it may be noise that holds the loss up: if so, the loss is lower in the middle between
+    the params of this look and of the last one, in which noise has half the variance; if it is not,
+    by two standard errors over some examples, nothing is done. With noise share
     :math:`\nu = \frac{\mathrm{tr}/B}{\mathrm{signal} + \mathrm{tr}/B}`, steps that are limited by
     noise take :math:`1+\frac{\mathrm{tr}}{B\,\mathrm{signal}}\cdot\mathrm{ratio}` times as many as
     without noise, so a ratio saves a share :math:`(1-\mathrm{ratio})\,\nu` of them. A refresh costs
@@ -89,8 +93,8 @@ def resample(
       stale: the ratio, relative to uniform sampling.
       automatic: whether to return to uniform sampling, and to spare refreshes that cannot pay.
       plateau: with ``automatic``, the largest fall of the loss in ``every`` steps, relative to the
-        loss, at which training counts as limited by noise; 1 for always. A loss that is not above 0
-        never does.
+        loss, at which training may be limited by noise; 1 to take it for limited by noise always,
+        whatever the loss in the middle. A loss that is not above 0 never is.
       cost: c, what a refresh costs relative to a pass of training steps over the data. None to
         count multiply-adds (:func:`per_example.sketch_cost` and what :func:`clustering.fit` takes,
         over :func:`per_example.gradient_cost`), with an allowance for calls and loops, which are
@@ -105,7 +109,8 @@ def resample(
       batch_size: examples whose gradients are sketched at once.
 
     Returns:
-      :class:`Plan`. Reports ``fall`` of the loss, ``noise_share`` and ``ratio_ahead``; of a
+      :class:`Plan`. Reports ``fall`` of the loss, ``gain_between`` (how much lower it is in the
+      middle), ``noise_share`` and ``ratio_ahead``; of a
       refresh ``ratio`` (by sketches of another key, of ``num_probes`` examples or 8 of every
       cluster, for those that clusters are fitted to promise too much), ``ratio_before`` (that of
       the last strata or scores) and ``sampler``; of a look at those that there are ``ratio_now``.
@@ -206,7 +211,17 @@ class _Resample:
         if self.plateau < 1:
             state, fall = looks.fall(state, self.every)
             report |= {} if fall is None else {"fall": fall}
+            state, last = looks.remembered(state), state
             if fall is None or fall > self.plateau:
+                return self._uniform(state, self.every, costs.look), report
+            # With what comes next, if it says yes: it is of no use alone.
+            both = costs.between + costs.probes
+            if self._affordable(state, both) > int(state.step):
+                return self._uniform(state, self.every, costs.look + both), report
+            state = _spent(state, costs.between)
+            gain, error = self._gain_between(state, last, data)
+            report |= {"gain_between": gain}
+            if not gain > _ERRORS * error:
                 return self._uniform(state, self.every, costs.look), report
         if self._affordable(state, costs.probes) > int(state.step):
             return self._uniform(state, self.every, costs.look + costs.probes), report
@@ -214,6 +229,13 @@ class _Resample:
         probes, _ = self._probes(state, data)
         after, found = self._refreshed(state, data, probes)
         return after, report | found
+
+    def _gain_between(self, state: TrainState, last: TrainState, data: Any) -> tuple[float, float]:
+        found = looks.gain_between(
+            self.loss_fn, state, last, data, number=self._num_probes(state),
+            batch_size=self.batch_size,
+        )  # fmt: skip
+        return (0.0, 0.0) if found is None else found
 
     def _refreshed(
         self, state: TrainState, data: Any, probes: jax.Array | None
@@ -267,9 +289,9 @@ class _Resample:
 
     # What is looked at ----------------------------------------------------------------------------
 
-    def _keys(self, state: TrainState) -> jax.Array:
+    def _keys(self, state: TrainState) -> tuple[jax.Array, ...]:
         """Of the sketches, of the choice of probes, of the clusters, and of other sketches."""
-        return jax.random.split(call_key(state), 4)
+        return call_keys(state.key, state.step)
 
     def _sketches(self, state: TrainState, number: int = 0):
         key = self._keys(state)[number]
@@ -284,9 +306,8 @@ class _Resample:
 
     def _probes(self, state: TrainState, data: Any) -> tuple[jax.Array, jax.Array]:
         """Sketches of random examples, and which they are."""
-        number = self._num_probes(state)
-        rows = some_rows(self._keys(state)[1], state.sampler.num_examples, number)
-        return self._sketches(state)(trees.take(data, rows), rows), rows
+        batch, rows = some_of(self._num_probes(state), state.key, state.step, data)
+        return self._sketches(state)(batch, rows), rows
 
     def _ratio_ahead(self, state: TrainState, probes: jax.Array) -> float | None:
         """About what a refresh would bring; None if all that there is was needed to tell."""
