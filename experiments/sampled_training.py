@@ -19,12 +19,12 @@ sampling, which are to differ by few percent, run three times in turn, and the f
 
 Presets:
     quick: 1 min on 2 cores; digits, 5 seeds, batch size 8
-    sizes: 20 min on 2 cores; digits, 5 seeds, batch sizes 8 to 256, convex and not, with copies
+    sizes: 30 min on 2 cores; digits, 5 seeds, batch sizes 8 to 256, convex and not, with copies
         and without
     mnist: 3 min on 2 cores; the first part on MNIST, 50 images x 360 copies and 2,000 others, 5
         seeds (needs the MNIST files, see `jaxrobust.data.mnist`)
     cnn: 7 min on 2 cores; the first part with a small CNN on MNIST
-    noise: 15 min on 2 cores; the second part alone on 5,000 images of MNIST, 10 % wrong labels
+    noise: 9 min on 2 cores; the second part alone on 5,000 images of MNIST, 10 % wrong labels
     full: 4 h on 2 cores; both parts on MNIST, batch sizes 8 to 256
 """
 
@@ -130,7 +130,13 @@ PRESETS = {
     "mnist": dataclasses.replace(_MNIST, batch_sizes=()),
     "cnn": dataclasses.replace(_MNIST, model="cnn", steps=1_000, batch_sizes=()),
     "noise": dataclasses.replace(
-        _MNIST, clean=5_000, steps=0, problems=(NOISY,), batch_sizes=(8,), unbiased_steps=20_000
+        _MNIST,
+        clean=5_000,
+        steps=0,
+        problems=(NOISY,),
+        batch_sizes=(8,),
+        unbiased_steps=20_000,
+        evaluate_every=100,
     ),
     "full": _MNIST,
 }
