@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.captions import Words
+from jaxrobust import contrastive
 
 WORD_RANGE = 0.1  # of the entries of a word's vector at the start
 
@@ -95,6 +96,15 @@ class Recurrent(nn.Module):
         vectors = _vectors(self.num_words, self.word_width)(words.ids)
         layer = nn.RNN(nn.GRUCell(self.width), return_carry=True)
         return layer(vectors, seq_lengths=words.lengths)[0]
+
+
+def order_embedding(z: jax.Array) -> jax.Array:
+    """Embeddings ``(n, D)`` of length 1 without negative coordinates, of Vendrov et al.
+
+    Source:
+      arXiv:1511.06361, whose code takes absolute values.
+    """
+    return jnp.abs(contrastive.normalized(z))
 
 
 def _vectors(num_words: int, width: int) -> nn.Embed:

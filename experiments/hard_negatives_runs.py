@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments.encoders import order_embedding
 from experiments.hard_negatives_problems import Gallery, Problem
 from jaxrobust import contrastive
 
@@ -17,6 +18,8 @@ ALL, HARDEST, WARM = "all", "hardest", "hardest after a warm-up"
 TOP, SEMI_HARD, SOFT = "10 hardest", "semi-hard", "soft"
 INFO_NCE, SIGMOID = "InfoNCE", "sigmoid"
 ORDER, ORDER_HARDEST = "order, all", "order, hardest"
+ORDER_ABSOLUTE = "order, all, absolute values"
+ORDERS = (ORDER, ORDER_HARDEST, ORDER_ABSOLUTE)
 MEANS = (INFO_NCE, SIGMOID)  # whose loss is a mean over pairs; that of the others is a sum
 METHODS = (ALL, HARDEST, WARM, TOP, SEMI_HARD, SOFT, INFO_NCE, SIGMOID)
 
@@ -41,6 +44,7 @@ class Setting(NamedTuple):
     epochs: int = 15
     batch: int = 128
     warm: int = 1  # epochs of all negatives, of the method that has a warm-up
+    warm_by_mean: bool = False  # whether its loss is a mean over pairs then, and a sum after
     rate: float = 1e-3  # of Adam; a tenth of it in the second half
 
 
@@ -51,17 +55,15 @@ def loss_of(method: str, x: Any, y: Any, ids: Any, step: Any, warm_steps: int) -
     if method == SIGMOID:
         return contrastive.sigmoid_loss(x, y, scale=10.0, bias=-10.0, positives=ids)
     options: dict[str, Any] = {"margin": MARGIN, "positives": ids, "reduction": "sum"}
-    if method in (ORDER, ORDER_HARDEST):
-        # Embeddings of length 1, and the published margin of 0.05 for all negatives. The absolute
-        # values that were published with it are left out: with them linear towers stay at an rsum
-        # of 120 on translations, without at 516.
-        x, y = (contrastive.normalized(z) for z in (x, y))
+    if method in ORDERS:
+        x, y = (_for_order(method, z) for z in (x, y))
         options["similarity"] = "order"
-        if method == ORDER:
+        if method != ORDER_HARDEST:
             options["margin"] = ORDER_MARGIN
     mining: dict[str, Any] = {
         ALL: "all",
         ORDER: "all",
+        ORDER_ABSOLUTE: "all",
         WARM: contrastive.switch(warm_steps)(step),
         TOP: contrastive.top_k(10, most=10),
         SEMI_HARD: "semi_hard",
@@ -72,10 +74,17 @@ def loss_of(method: str, x: Any, y: Any, ids: Any, step: Any, warm_steps: int) -
 
 def scored(method: str, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array, str]:
     """Embeddings as they are compared, and by which similarity."""
-    if method not in (ORDER, ORDER_HARDEST):
+    if method not in ORDERS:
         return x, y, "cosine"
-    x, y = (contrastive.normalized(z) for z in (x, y))
-    return x, y, "order"
+    return _for_order(method, x), _for_order(method, y), "order"
+
+
+def _for_order(method: str, z: jax.Array) -> jax.Array:
+    """Of length 1; with the absolute values that were published, and without.
+
+    With all negatives the margin is the published one, which goes with absolute values.
+    """
+    return order_embedding(z) if method == ORDER_ABSOLUTE else contrastive.normalized(z)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -109,6 +118,10 @@ def train(
             return loss_of(method, x, y, problem.things[rows], number, setting.warm * epoch_steps)
 
         value, gradient = jax.value_and_grad(loss)(params)
+        if method == WARM and setting.warm_by_mean:
+            # A smaller gradient is not clipped, so that the steps of Adam are others.
+            of_pairs = jnp.where(number < setting.warm * epoch_steps, 1 / batch, 1.0)
+            gradient = jax.tree.map(lambda leaf: of_pairs * leaf, gradient)
         updates, state = optimizer.update(gradient, state)
         return (optax.apply_updates(params, updates), state, number + 1), value
 

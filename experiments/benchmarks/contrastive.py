@@ -24,6 +24,7 @@ DIM, MARGIN = 256, 0.2
 SIZES, LARGE = (1024, 2048, 4096), 16_384
 QUICK_SIZES, QUICK_LARGE = (128, 256), 512
 OURS, DENSE, TORCH, METRIC_LEARNING = "hinge_loss", "dense JAX", "dense PyTorch", "batch-hard"
+WITH_INFO, SWITCHED = "with Info", "switched"
 PEERS = {TORCH: "dense", METRIC_LEARNING: "batch_hard"}  # as the other program calls them
 BARS = {TORCH: 2.0, METRIC_LEARNING: 6.0}  # times faster, at least
 MOST_MIB, MOST_RATIO = 64.0, 1.3
@@ -34,7 +35,8 @@ SCRIPT = Path(__file__).with_name("contrastive_torch.py")
 
 ABOUT = f"""
 Milliseconds of loss and gradient, D = {DIM}; in brackets how many times faster hinge_loss is.
-batch-hard: miner and triplet loss of pytorch-metric-learning, in both directions.
+batch-hard: miner and triplet loss of pytorch-metric-learning, in both directions. With Info:
+hinge_loss together with what it tells of mining. Switched: mining=switch(..), after the switch.
 """
 ABOUT_LARGE = f"""
 A large batch, hardest mining. Temporary MiB: beyond inputs and gradients; of the dense loss as XLA
@@ -50,7 +52,7 @@ def main(quick: bool) -> list[str]:
     """Prints the tables; returns what missed its bar."""
     sizes, large = (QUICK_SIZES, QUICK_LARGE) if quick else (SIZES, LARGE)
     measured = {size: measure(size, turns=2 if quick else 5) for size in sizes}
-    names = (OURS, DENSE, *BARS)
+    names = (OURS, WITH_INFO, SWITCHED, DENSE, *BARS)
     rows = [[size, *(cell(found, name) for name in names)] for size, found in measured.items()]
     print(ABOUT)
     print(timing.table(["B", *names], rows))
@@ -100,10 +102,30 @@ def losses() -> dict[str, Callable[[Any, Any], Any]]:
         columns = jnp.where(pairs, 0, jax.nn.relu(MARGIN + scores - own[None, :]))
         return jnp.sum(jnp.max(rows, axis=1)) + jnp.sum(jnp.max(columns, axis=0))
 
-    def ours(x, y):
-        return contrastive.hinge_loss(x, y, margin=MARGIN, mining="hardest", reduction="sum")[0]
+    def ours(x, y, mining: Any = "hardest"):
+        return contrastive.hinge_loss(x, y, margin=MARGIN, mining=mining, reduction="sum")
 
-    return {OURS: ours, DENSE: dense}
+    return {OURS: lambda x, y: ours(x, y)[0], DENSE: dense}
+
+
+def programs() -> dict[str, Callable[[Any, Any], Any]]:
+    """Losses with their gradients, compiled; each returns a tuple that begins with both."""
+    made = {name: jax.jit(jax.value_and_grad(f, (0, 1))) for name, f in losses().items()}
+
+    def with_info(x, y):
+        whole = lambda x, y: contrastive.hinge_loss(x, y, margin=MARGIN, reduction="sum")
+        (value, info), gradient = jax.value_and_grad(whole, (0, 1), has_aux=True)(x, y)
+        return value, gradient, info
+
+    def switched(x, y, step):
+        mining = contrastive.switch(100)(step)
+        loss = lambda x, y: contrastive.hinge_loss(
+            x, y, margin=MARGIN, mining=mining, reduction="sum"
+        )[0]
+        return jax.value_and_grad(loss, (0, 1))(x, y)
+
+    later, step = jax.jit(switched), jnp.int32(100)
+    return made | {WITH_INFO: jax.jit(with_info), SWITCHED: lambda x, y: later(x, y, step)}
 
 
 def embeddings(size: int) -> list[jax.Array]:
@@ -115,15 +137,16 @@ def embeddings(size: int) -> list[jax.Array]:
 def measure(size: int, turns: int) -> Measured:
     """Median seconds of every loss with its gradient; ours and the dense one must agree."""
     pairs = embeddings(size)
-    programs = {name: jax.jit(jax.value_and_grad(f, (0, 1))) for name, f in losses().items()}
-    results = {name: timing.once(lambda f=f: f(*pairs))[1] for name, f in programs.items()}
-    for a, b in zip(*map(jax.tree.leaves, results.values()), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-    taken = {name: [] for name in programs}
+    compiled = programs()
+    results = [timing.once(lambda f=f: f(*pairs))[1][:2] for f in compiled.values()]
+    for a, *others in zip(*map(jax.tree.leaves, results), strict=True):
+        for b in others:
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    taken = {name: [] for name in compiled}
 
     def take_turns():
         for _ in range(turns):
-            for name, program in programs.items():
+            for name, program in compiled.items():
                 taken[name].append(timing.once(lambda program=program: program(*pairs))[0])
 
     take_turns()

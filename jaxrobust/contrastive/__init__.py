@@ -25,9 +25,9 @@ r"""Losses of pairs, with negatives mined in the batch; and how well embeddings 
 :func:`retrieval_metrics`        recall, ranks and mean average precision
 ===============================  ==================================================================
 
-All losses take ``block_size``, which bounds their memory, and ``axis_name``, with which negatives
-come from all devices, gathered or sent around a ring (semi-hard triplets: gathered). None of this
-changes the value or the gradient.
+All losses take ``block_size``, which bounds their memory (but for the k hardest of a large k), and
+``axis_name``, with which negatives come from all devices, gathered or sent around a ring (semi-hard
+triplets: gathered). None of this changes the value or the gradient.
 
 Derivatives are taken in reverse mode, as often as wanted: ``jax.grad`` of ``jax.grad``, not
 ``jax.jvp`` or ``jax.hessian``, for the gradients are given by hand.

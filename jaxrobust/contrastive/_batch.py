@@ -50,6 +50,7 @@ class Batch(NamedTuple):
     directions: Directions
     most_above: jax.Array | None  # (), see `Known`
     has_ring: bool  # whether candidates are sent around, instead of brought together
+    is_block_size_given: bool  # by the user
 
     def statistics(self, wanted: Statistics) -> list[tuple[Any, ...]]:
         """Values of statistics for the anchors of each side."""
@@ -108,6 +109,14 @@ class Batch(NamedTuple):
         total = jnp.sum(of_anchors)
         return total if self.axis_name is None else jax.lax.psum(total, self.axis_name)
 
+    def for_picks(self) -> "Batch":
+        """With the block size that is chosen where there are no sums, if it was not given."""
+        if self.is_block_size_given:
+            return self
+        most = max(len(side.candidates) for side in self.sides)
+        size = passes.chosen_block_size(len(self.valid), most, False)
+        return self._replace(plan=self.plan._replace(block_size=size))
+
     def num_pairs(self) -> jax.Array:
         """Valid pairs, at least 1."""
         return jnp.maximum(self.sum(self.valid), 1)
@@ -138,6 +147,9 @@ def batch_of(
     pairs.check_alike(x, y)
     check_choice("directions", directions, DIRECTIONS)
     has_ring = check_communication(communication, axis_name)
+    is_plain = memory_x is None and memory_y is None and axis_name is None
+    # Before the sizes of matrices are looked at: there is none that would do.
+    _check_spread(is_plain, axis_name, margin, positives)
     _check_ring(has_ring, memory_x, memory_y)
     _check_memories(directions, memory_x, memory_y)
     similarity = similarity_of(similarity)
@@ -145,10 +157,9 @@ def batch_of(
     num_all = number if axis_name is None else number * jax.lax.axis_size(axis_name)
     known = pairs.check_positives(positives, x, num_all)
     has_ids = positives is not None and known.mask is None
+    weights = pairs.check_weights(weights, valid, number)
     valid = pairs.check_valid("valid", valid, number)
     margins = pairs.check_margin(margin, number)
-    is_plain = memory_x is None and memory_y is None and axis_name is None
-    _check_spread(is_plain, axis_name, margins, known.mask)
 
     own = jnp.arange(number, dtype=jnp.int32)
     raw = picked_scores(similarity, x, y, own[:, None])[:, 0]
@@ -171,12 +182,14 @@ def batch_of(
         embedded = Embedded(unit_x, unit_y, both.partners, both.partners, scale, bias)
         square = embedded, Known(items, items, both.margins, mask, most_above)
     block_size = pairs.check_block_size(block_size)
+    is_given = block_size is not None
     if block_size is None:
         most = max(len(side.candidates) for side in sides)  # with a ring those of one device
         block_size = passes.chosen_block_size(number, most, has_sums)
     return Batch(
         sides, square, Plan(similarity, block_size), scale, bias, valid,
-        pairs.check_weights(weights, valid), axis_name, directions, most_above, has_ring,
+        weights, axis_name, directions, most_above, has_ring,
+        is_given,
     )  # fmt: skip
 
 
@@ -206,15 +219,13 @@ def _check_memories(directions: str, memory_x: Memory | None, memory_y: Memory |
             raise ValueError(f"{name} must be None with directions={directions!r}: nobody sees it")
 
 
-def _check_spread(
-    is_plain: bool, axis_name: Any, margins: jax.Array, mask: jax.Array | None
-) -> None:
+def _check_spread(is_plain: bool, axis_name: Any, margins: Any, positives: Any) -> None:
     """Of matrices there is only the part of the batch itself, on one device."""
     if not is_plain and jnp.ndim(margins):
         raise ValueError(
             "margin must be a number with a memory, or where pairs are spread over devices"
         )
-    if axis_name is not None and mask is not None:
+    if axis_name is not None and positives is not None and jnp.ndim(positives) == 2:
         raise ValueError("positives must be ids, not a mask, where pairs are spread over devices")
 
 

@@ -40,7 +40,6 @@ def in_chunks(encode: Callable[[Any, Any], Any], *, chunk_size: int) -> Callable
       Gao et al., arXiv:2101.06983; here by rematerialisation.
     """
     size = trees.check_count("chunk_size", chunk_size)
-    again = jax.checkpoint(encode)
 
     def embed(params: Any, inputs: Any) -> Any:
         _check_lengths(inputs)
@@ -50,19 +49,33 @@ def in_chunks(encode: Callable[[Any, Any], Any], *, chunk_size: int) -> Callable
 
     def of_part(params: Any, inputs: Any) -> Any:
         number = len(jax.tree.leaves(inputs)[0])
+        # The gradients of chunks are added in the dtype of what they share: in half precision the
+        # sum of many would lose what is small.
+        wide = jax.tree.map(
+            lambda leaf: trees.promote(leaf) if _is_floating(leaf) else leaf, params
+        )
+        narrow = lambda leaf, like: trees.cast_like(leaf, like) if _is_floating(like) else leaf
+        again = jax.checkpoint(
+            lambda wide, chunk: encode(jax.tree.map(narrow, wide, params), chunk)
+        )
         whole = number // size
         parts = []
         if whole:
             stacked = jax.tree.map(
                 lambda leaf: leaf[: whole * size].reshape(whole, size, *leaf.shape[1:]), inputs
             )
-            found = jax.lax.map(lambda chunk: again(params, chunk), stacked)
+            found = jax.lax.map(lambda chunk: again(wide, chunk), stacked)
             parts.append(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), found))
         if number % size:
-            parts.append(again(params, jax.tree.map(lambda leaf: leaf[whole * size :], inputs)))
+            rest = jax.tree.map(lambda leaf: leaf[whole * size :], inputs)
+            parts.append(again(wide, rest))
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
     return embed
+
+
+def _is_floating(leaf: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
 
 
 def _check_lengths(inputs: Any) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxrobust.contrastive._batch import Batch, Communication, Directions, Side, batch_of
 from jaxrobust.contrastive._checks import check_choice
 from jaxrobust.contrastive._devices import over_devices
-from jaxrobust.contrastive._mining import Anchors, DistanceWeighted, Mining, mining_of
+from jaxrobust.contrastive._mining import NAMED, Anchors, DistanceWeighted, Mining, Mixed, mining_of
 from jaxrobust.contrastive._picks import Hardest, HardestPositive, Picked
 from jaxrobust.contrastive._queue import Memory
 from jaxrobust.contrastive._similarity import COSINE, similarity_of
@@ -120,6 +120,7 @@ def hinge_loss(
       block_size: how many y are compared with all x at once: memory is a few times ``(B,
         block_size)``. It need not divide B; values and gradients are the same. None to choose: for
         mined negatives as is fastest, for all of them such that scores are kept up to 64 MiB.
+        Embeddings in half precision have copies and gradients in float32 besides.
       axis_name: inside of ``shard_map``, the mesh axes over which pairs are spread: negatives are
         then those of all devices, and so is the loss. Ids must be of the whole batch, and a memory
         whole on every device. Take the gradient outside of ``shard_map``, or inside of one with
@@ -169,6 +170,17 @@ def hinge_loss(
 
 def mined(batch: Batch, mining: Mining, smooth: bool) -> list[Mined]:
     """Losses of the anchors of the directions that are wanted."""
+    if not (isinstance(mining, Mixed) and isinstance(mining.weight, jax.Array)):
+        return _mined_by(batch, mining, smooth)
+    # After the switch, or the ramp, the hardest alone costs a fraction of both.
+    return jax.lax.cond(
+        mining.weight >= 1,
+        lambda: _mined_by(batch.for_picks(), NAMED["hardest"], smooth),
+        lambda: _mined_by(batch, mining, smooth),
+    )
+
+
+def _mined_by(batch: Batch, mining: Mining, smooth: bool) -> list[Mined]:
     dim = batch.sides[0].anchors.shape[1]
     sums = tuple(_smoothed(one) if smooth else one for one in mining.sums())
     num_sums = len(sums)

@@ -79,20 +79,20 @@ def check_valid(name: str, valid: Any, number: int) -> jax.Array:
     return valid
 
 
-def check_weights(weights: Any, valid: jax.Array) -> jax.Array | None:
+def check_weights(weights: Any, valid: Any, number: int) -> jax.Array | None:
     """None, or numbers ``(B,)``, 0 for padding, whose weights may be anything."""
     if weights is None:
         return None
     given, weights = weights, trees.promote(jnp.asarray(weights))
-    if weights.shape != valid.shape:
-        raise ValueError(f"weights must be of shape {valid.shape}, got {weights.shape}")
-    weights = jnp.where(valid, weights, 0)
+    if weights.shape != (number,):
+        raise ValueError(f"weights must be of shape ({number},), got {weights.shape}")
     # Of what was given: under jit even a constant becomes traced by what is done to it.
-    if not isinstance(given, Tracer):
-        counts = np.asarray(given) if isinstance(valid, Tracer) else np.asarray(weights)
-        if not np.isfinite(counts).all():
+    is_known = not (isinstance(given, Tracer) or isinstance(valid, Tracer))
+    if is_known:
+        counted = np.asarray(given) if valid is None else np.asarray(given)[np.asarray(valid)]
+        if not np.isfinite(counted).all():
             raise ValueError("weights must be finite")
-    return weights
+    return weights if valid is None else jnp.where(valid, weights, 0)
 
 
 def check_margin(margin: Any, number: int) -> jax.Array:

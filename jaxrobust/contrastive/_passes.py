@@ -59,9 +59,9 @@ class Plan(NamedTuple):
 
 # Entries of the matrix of scores that are kept for the gradient rather than formed again: 64 MiB.
 _MOST_ENTRIES = 2**24
-# Entries of a block, so that it stays in the cache of a CPU, or keeps an accelerator busy.
+# Entries of a block, so that it stays in the cache of a CPU, or keeps an accelerator busy (16 MiB).
 _BLOCK_ENTRIES = {"cpu": 2**18}
-_OTHER_BLOCK_ENTRIES = 2**24
+_OTHER_BLOCK_ENTRIES = 2**22
 
 
 def chosen_block_size(num_anchors: int, num_candidates: int, has_sums: bool) -> int:

@@ -35,8 +35,10 @@ def memory_init(size: int, dim: int, *, dtype: Any = jnp.float32) -> Memory:
       dtype: of the embeddings.
 
     Raises:
-      ValueError: for numbers below 1.
+      ValueError: for numbers below 1. TypeError: for a dtype that is not floating.
     """
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"dtype must be floating, got {jnp.dtype(dtype)}")
     size, dim = trees.check_count("size", size), trees.check_count("dim", dim)
     return Memory(  # each an array of its own, so that they can be donated
         embeddings=jnp.zeros((size, dim), dtype),
@@ -74,7 +76,8 @@ def memory_push(
       over explicit mesh axes are brought together: a queue is whole on every device.
 
     Raises:
-      ValueError: if B exceeds M, or shapes do not fit.
+      ValueError: if B exceeds M, shapes do not fit, or embeddings are not finite (unless traced, or
+        of padding).
       TypeError: for embeddings that are not floating.
     """
     size, dim = memory.embeddings.shape
@@ -88,6 +91,7 @@ def memory_push(
             f"got {embeddings.shape}"
         )
     number = len(embeddings)
+    pairs.check_embeddings("embeddings", embeddings, valid)
     ids = jnp.full(number, no_id()) if ids is None else pairs.check_labels("ids", ids, number)
     places = (memory.next + jnp.arange(number, dtype=jnp.int32)) % size
     put = lambda old, new: old.at[places].set(trees.bring_together(new).astype(old.dtype))

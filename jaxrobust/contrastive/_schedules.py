@@ -41,7 +41,9 @@ def ramp(first: int, last: int, *, mean: bool = True) -> Schedule:
     """
     first = trees.check_count("first", first, least=0)
     last = trees.check_count("last", last, least=first + 1)
-    return lambda step: mixed(jnp.clip((step - first) / (last - first), 0.0, 1.0), mean=mean)
+    # In floating point: an unsigned step less `first` would be a large number.
+    share = lambda step: (jnp.asarray(step, jnp.result_type(float)) - first) / (last - first)
+    return lambda step: mixed(jnp.clip(share(step), 0.0, 1.0), mean=mean)
 
 
 def top_k_annealing(num_negatives: int, last: int) -> Schedule:
@@ -50,7 +52,8 @@ def top_k_annealing(num_negatives: int, last: int) -> Schedule:
     .. math:: k = \mathrm{round}\big((B-1)^{1 - t/T}\big)
 
     Args:
-      num_negatives: B - 1, static: memory is ``(B, num_negatives)``.
+      num_negatives: B - 1, static. Memory is ``(B, num_negatives)`` at all steps, whatever the
+        block size; of a large batch, begin with fewer.
       last: T, the first step with the hardest alone, at least 1.
     """
     most = trees.check_count("num_negatives", num_negatives)

@@ -205,8 +205,8 @@ HALF_FAST = ("all", "hardest", "info_nce", "sigmoid")
 def test_half_precision_is_summed_in_single(name, block_size):
     """With inner products of 512 pairs, as of the same numbers in float32.
 
-    Products of two bfloat16 are exact there, so that only the gradient is rounded, in the end; a
-    sum in bfloat16 of so many terms would be lost.
+    Products of two bfloat16 are exact there, so that only the gradient is rounded, that of partners
+    and that of all others each; a sum in bfloat16 of so many terms would be lost.
     """
     x, y = (contrastive.normalized(z).astype(jnp.bfloat16) for z in embeddings(number=512, dim=16))
     loss = lambda x, y: PAIRS[name](x, y, similarity="dot", block_size=block_size)

@@ -239,6 +239,12 @@ def test_bad_input():
         contrastive.memory_push(memory, x)
     with pytest.raises(ValueError, match="ids must be of shape"):
         contrastive.memory_push(memory, x[:3], jnp.arange(2))
+    with pytest.raises(ValueError, match="embeddings must be finite; 1 of 3 rows are not: 1"):
+        contrastive.memory_push(memory, x[:3].at[1, 0].set(jnp.nan))
+    padding = contrastive.memory_push(memory, x[:3].at[1, 0].set(jnp.nan), valid=jnp.arange(3) != 1)
+    assert np.isfinite(contrastive.hinge_loss(x, y, memory_y=padding)[0])
+    with pytest.raises(TypeError, match="dtype must be floating, got int"):
+        contrastive.memory_init(4, 2, dtype=jnp.int32)
     with pytest.raises(ValueError, match="size must be an integer of at least 1, got 0"):
         contrastive.memory_init(0, 3)
     with pytest.raises(ValueError, match="memory must have embeddings of 5 numbers"):

@@ -195,6 +195,21 @@ def test_padding_is_inert():
     np.testing.assert_allclose(ratios, whole, rtol=1e-5)
 
 
+@pytest.mark.parametrize("loss", ["hinge_loss", "info_nce", "hard_negative_nce"])
+def test_constants_of_jax_under_jit(loss):
+    """Arrays that a function closes over are known there, and what is done to them is traced."""
+    x, y = embeddings()
+    valid, weights = jnp.arange(B) != 3, jnp.arange(B, dtype=jnp.float32).at[3].set(jnp.nan)
+    loss = getattr(contrastive, loss)
+    value = lambda *args, **options: jax.tree.leaves(loss(*args, **options))[0]
+    known = jax.jit(lambda x, y: value(x, y, valid=valid, weights=weights))(x, y)
+    half = jax.jit(lambda x, y, valid: value(x, y, valid=valid, weights=weights))(x, y, valid)
+    given = jax.jit(lambda x, y, v, w: value(x, y, valid=v, weights=w))(x, y, valid, weights)
+    np.testing.assert_allclose([known, half], [given] * 2, rtol=1e-6)
+    with pytest.raises(ValueError, match="weights must be finite"):
+        jax.jit(lambda x, y: value(x, y, weights=weights))(x, y)
+
+
 def test_numbers_of_negatives_as_arrays():
     with pytest.raises(ValueError, match=r"k must be .*got 0"):
         contrastive.top_k(jnp.int32(0), most=3)

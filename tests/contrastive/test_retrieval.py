@@ -105,6 +105,35 @@ def test_a_large_gallery_needs_less_than_a_gibibyte(average_precision):
     assert analysis.temp_size_in_bytes < 2**30
 
 
+@pytest.mark.slow
+def test_25000_captions_of_5000_images():
+    """Against ranks by NumPy in float64, some queries at a time."""
+    rng = np.random.default_rng(0)
+    groups = np.arange(25_000) // 5
+    x = rng.normal(size=(5_000, 32))
+    y = x[groups] + 2.5 * rng.normal(size=(25_000, 32))
+    x, y = (np.asarray(z, np.float32) for z in (x, y))
+    found = contrastive.retrieval_metrics(x, y, jnp.asarray(groups), ks=(1, 5, 10))
+    unit_x, unit_y = (z / np.linalg.norm(z.astype(float), axis=1, keepdims=True) for z in (x, y))
+    of_x, of_y = [], []
+    for rows in np.split(np.arange(5_000), 10):
+        scores = unit_x[rows] @ unit_y.T
+        best = scores.reshape(len(rows), 5_000, 5)[np.arange(len(rows)), rows].max(axis=1)
+        of_x.append(np.sum(scores > best[:, None], axis=1))
+    for rows in np.split(np.arange(25_000), 25):
+        scores = unit_y[rows] @ unit_x.T
+        own = scores[np.arange(len(rows)), groups[rows]]
+        of_y.append(np.sum(scores > own[:, None], axis=1))
+    for ranking, above in ((found.x_to_y, of_x), (found.y_to_x, of_y)):
+        ranks = np.concatenate(above)
+        recall = [100 * np.mean(ranks < k) for k in (1, 5, 10)]
+        assert 1 < recall[0] < 99
+        # Scores in float32 may exchange a few neighbours.
+        np.testing.assert_allclose(ranking.recall, recall, atol=0.05)
+        np.testing.assert_allclose(ranking.mean_rank, 1 + ranks.mean(), rtol=1e-4)
+        assert abs(ranking.median_rank - (1 + np.floor(np.median(ranks)))) <= 1
+
+
 def test_ranks_in_a_large_gallery():
     """Of 40 queries among 25,000 captions, against all scores in float64."""
     rng = np.random.default_rng(0)

@@ -187,8 +187,14 @@ def test_what_cannot_be_spread_is_told():
     x, y = pairs_of()
     mesh, arrays = spread(x, y)
     cases: Any = (
-        ({"margin": np.ones((4, 4))}, "margin must be a number with a memory, or where"),
-        ({"positives": np.ones((4, 32), bool)}, "positives must be ids, not a mask"),
+        *(
+            ({"margin": np.ones((4, n))}, "margin must be a number with a memory, or where")
+            for n in (4, 32)
+        ),
+        *(
+            ({"positives": np.ones((4, n), bool)}, "positives must be ids, not a mask")
+            for n in (4, 32)
+        ),
         ({"communication": "mail"}, "communication must be one of"),
         (
             {"communication": "ring", "memory_y": contrastive.memory_init(8, D)},
@@ -482,6 +488,47 @@ def test_queues_are_whole_inside_of_shard_map(check_vma):
         mesh=mesh, in_specs=(DATA,) * 4, out_specs=PartitionSpec(), check_vma=check_vma,
     )  # fmt: skip
     chex.assert_trees_all_equal(jax.jit(mapped)(*arrays), wanted)
+
+
+@pytest.mark.parametrize("communication", ["gather", "ring"])
+@pytest.mark.parametrize("name", ["hardest", "top 3, active", "semi-hard"])
+def test_of_equal_negatives_on_several_devices_the_first_is_mined(name, communication):
+    """Every embedding is there four times, on different devices, exactly the same."""
+    few = pairs_of(B // 4)
+    pairs = [jnp.tile(jnp.round(4 * z) / 4, (4, 1)) for z in few]
+    loss = functools.partial(LOSSES[name], similarity="dot")
+    if name == "semi-hard":  # which has a similarity of its own
+        loss = LOSSES[name]
+    mesh, arrays = spread(*pairs)
+    mapped = jax.shard_map(
+        functools.partial(loss, axis_name="batch", communication=communication),
+        mesh=mesh, in_specs=(DATA, DATA), out_specs=PartitionSpec(),
+    )  # fmt: skip
+    found = jax.jit(jax.value_and_grad(mapped, (0, 1)))(*arrays)
+    wanted = jax.value_and_grad(loss, (0, 1))(*pairs)
+    assert_close(found, wanted)
+    # The gradient tells the first from its copies.
+    slopes = wanted[1][1].reshape(4, B // 4, D)
+    assert not np.allclose(slopes[0], slopes[3])
+
+
+@pytest.mark.parametrize("weight", [0.5, 1.0])
+def test_a_traced_mixture_over_devices(weight):
+    """With a branch for the hardest alone, which all devices take."""
+    pairs = pairs_of()
+    loss = lambda x, y, weight, **o: contrastive.hinge_loss(
+        x, y, mining=contrastive.mixed(weight), **o
+    )[0]
+    wanted = jax.value_and_grad(loss, (0, 1))(*pairs, weight)
+    mesh, arrays = spread(*pairs)
+    for communication, check_vma in (("gather", True), ("ring", True), ("ring", False)):
+        mapped = jax.shard_map(
+            functools.partial(loss, axis_name="batch", communication=communication),
+            mesh=mesh, in_specs=(DATA, DATA, PartitionSpec()), out_specs=PartitionSpec(),
+            check_vma=check_vma,
+        )  # fmt: skip
+        found = jax.jit(jax.value_and_grad(mapped, (0, 1)))(*arrays, jnp.float64(weight))
+        assert_close(found, wanted)
 
 
 @pytest.mark.parametrize("mining", ["hardest", "all"])

@@ -56,6 +56,50 @@ def test_schedules(name):
         chex.assert_trees_all_close(at(jnp.int32(step)), wanted, rtol=1e-5, atol=1e-5)
 
 
+def test_a_ramp_of_unsigned_steps():
+    weight = lambda step: contrastive.ramp(2, 6)(step).weight
+    for dtype in (jnp.uint32, jnp.int32):
+        found = [float(weight(dtype(step))) for step in (0, 2, 4, 6, 9)]
+        assert found == [0, 0, 0.5, 1, 1]
+
+
+def test_after_the_switch_there_are_no_sums():
+    """Of one program: a branch in which only the hardest are looked at, with their block size."""
+    x, y = embeddings(number=64)
+    loss = lambda x, step: loss_of(contrastive.switch(3)(step), x, y)
+    steps = jax.make_jaxpr(loss)(x, jnp.int32(0)).jaxpr.eqns
+    (cond,) = [eqn for eqn in _inner(steps) if eqn.primitive.name == "cond"]
+    costs = [
+        jax.jit(jax.value_and_grad(lambda x, m=mining: loss_of(m, x, y))).lower(x).compile()
+        for mining in ("hardest", contrastive.mixed(0.5))
+    ]
+    flops = [cost.cost_analysis()["flops"] for cost in costs]
+    assert len(cond.params["branches"]) == 2
+    assert flops[0] < 0.8 * flops[1]
+
+
+def _inner(eqns):
+    """Those inside of calls as well, but not of loops and branches."""
+    for eqn in eqns:
+        yield eqn
+        if "jaxpr" in eqn.params and eqn.primitive.name in ("jit", "pjit"):
+            yield from _inner(eqn.params["jaxpr"].jaxpr.eqns)
+
+
+def test_gradients_of_chunks_in_half_precision():
+    """Added in single precision: 1 + 256 is 256 in bfloat16."""
+    ones = jnp.ones((1024, 1), jnp.bfloat16)
+    encode = lambda w, x: x @ w
+    embed = contrastive.in_chunks(encode, chunk_size=1)
+    loss = lambda w: jnp.sum(embed(w, ones).astype(jnp.float32))
+    slope = jax.jit(jax.grad(loss))(jnp.ones((1, 1), jnp.bfloat16))
+    assert slope.dtype == jnp.bfloat16
+    assert slope == 1024
+    params = {"w": jnp.ones((1, 1), jnp.bfloat16), "number": jnp.int32(2)}
+    encode = lambda params, x: x @ params["w"] * params["number"].astype(jnp.bfloat16)
+    np.testing.assert_array_equal(contrastive.in_chunks(encode, chunk_size=3)(params, ones), 2)
+
+
 @pytest.mark.parametrize("number", [12, 13, 3, 16])
 def test_in_chunks(number):
     """Values and gradients are those of the whole; memory is not."""

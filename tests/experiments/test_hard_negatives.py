@@ -31,7 +31,7 @@ from experiments.hard_negatives_runs import (
     HARDEST,
     METHODS,
     ORDER,
-    ORDER_HARDEST,
+    ORDERS,
     SOFT,
     WARM,
     Run,
@@ -146,6 +146,27 @@ def test_towers_learn(method):
     assert np.isnan(run.precision).all()
 
 
+@pytest.mark.slow
+def test_a_warm_up_by_the_mean(monkeypatch):
+    """Gradients are those of a mean over pairs in the warm-up, and of a sum after it."""
+    pairs = views(0, 128, 32)
+    by_sum = Setting(TOWERS, epochs=2, batch=64)
+    run, _ = train(WARM, by_sum._replace(warm_by_mean=True), pairs, jax.random.key(0))
+    summed, _ = train(WARM, by_sum, pairs, jax.random.key(0))
+    of_sum = hard_negatives_runs.loss_of
+
+    def of_mean(method, x, y, ids, step, warm_steps):
+        assert warm_steps == 2
+        value = of_sum(method, x, y, ids, step, warm_steps)
+        return jnp.where(step < warm_steps, value / 64, value)
+
+    monkeypatch.setattr(hard_negatives_runs, "loss_of", of_mean)
+    expected, _ = train.__wrapped__(WARM, by_sum, pairs, jax.random.key(0))
+    np.testing.assert_allclose(run.cosine, expected.cosine, rtol=1e-4)
+    np.testing.assert_allclose(run.loss, expected.loss * [64, 1], rtol=1e-4)
+    assert np.all(np.abs(run.cosine - summed.cosine) > 1e-3 * np.abs(summed.cosine))
+
+
 def test_validation_chooses_the_epoch():
     """The embeddings are those of the run that ends there, and so are the figures."""
     whole = views(0, 512, 256)
@@ -177,7 +198,7 @@ def test_the_first_best_epoch_is_chosen():
     np.testing.assert_array_equal(seen.chosen(run_of(FAST, 100)), [3, 3])
 
 
-ALL_METHODS = (*METHODS, ORDER, ORDER_HARDEST)
+ALL_METHODS = (*METHODS, *ORDERS)
 
 
 @pytest.mark.parametrize(
@@ -353,7 +374,15 @@ def test_what_was_measured_before():
     (least, _), _ = (claim.measured for claim in told._as_before(VIEWS, before, off_by(3, 0)))
     assert least == pytest.approx(3 / np.hypot(1, 1.8 / np.sqrt(3)))
     config = types.SimpleNamespace(epochs=30)
-    assert len(told.claims(config, {VIEWS: off_by(0, 0)})) == 7
+    made = told.claims(config, {VIEWS: off_by(0, 0)})
+    assert len(made) == 8
+    lead = made[5]
+    assert lead.measured == (7, 7)
+    assert "it is 7.0 ± 0.0" in lead.reason
+    smaller = off_by(0, 0)
+    smaller[HARDEST] = off_by(0, -4)[HARDEST]
+    assert lead.holds
+    assert not told.claims(config, {VIEWS: smaller})[5].holds
 
 
 def test_the_epoch_from_which_one_leads():
@@ -431,7 +460,7 @@ def test_a_short_run_has_all_its_parts(monkeypatch):
         copies=(1, 4),
     )  # fmt: skip
     result = hard_negatives.run(config)
-    assert len(result.claims) == 18
+    assert len(result.claims) == 19
     assert set(result.series["views"]) == set(config.methods)
     figures = hard_negatives.plot(dataclasses.replace(result))
     assert set(figures) == {
