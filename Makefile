@@ -76,7 +76,8 @@ $(TORCH_VENV)/.stamp: | $(BIN)/python
 	@echo "installing PyTorch and its rivals into $(TORCH_VENV) ..."
 	@$(TORCH_PIP) 'torch==2.13.0' && $(TORCH_PIP) 'torch==2.13.0' opacus einops packaging \
 	  && $(TORCH_PIP) --no-deps backpack-for-pytorch unfoldnd \
-	  && $(TORCH_PIP) 'torch==2.13.0' pytorch-metric-learning && touch $@ \
+	  && $(TORCH_PIP) 'torch==2.13.0' pytorch-metric-learning \
+	  && $(TORCH_PIP) --no-deps pyautoattack torchattacks && touch $@ \
 	  || echo 'they cannot be installed here: the table will say so'
 
 $(BIN)/python:

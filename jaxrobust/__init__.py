@@ -8,6 +8,7 @@ A room is imported when it is first touched, so `import jaxrobust` itself costs 
 imports neither JAX nor any other library, starts no JAX backend and changes no JAX configuration.
 
 Rooms:
+    attacks: what robust accuracy really is: attacks on classifiers in any norm.
     clustering: groups of points, by k-means or by the variance of a stratified estimator.
     contrastive: losses of pairs with mined negatives, memories, retrieval metrics.
     data: arrays in, arrays out; embedded sets, files, TFDS, index-returning batches.
@@ -25,6 +26,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # Lets type checkers and editors see the rooms that `__getattr__` loads.
+    from jaxrobust import attacks as attacks
     from jaxrobust import clustering as clustering
     from jaxrobust import contrastive as contrastive
     from jaxrobust import data as data
@@ -41,6 +43,7 @@ __version__ = "0.1.0"
 
 # The rooms, by hand: a folder becomes public when it is named here.
 __all__ = (
+    "attacks",
     "clustering",
     "contrastive",
     "data",

@@ -170,11 +170,12 @@ def hinge_loss(
 
 def mined(batch: Batch, mining: Mining, smooth: bool) -> list[Mined]:
     """Losses of the anchors of the directions that are wanted."""
-    if not (isinstance(mining, Mixed) and isinstance(mining.weight, jax.Array)):
+    weight = getattr(mining, "weight", None) if isinstance(mining, Mixed) else None
+    if not isinstance(weight, jax.Array):
         return _mined_by(batch, mining, smooth)
     # After the switch, or the ramp, the hardest alone costs a fraction of both.
     return jax.lax.cond(
-        mining.weight >= 1,
+        weight >= 1,
         lambda: _mined_by(batch.for_picks(), NAMED["hardest"], smooth),
         lambda: _mined_by(batch, mining, smooth),
     )

@@ -23,6 +23,7 @@ sharded like the input).
 
 import math
 
+from jaxrobust.norms._bands import FourierBands, fourier_bands, frequencies
 from jaxrobust.norms._base import Norm
 from jaxrobust.norms._fourier import Fourier, fourier
 from jaxrobust.norms._lookup import as_norm, names
@@ -31,11 +32,14 @@ from jaxrobust.norms._schatten import Schatten, schatten
 
 __all__ = [
     "Fourier",
+    "FourierBands",
     "Lp",
     "Norm",
     "Schatten",
     "as_norm",
     "fourier",
+    "fourier_bands",
+    "frequencies",
     "l1",
     "l2",
     "linf",

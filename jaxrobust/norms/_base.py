@@ -9,6 +9,9 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxrobust import trees
+from jaxrobust.norms import _boxes
+
+_STEPS_IN_BOX = 5  # of the linear maximisation over a ball and a box
 
 
 class Norm(abc.ABC):
@@ -70,6 +73,102 @@ class Norm(abc.ABC):
         wide = trees.promote(x)
         rest = jax.tree.map(jnp.subtract, wide, self.dual.project(wide, scale))
         return trees.cast_like(rest, x)
+
+    def project_in_box(
+        self, x: Any, radius: float | jax.Array, lower: Any, upper: Any, *, num_sweeps: int = 30
+    ) -> Any:
+        r"""Projection on the part of the ball that is in a box: :math:`\|u\|\le r,\ l\le u\le h`.
+
+        For lp norms it is the exact Euclidean projection. For other norms it is what
+        ``num_sweeps`` of Dykstra's alternating projections come to, scaled down until it is in the
+        ball: the result is always in both, but only near the projection.
+
+        Args:
+          x: the vector to project.
+          radius: scalar, 0 or more.
+          lower: lower ends, 0 or less, as ``x`` or broadcasting against each of its leaves;
+            ``-inf`` for none.
+          upper: upper ends, 0 or more, likewise.
+          num_sweeps: of alternating projections.
+        """
+        wide, lower, upper = check_box("x", x, radius, lower, upper)
+        ball = lambda z: self.project(z, radius)
+        clipped, in_ball = jax.tree.map(jnp.clip, wide, lower, upper), ball(wide)
+        is_box_enough = self.value(clipped) <= radius
+        is_ball_enough = jnp.asarray(True)
+        for leaf, low, high in zip(*map(jax.tree.leaves, (in_ball, lower, upper)), strict=True):
+            is_ball_enough &= jnp.all((leaf >= low) & (leaf <= high))
+
+        def fits(z):
+            norm = self.value(z)
+            return jnp.where(norm > radius, radius / jnp.where(norm > 0, norm, 1), 1)
+
+        both = _boxes.alternate(ball, fits, wide, lower, upper, num_sweeps)
+        choose = lambda one, other, rest: jnp.where(
+            is_box_enough, one, jnp.where(is_ball_enough, other, rest)
+        )
+        return trees.cast_like(jax.tree.map(choose, clipped, in_ball, both), x)
+
+    def lmo_in_box(
+        self, g: Any, radius: float | jax.Array, lower: Any, upper: Any, *, num_sweeps: int = 30
+    ) -> Any:
+        r"""Maximiser of :math:`\langle u, g\rangle` over :math:`\|u\|\le r,\ l\le u\le h`.
+
+        Exact for lp norms. For other norms it is near the maximiser, always in ball and box: from
+        that without a box, projected, some long steps along ``g``, projected.
+
+        Args:
+          g: the direction.
+          radius: scalar, 0 or more.
+          lower: lower ends, 0 or less, as in :meth:`project_in_box`.
+          upper: upper ends, 0 or more.
+          num_sweeps: of alternating projections.
+        """
+        wide, lower, upper = check_box("g", g, radius, lower, upper)
+        project = lambda u: self.project_in_box(u, radius, lower, upper, num_sweeps=num_sweeps)
+        # Twice the radius of the maximiser without a box: where the box does not matter, that is
+        # the maximiser again, and steps along g leave it where it is.
+        far = trees.scale(2 * jnp.asarray(radius), self.lmo(wide))
+        length = trees.l2_norm(wide)
+        step = trees.l2_norm(far) / jnp.where(length > 0, length, 1)
+        along = lambda _, u: project(trees.add(u, wide, weight=step))
+        return trees.cast_like(jax.lax.fori_loop(0, _STEPS_IN_BOX, along, project(far)), g)
+
+
+def check_box(name: str, x: Any, radius: Any, lower: Any, upper: Any) -> tuple[Any, Any, Any]:
+    """``x`` in float32 at least, and the ends of the box as trees like it."""
+    trees.check_floating(name, x)
+    check_nonnegative("radius", radius)
+    wide = trees.promote(x)
+    return wide, _ends("lower", lower, wide, -1), _ends("upper", upper, wide, 1)
+
+
+def _ends(name: str, ends: Any, like: Any, sign: int) -> Any:
+    leaves, structure = jax.tree.flatten(like)
+    given = jax.tree.leaves(ends)
+    if len(given) == 1:
+        given = given * len(leaves)
+    if len(given) != len(leaves):
+        raise ValueError(f"{name} must be one array or a tree of {len(leaves)}, got {len(given)}")
+    wide = []
+    for end, leaf in zip(given, leaves, strict=True):
+        known = jnp.asarray(end, leaf.dtype)
+        if not broadcasts_to(known.shape, leaf.shape):
+            raise ValueError(f"{name} must broadcast to {leaf.shape}, got {known.shape}")
+        # What was given: under jit even a known array becomes traced by what is done to it.
+        if not isinstance(end, Tracer) and not np.all(sign * np.asarray(end) >= 0):
+            side = "0 or less" if sign < 0 else "0 or more"
+            raise ValueError(f"{name} must be {side}, for the box must contain zero, got {end}")
+        wide.append(jnp.broadcast_to(known, leaf.shape))
+    return structure.unflatten(wide)
+
+
+def broadcasts_to(shape: tuple[int, ...], like: tuple[int, ...]) -> bool:
+    """Whether an array of this shape can be stretched to that one."""
+    try:
+        return np.broadcast_shapes(shape, like) == like
+    except ValueError:
+        return False
 
 
 def check_nonnegative(name: str, scalar: Any) -> None:

@@ -1,11 +1,15 @@
 """Entrywise lp norms."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrobust import trees
+from jaxrobust.norms import _boxes
+from jaxrobust.norms._base import check_box
 from jaxrobust.norms._decomposed import DecomposedNorm, Parts, exponent, exponent_name
 
 
@@ -21,6 +25,31 @@ class Lp(DecomposedNorm):
     def _take_apart(self, leaf: jax.Array) -> Parts:
         sign = jnp.sign(leaf)
         return Parts(jnp.abs(leaf), np.ones((), leaf.dtype), 0.0, lambda a: sign * a)
+
+    def project_in_box(
+        self, x: Any, radius: float | jax.Array, lower: Any, upper: Any, *, num_sweeps: int = 0
+    ) -> Any:
+        """Exact Euclidean projection on ball and box; see :meth:`Norm.project_in_box`."""
+        del num_sweeps
+        return self._in_box(_boxes.project, "x", x, radius, lower, upper)
+
+    def lmo_in_box(
+        self, g: Any, radius: float | jax.Array, lower: Any, upper: Any, *, num_sweeps: int = 0
+    ) -> Any:
+        """Exact maximiser over ball and box; see :meth:`Norm.lmo_in_box`."""
+        del num_sweeps
+        return self._in_box(_boxes.lmo, "g", g, radius, lower, upper)
+
+    def _in_box(self, solve: Any, name: str, x: Any, radius: Any, lower: Any, upper: Any) -> Any:
+        wide, lower, upper = check_box(name, x, radius, lower, upper)
+        leaves, structure = jax.tree.flatten(wide)
+        a = [jnp.abs(leaf) for leaf in leaves]
+        ends = zip(leaves, jax.tree.leaves(lower), jax.tree.leaves(upper), strict=True)
+        caps = [jnp.where(leaf > 0, high, -low) for leaf, low, high in ends]
+        r = jnp.asarray(radius, jnp.result_type(*a))
+        found = solve(self.p, a, caps, jnp.where(r >= 0, r, jnp.nan))
+        signed = [jnp.sign(leaf) * new for leaf, new in zip(leaves, found, strict=True)]
+        return trees.cast_like(structure.unflatten(signed), x)
 
 
 def lp(p: float) -> Lp:

@@ -28,7 +28,7 @@ def project(p: float, a: Magnitudes, c: Weights) -> Magnitudes:
     def halve(_, bracket):
         low, high = bracket
         middle = 0.5 * (low + high)
-        outside = _magnitudes.value(p, [_shrink(p, leaf, middle) for leaf in a], c) > 1
+        outside = _magnitudes.value(p, [shrink(p, leaf, middle) for leaf in a], c) > 1
         return jnp.where(outside, middle, low), jnp.where(outside, high, middle)
 
     steps = jnp.finfo(high.dtype).nmant + 4
@@ -37,14 +37,14 @@ def project(p: float, a: Magnitudes, c: Weights) -> Magnitudes:
     # Near the ball, in many dimensions, the multiplier is far below the first upper end, and what
     # the halvings leave of the bracket is not small next to it: Newton goes on.
     def newton(_, multiplier):
-        u = [_shrink(p, leaf, multiplier) for leaf in a]
+        u = [shrink(p, leaf, multiplier) for leaf in a]
         norm = _magnitudes.value(p, u, c)
         _, _, curvature = _linearised(p, u, c, multiplier)
         step = (norm - 1) * norm ** (p - 1) / jnp.where(curvature == 0, jnp.inf, curvature)
         return jnp.clip(multiplier + step, low, high)
 
     multiplier = jax.lax.fori_loop(0, 2, newton, high)
-    return [_shrink(p, leaf, multiplier) for leaf in a]
+    return [shrink(p, leaf, multiplier) for leaf in a]
 
 
 @project.defjvp
@@ -81,7 +81,7 @@ def _slope(p: float, u: jax.Array, multiplier: jax.Array) -> jax.Array:
     return power / jnp.where(below == 0, 1, below)
 
 
-def _shrink(p: float, a: jax.Array, multiplier: jax.Array) -> jax.Array:
+def shrink(p: float, a: jax.Array, multiplier: jax.Array) -> jax.Array:
     """The root u in [0, a] of u + multiplier * u^(p-1) = a, elementwise, by Newton from above."""
     # With t = u for p > 2 and t = u^(p-1) for p < 2 the equation reads slope * t + curve * t^s = a
     # with s > 1: convex and increasing in t, so Newton falls monotonically on the root from any

@@ -60,6 +60,35 @@ def _project_l1(a: Magnitudes, c: Weights, radius: jax.Array) -> Magnitudes:
 _optax_l1_ball = jax.jit(projections.projection_l1_ball)
 
 
+def soft_threshold(a: Magnitudes, c: Weights, s: Magnitudes, radius: jax.Array) -> Magnitudes:
+    """Magnitudes max(a - t s, 0) of the projection on the ball sum c s a <= radius.
+
+    Where ``s`` is zero they are as they were. For magnitudes outside of the ball.
+    """
+    shapes = [jnp.broadcast_to(weight, leaf.shape) for weight, leaf in zip(s, a, strict=True)]
+    flat = lambda leaves: jnp.concatenate([leaf.reshape(-1) for leaf in leaves])
+    scales, magnitudes = flat(shapes), flat(a)
+    counts = flat([jnp.broadcast_to(w, leaf.shape) for w, leaf in zip(c, a, strict=True)])
+    # Entry i is left while t < a_i / s_i: in this order t = max_k (sum c s a - r) / sum c s^2.
+    ratio = magnitudes / jnp.where(scales > 0, scales, 1)
+    order = jnp.argsort(jnp.where(scales > 0, -ratio, jnp.inf))
+    sums = jnp.cumsum((counts * scales * magnitudes)[order]) - radius
+    squares = jnp.cumsum((counts * scales**2)[order])
+    rough = jnp.max(sums / jnp.where(squares > 0, squares, 1))
+    kept = (ratio >= rough) & (scales > 0)
+    excess = jnp.sum(jnp.where(kept, counts * scales * magnitudes, 0)) - radius
+    total = jnp.sum(jnp.where(kept, counts * scales**2, 0))
+    threshold = jnp.maximum(excess / jnp.where(total > 0, total, 1), 0)
+    # Free magnitudes aside, the norm is the radius, whatever the rounding errors of the threshold.
+    new = [jnp.maximum(leaf - threshold * w, 0) for leaf, w in zip(a, shapes, strict=True)]
+    norm = _magnitudes.total([n * w * leaf for n, w, leaf in zip(c, shapes, new, strict=True)])
+    factor = radius / jnp.where(norm > 0, norm, 1)
+    return [
+        jnp.where((w > 0) & (norm > 0), factor, 1) * leaf
+        for w, leaf in zip(shapes, new, strict=True)
+    ]
+
+
 def _soft_threshold(a: Magnitudes, c: Weights, radius: jax.Array) -> Magnitudes:
     # The threshold t solves sum_i c_i max(a_i - t, 0) = r. Over the prefixes of the sorted
     # magnitudes t = max_k (sum_{i<=k} c_i a_i - r) / sum_{i<=k} c_i, for prefixes too short or too

@@ -5,7 +5,14 @@ import warnings
 import numpy as np
 import pytest
 
-from experiments.benchmarks import contrastive, max_margin, per_example, per_example_models, timing
+from experiments.benchmarks import (
+    attacks,
+    contrastive,
+    max_margin,
+    per_example,
+    per_example_models,
+    timing,
+)
 from experiments.benchmarks.max_margin import GAP, Comparison, Rival
 
 FINE = Rival("default", 2.0, 0.1 * GAP, False)
@@ -164,3 +171,26 @@ def test_contrastive_prints_its_tables(capsys, monkeypatch):
     assert f"PyTorch not run: {contrastive.VARIABLE} names no Python with PyTorch" in printed
     assert all(f"\n{size}" in printed for size in (*contrastive.QUICK_SIZES, 512))
     assert printed.count("\n50  ") == 2
+
+
+def test_what_attacks_miss():
+    printed = {"norm": "Linf", "torch": "2", "threads": 3, "autoattack": [0.63, 12.0]}
+    norm, found = attacks.read_peers({**printed, "apgd": "ValueError: no", "pgd": [0.7, 0.1]})
+    assert norm == "linf"
+    assert found.notes == ["PyTorch 2, 3 threads", "torchattacks APGD cannot, linf: ValueError: no"]
+    assert found.accuracy == {"AutoAttack": 63, "torchattacks PGD": 70}
+    left = lambda ours: attacks.misses(norm, {**found.accuracy, attacks.ENSEMBLE: ours})
+    assert left(63.4) == []
+    assert left(63.6) == ["attacks: linf: 63.6 % left, AutoAttack 63.0 %"]
+    assert attacks.misses("l2", {attacks.ENSEMBLE: 1.0}) == [
+        "attacks: l2: AutoAttack was not measured"
+    ]
+
+
+@pytest.mark.slow
+def test_attacks_print_their_tables(capsys, monkeypatch):
+    monkeypatch.delenv(attacks.VARIABLE, raising=False)
+    assert attacks.main(quick=True) == []
+    printed = capsys.readouterr().out
+    assert f"PyTorch not run: {attacks.VARIABLE} names no Python with PyTorch" in printed
+    assert all(printed.count(name) == 2 for name in (attacks.ENSEMBLE, attacks.APGD, attacks.PGD))

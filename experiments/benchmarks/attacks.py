@@ -1,0 +1,222 @@
+"""The ensemble of attacks against AutoAttack on the same network, and what APGD costs; float32.
+
+A small network on the images of digits, trained adversarially, so that attacks do not succeed on
+all. Its weights go to PyTorch, in an environment of its own that `make bench` prepares
+(JAXROBUST_TORCH_PYTHON names its Python).
+"""
+
+import functools
+import json
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.benchmarks import timing
+from jaxrobust import attacks, data
+
+RADII = {"linf": 0.15, "l2": 0.7}
+TORCH_NAMES = {"linf": "Linf", "l2": "L2"}
+NUMBER, QUICK_NUMBER = 500, 20  # examples that are attacked
+STEPS, QUERIES, QUICK_QUERIES = 100, 5_000, 20
+POINTS = 0.5  # of accuracy, in %, that the ensemble may leave more than AutoAttack
+MOST_RATIO = 1.15  # APGD over so many gradients
+VARIABLE = "JAXROBUST_TORCH_PYTHON"
+SCRIPT = Path(__file__).with_name("attacks_torch.py")
+ENSEMBLE, APGD, PGD = "ensemble", "APGD, 100 steps", "PGD, 100 steps"
+PEERS = {"autoattack": "AutoAttack", "apgd": "torchattacks APGD", "pgd": "torchattacks PGD"}
+
+ABOUT = """
+Accuracy in % of {number} images of digits, clean {clean:.1f}, under attacks; in brackets seconds,
+those of compilation apart (a second run).
+"""
+ABOUT_COST = """
+Milliseconds of APGD with {steps} steps, and of as many gradients of the loss by the inputs.
+"""
+
+
+class Measured(NamedTuple):
+    """Of one norm."""
+
+    accuracy: dict[str, float]  # in %, by attack
+    seconds: dict[str, float]
+    compiling: dict[str, float]
+    notes: list[str]
+
+
+def main(quick: bool) -> list[str]:
+    """Prints the tables; returns what missed its bar."""
+    params, x, y = problem(quick)
+    missed, notes = [], set()
+    peers = measure_peers(params, x, y)
+    clean = 100 * float(np.mean(np.asarray(predict(params, x)).argmax(axis=1) == y))
+    rows = []
+    for norm, eps in RADII.items():
+        found = measure(params, x, y, norm, eps, quick)
+        other = peers.get(norm, Measured({}, {}, {}, []))
+        notes |= set(other.notes)
+        accuracy, seconds = found.accuracy | other.accuracy, found.seconds | other.seconds
+        for name in (ENSEMBLE, APGD, PGD, *PEERS.values()):
+            if name in accuracy:
+                compiling = found.compiling.get(name)
+                told = "-" if compiling is None else f"{compiling:.1f}"
+                rows.append([norm, name, f"{accuracy[name]:.1f}", f"{seconds[name]:.2f}", told])
+        missed += misses(norm, accuracy)
+    print(ABOUT.format(number=len(x), clean=clean))
+    print(timing.table(["norm", "attack", "accuracy, %", "seconds", "to compile"], rows))
+    print("", *sorted(notes), sep="\n")
+    missed += cost(params, x, y, 2 if quick else 7)
+    return [] if quick else missed
+
+
+def misses(norm: str, accuracy: dict[str, float]) -> list[str]:
+    """Whether the ensemble leaves more than AutoAttack, or that is not known."""
+    theirs = accuracy.get(PEERS["autoattack"])
+    if theirs is None:
+        return [f"attacks: {norm}: AutoAttack was not measured"]
+    if accuracy[ENSEMBLE] > theirs + POINTS:
+        return [f"attacks: {norm}: {accuracy[ENSEMBLE]:.1f} % left, AutoAttack {theirs:.1f} %"]
+    return []
+
+
+def predict(params: Any, images: Any) -> jax.Array:
+    """Scores of a convolution and two dense layers."""
+    x = jax.lax.conv_general_dilated(
+        images, params["kernel"], (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    x = jax.nn.relu(x + params["bias"].reshape(1, 1, 1, -1)).reshape(len(images), -1)
+    hidden = jax.nn.relu(x @ params["hidden"] + params["hidden_bias"].reshape(1, -1))
+    return hidden @ params["last"] + params["last_bias"].reshape(1, -1)
+
+
+def problem(quick: bool) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """Params after adversarial training in linf, and test images with labels."""
+    found = data.digits()
+    x, y = np.asarray(found.x_train, np.float32), np.asarray(found.y_train)
+    images = lambda a: np.asarray(a, np.float32).reshape(-1, 8, 8, 1)
+    x, test, labels = images(x), images(found.x_test), np.asarray(found.y_test)
+    params = trained(x, y, 20 if quick else 600)
+    number = QUICK_NUMBER if quick else NUMBER
+    return params, test[:number], labels[:number].astype(np.int32)
+
+
+def trained(x: np.ndarray, y: np.ndarray, steps: int) -> dict[str, Any]:
+    """By Adam, in batches of 128, with 7 steps of PGD in linf."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    shapes = {"kernel": (3, 3, 1, 32), "hidden": (9 * 32, 64), "last": (64, 10)}
+    params: dict[str, Any] = {
+        name: jax.random.normal(key, shape) * (2 / np.prod(shape[:-1])) ** 0.5
+        for key, (name, shape) in zip(keys, shapes.items(), strict=True)
+    }
+    params |= {"bias": jnp.zeros(32), "hidden_bias": jnp.zeros(64), "last_bias": jnp.zeros(10)}
+    adversary = attacks.adversary(predict, norm="linf", eps=RADII["linf"], bounds=(0, 1))
+    optimizer = optax.adam(2e-3)
+
+    def step(carry, key):
+        params, state = carry
+        rows_key, attack_key = jax.random.split(key)
+        rows = jax.random.randint(rows_key, (128,), 0, len(x))
+        images, labels = jnp.asarray(x)[rows], jnp.asarray(y)[rows]
+        images = adversary(attack_key, params, images, labels)
+        loss = lambda p: jnp.mean(
+            optax.softmax_cross_entropy_with_integer_labels(predict(p, images), labels)
+        )
+        updates, state = optimizer.update(jax.grad(loss)(params), state)
+        return (optax.apply_updates(params, updates), state), None
+
+    run = jax.jit(lambda params, keys: jax.lax.scan(step, (params, optimizer.init(params)), keys))
+    return run(params, jax.random.split(jax.random.key(1), steps))[0][0]
+
+
+def measure(params: Any, x: Any, y: Any, norm: str, eps: float, quick: bool) -> Measured:
+    """Every attack twice: the second time nothing is compiled."""
+    options: dict[str, Any] = {
+        "norm": norm, "eps": eps, "bounds": (0.0, 1.0), "key": jax.random.key(0)
+    }  # fmt: skip
+    given = predict, params, x, y
+    queries = QUICK_QUERIES if quick else QUERIES
+    programs = {
+        ENSEMBLE: lambda: attacks.ensemble(
+            *given, batch_size=len(x), num_queries=queries, **options
+        ),
+        APGD: lambda: attacks.apgd(*given, num_steps=STEPS, **options),
+        PGD: lambda: attacks.pgd(*given, num_steps=STEPS, **options),
+    }
+    accuracy, seconds, compiling = {}, {}, {}
+    for name, program in programs.items():
+        first, _ = timing.once(program)
+        seconds[name], found = timing.once(program)
+        accuracy[name] = 100 * float(found.robust_accuracy)
+        compiling[name] = first - seconds[name]
+    return Measured(accuracy, seconds, compiling, [])
+
+
+def cost(params: Any, x: Any, y: Any, repeats: int) -> list[str]:
+    """APGD next to the gradients that it needs, in one program each."""
+    rows, missed = [], []
+    for norm, eps in RADII.items():
+        attack = functools.partial(
+            attacks.apgd, predict, params, x, y, norm=norm, eps=eps, bounds=(0.0, 1.0),
+            key=jax.random.key(0), num_steps=STEPS,
+        )  # fmt: skip
+        plain = functools.partial(gradients(STEPS), params, x, jnp.asarray(y))
+        for run in (attack, plain):
+            timing.once(run)
+        ours, theirs = timing.median(attack, repeats), timing.median(plain, repeats)
+        ratio = ours / theirs
+        rows.append([norm, 1e3 * ours, 1e3 * theirs, ratio])
+        if ratio > MOST_RATIO:
+            missed.append(f"attacks: {norm}: APGD takes {ratio:.2f} of its gradients, {MOST_RATIO}")
+    print(ABOUT_COST.format(steps=STEPS))
+    print(timing.table(["norm", "APGD", "gradients", "ratio"], rows))
+    return missed
+
+
+def gradients(number: int):
+    """So many gradients of the cross-entropy by the inputs, each where the last one leads to."""
+
+    def loss(x, params, y):
+        return jnp.sum(optax.softmax_cross_entropy_with_integer_labels(predict(params, x), y))
+
+    @jax.jit
+    def run(params, x, y):
+        step = lambda x, _: (x + 1e-3 * jax.grad(loss)(x, params, y), None)
+        return jax.lax.scan(step, jnp.asarray(x), length=number)[0]
+
+    return run
+
+
+def measure_peers(params: Any, x: Any, y: Any) -> dict[str, Measured]:
+    """What PyTorch finds, by norm; or why it was not asked."""
+    python = os.environ.get(VARIABLE, "")
+    why = f"PyTorch not run: {VARIABLE} names no Python with PyTorch"
+    if Path(python).is_file():
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "network.npz"
+            np.savez(path, images=x, labels=y, steps=STEPS, **RADII, **params)
+            command = [python, str(SCRIPT), str(path)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            lines = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
+            return dict(read_peers(json.loads(line.removeprefix("FOUND "))) for line in lines)
+        why = "PyTorch not run: " + (done.stderr.strip().splitlines() or ["no message"])[-1]
+    return {norm: Measured({}, {}, {}, [why]) for norm in RADII}
+
+
+def read_peers(found: dict[str, Any]) -> tuple[str, Measured]:
+    """From what the other program prints."""
+    norm = {other: name for name, other in TORCH_NAMES.items()}[found["norm"]]
+    accuracy, seconds = {}, {}
+    notes = [f"PyTorch {found['torch']}, {found['threads']} threads"]
+    for key, name in PEERS.items():
+        if isinstance(found[key], list):
+            accuracy[name], seconds[name] = 100 * found[key][0], found[key][1]
+        else:
+            notes.append(f"{name} cannot, {norm}: {found[key]}")
+    return norm, Measured(accuracy, seconds, {}, notes)

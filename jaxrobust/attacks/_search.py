@@ -1,0 +1,107 @@
+"""What all attacks with restarts share: the best point so far, and what was seen on the way."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrobust.attacks import _threat as threats
+from jaxrobust.attacks._problem import Problem, Seen
+from jaxrobust.attacks._result import Info, Result, Settings
+from jaxrobust.attacks._threat import flat, spread
+from jaxrobust.norms import Norm
+
+
+class Best(NamedTuple):
+    """The best point of each example: one that succeeds, and of those the highest loss."""
+
+    delta: jax.Array  # (B, *features)
+    loss: jax.Array  # (B,)
+    margin: jax.Array  # (B,)
+
+
+class Trail(NamedTuple):
+    """What was seen on the way."""
+
+    # (B,) bool each: every gradient that was needed was zero; nothing was NaN.
+    has_no_gradient: jax.Array
+    is_finite: jax.Array
+
+
+class Outcome(NamedTuple):
+    """Of one run."""
+
+    best: Best
+    losses: jax.Array  # (num_steps + 1, B)
+    trail: Trail
+
+
+def first(delta: jax.Array, seen: Seen) -> tuple[Best, Trail]:
+    """After the first look."""
+    # A point that is NaN must lose against any other.
+    loss = jnp.where(jnp.isnan(seen.loss), -jnp.inf, seen.loss)
+    return Best(delta, loss, seen.margin), Trail(_lacks_gradient(seen), seen.is_finite)
+
+
+def update(best: Best, trail: Trail, delta: jax.Array, seen: Seen) -> tuple[Best, Trail]:
+    """After another look."""
+    is_better = _is_better(seen.loss, seen.margin, best)
+    lacks = trail.has_no_gradient & _lacks_gradient(seen)
+    return (
+        choose(is_better, Best(delta, seen.loss, seen.margin), best),
+        Trail(lacks, trail.is_finite & seen.is_finite),
+    )
+
+
+def choose(which: jax.Array, one: Any, other: Any) -> Any:
+    """By example, ``(B,)``, of trees whose leaves have a row for each."""
+    return jax.tree.map(lambda a, b: jnp.where(spread(which, a.ndim), a, b), one, other)
+
+
+def _is_better(loss: jax.Array, margin: jax.Array, best: Best) -> jax.Array:
+    """NaN is not."""
+    succeeds, did = margin >= 0, best.margin >= 0
+    return (succeeds & ~did) | ((succeeds == did) & (loss > best.loss))
+
+
+def _lacks_gradient(seen: Seen) -> jax.Array:
+    return jnp.all(flat(seen.gradient) == 0, axis=1) & ~(seen.margin >= 0)
+
+
+def restarted(
+    run: Callable[[jax.Array, jax.Array | None], Outcome],
+    key: jax.Array,
+    num_restarts: int,
+    targets: jax.Array | None,
+) -> Outcome:
+    """The best of several runs ``(key, target (B,))``: one for each target, or restart."""
+    number = num_restarts if targets is None else len(targets)
+    keys = jax.random.split(key, number)
+
+    def again(before: Outcome, given: tuple[Any, ...]) -> tuple[Outcome, None]:
+        now = run(*given)
+        is_better = _is_better(now.best.loss, now.best.margin, before.best)
+        best = choose(is_better, now.best, before.best)
+        losses = jnp.where(is_better[None, :], now.losses, before.losses)
+        lacks = now.trail.has_no_gradient & before.trail.has_no_gradient
+        is_finite = now.trail.is_finite & before.trail.is_finite
+        return Outcome(best, losses, Trail(lacks, is_finite)), None
+
+    pick = lambda rows: (keys[rows], None if targets is None else targets[rows])
+    outcome = run(*pick(0))
+    if number > 1:
+        outcome, _ = jax.lax.scan(again, outcome, pick(slice(1, None)))
+    return outcome
+
+
+def result(norm: Norm, problem: Problem, outcome: Outcome, settings: Settings) -> Result:
+    """What the user gets."""
+    best, trail = outcome.best, outcome.trail
+    beyond = threats.in_norm_beyond(norm, problem.threat, best.delta)
+    out = threats.out_of_bounds(problem.threat, best.delta)
+    info = Info(outcome.losses, beyond, out, trail.has_no_gradient, ~trail.is_finite)
+    return Result(
+        problem.at(best.delta), best.delta, best.margin >= 0, best.loss, best.margin,
+        problem.threat.eps, info, settings,
+    )  # fmt: skip

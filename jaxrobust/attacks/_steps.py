@@ -1,0 +1,101 @@
+r"""One step of an attack, for any norm.
+
+A step moves along the direction of steepest ascent in the norm, :math:`u(g)=\arg\max_{\|u\|\le 1}
+\langle u,g\rangle`, and is projected: :math:`\delta \leftarrow P(\delta + \eta\, u(g))`. Where the
+gradient is constant the best perturbation :math:`\epsilon\, u(g)` must stay where it is. It does
+for the exponents 1, 2 and infinity; for others the normal of the ball at :math:`u` is another
+direction than :math:`u`, and the step would lead away. There, and for norms of which nothing is
+known, it is a part of the way to the extreme point of all that is allowed, as in Frank-Wolfe.
+
+The steepest direction of an l1 ball is one coordinate. Many at once get further at first: the
+gradient is stretched and projected on the unit ball, which leaves its largest entries, the fewer
+the longer it was stretched.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from jaxrobust.attacks import _threat as threats
+from jaxrobust.attacks._threat import Threat, spread
+from jaxrobust.norms import Lp, Norm
+
+# How far a gradient is stretched before it is projected on an l1 ball: at first, for each feature
+# (a fifth of normal numbers are left then, about), and in the end, when hardly more than one is.
+_FIRST_STRETCH, _LAST_STRETCH = 5.0, 1e4
+
+
+def is_projected(norm: Norm) -> bool:
+    """Whether steepest ascent and projection leave the extreme points where they are."""
+    return getattr(norm, "p", None) in (1, 2, math.inf)
+
+
+def stretch_at(delta: jax.Array, share: jax.Array | float) -> jax.Array:
+    """``(B,)``: of l1 steps after such a share of all, geometrically."""
+    first = _FIRST_STRETCH / delta[0].size
+    stretch = first ** (1 - jnp.asarray(share, delta.dtype)) * _LAST_STRETCH**share
+    return jnp.full(len(delta), stretch, delta.dtype)
+
+
+def moved(
+    norm: Norm,
+    threat: Threat,
+    delta: jax.Array,
+    gradient: jax.Array,
+    size: jax.Array,
+    stretch: jax.Array,
+) -> jax.Array:
+    """A step up; ``size (B,)`` in units of eps, 2 to the other side of the ball."""
+    ndim = delta.ndim
+    if not is_projected(norm):
+        part = spread(jnp.minimum(size / 2, 1), ndim)
+        goal = threats.extreme(norm, threat, gradient)
+        # Where the gradient is zero there is nowhere to go.
+        has_direction = jnp.any(threats.flat(gradient) != 0, axis=1)
+        return delta + jnp.where(spread(has_direction, ndim), part * (goal - delta), 0)
+    if threat.lower is not None and not isinstance(norm, Lp):
+        along = _in_box(norm, threat, delta, gradient, stretch)
+    elif getattr(norm, "p", None) == 1:
+        along = _sparse_in_box(norm, threat, delta, gradient, stretch)
+    else:
+        along = jax.vmap(norm.lmo)(gradient)
+    return threats.project(norm, threat, delta + spread(size * threat.eps, ndim) * along)
+
+
+def _in_box(
+    norm: Norm, threat: Threat, delta: jax.Array, gradient: jax.Array, stretch: jax.Array
+) -> jax.Array:
+    """For norms that are not of entries: fast at first, and right in the end.
+
+    At first steepest ascent without the entries at their bounds. The gradient itself, which takes
+    its time, is normal to ball and box at the best point, and so leaves it where it is.
+    """
+    at_bound = jnp.where(gradient > 0, delta >= threat.upper, delta <= threat.lower)
+    steepest = jax.vmap(norm.lmo)(jnp.where(at_bound, 0, gradient))
+    length = jax.vmap(norm.value)(gradient)
+    plain = gradient / spread(jnp.where(length > 0, length, 1), gradient.ndim)
+    return jnp.where(spread(stretch > 1, gradient.ndim), plain, steepest)
+
+
+def _sparse_in_box(
+    norm: Norm, threat: Threat, delta: jax.Array, gradient: jax.Array, stretch: jax.Array
+) -> jax.Array:
+    """Of the entries that can still move; those at their bounds are held there."""
+    if threat.lower is None:
+        return _sparse(norm, gradient, stretch)
+    at_bound = jnp.where(gradient > 0, delta >= threat.upper, delta <= threat.lower)
+    along = _sparse(norm, jnp.where(at_bound, 0, gradient), stretch)
+    # As far outwards as any other entry moves, or the projection would take them back for these.
+    furthest = jnp.max(threats.flat(jnp.abs(along)), axis=1)
+    return jnp.where(at_bound, jnp.sign(gradient) * spread(furthest, delta.ndim), along)
+
+
+def _sparse(norm: Norm, gradient: jax.Array, stretch: jax.Array) -> jax.Array:
+    largest = jax.vmap(norm.dual.value)(gradient)
+    factor = stretch / jnp.where(largest > 0, largest, 1)
+    stretched = spread(factor, gradient.ndim) * gradient
+    on_ball = jax.vmap(norm.project)(stretched)
+    # A short one is inside of the ball; a step is to have its length.
+    length = jax.vmap(norm.value)(on_ball)
+    return on_ball / spread(jnp.where(length > 0, length, 1), gradient.ndim)

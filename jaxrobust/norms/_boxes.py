@@ -1,0 +1,184 @@
+r"""Balls cut by a box: projections on what is in both, and linear maximisation over it.
+
+The box contains zero, so that scaling a point of it down keeps it inside. For lp norms of entries
+both problems fall apart into entries but for one multiplier: with magnitudes :math:`a_i` and *caps*
+:math:`k_i \ge 0`, how far the box lets an entry go in its direction, the solution is
+
+.. math:: u_i = \min(s_\mu(a_i), k_i)
+
+where :math:`s_\mu` is the solution without a box and :math:`\mu` makes the norm the radius. For
+other norms :func:`alternate` comes close to the projection.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrobust.norms import _lp_ball, _magnitudes
+from jaxrobust.norms._magnitudes import Magnitudes
+
+
+def project(p: float, a: Magnitudes, caps: Magnitudes, radius: jax.Array) -> Magnitudes:
+    """Magnitudes of the projection on the lp ball and the box; no derivative of it is right."""
+    inside = [jnp.minimum(leaf, cap) for leaf, cap in zip(a, caps, strict=True)]
+    if p == math.inf:
+        return [jnp.minimum(leaf, radius) for leaf in inside]
+    unit = _magnitudes.scaling(radius)[1]
+    scaled, limits = ([leaf / unit for leaf in leaves] for leaves in (a, caps))
+    if p == 1:
+        moved = _soft_threshold(scaled, limits)
+    elif p == 2:  # outside of the ball it is the maximiser for the direction of a
+        moved = lmo(2, scaled, limits, jnp.ones_like(unit))
+    else:
+        moved = _shrink(p, scaled, limits)
+    moved = [leaf * unit for leaf in moved]
+    is_in_ball = _magnitudes.value(p, inside, _ones(a)) <= radius
+    # A ball that is a point, or whose radius is NaN.
+    nothing = jnp.where(radius >= 0, 0, jnp.nan)
+    moved = [jnp.where(radius > 0, leaf, nothing) for leaf in moved]
+    found = [jnp.where(is_in_ball, *both) for both in zip(inside, moved, strict=True)]
+    return _kept(p, found, caps, radius)
+
+
+def lmo(p: float, a: Magnitudes, caps: Magnitudes, radius: jax.Array) -> Magnitudes:
+    """Magnitudes of the maximiser of the inner product; zero where ``a`` is."""
+    if p == math.inf:
+        return [
+            jnp.minimum(radius, cap) * jnp.sign(leaf) for leaf, cap in zip(a, caps, strict=True)
+        ]
+    flat, limits = _flat(a), _flat(caps)
+    limits = jnp.where(flat > 0, limits, 0)
+    u = _fill(flat, limits, radius) if p == 1 else _grow(p, flat, limits, radius)
+    u = jnp.where(jnp.any(jnp.isnan(flat)), jnp.nan, u)  # a broken gradient is no valid step
+    return _kept(p, _split(u, a), caps, radius)
+
+
+def _fill(a: jax.Array, caps: jax.Array, radius: jax.Array) -> jax.Array:
+    """For p = 1: the largest entries up to their caps while some of the radius is left."""
+    order = jnp.argsort(-a, stable=True)
+    sorted_caps = caps[order]
+    before = jnp.concatenate([jnp.zeros_like(sorted_caps[:1]), jnp.cumsum(sorted_caps)[:-1]])
+    filled = jnp.clip(radius - before, 0, sorted_caps)
+    return jnp.zeros_like(a).at[order].set(filled)
+
+
+def _grow(p: float, a: jax.Array, caps: jax.Array, radius: jax.Array) -> jax.Array:
+    """For 1 < p < inf: u = min(s a^(q-1), cap) with one s for all."""
+    top = jnp.max(a)
+    direction = (a / jnp.where(top > 0, top, 1)) ** (1 / (p - 1))
+    caps = jnp.where(direction > 0, caps, 0)  # a power may be too small for the dtype
+    unit = jnp.where(radius > 0, radius, 1)
+    limits = caps / unit
+
+    def growth(is_free: jax.Array) -> jax.Array:
+        """The s of those that are free, if all others are at their caps."""
+        rest = 1 - jnp.sum(jnp.where(is_free, 0, limits**p))
+        share = jnp.sum(jnp.where(is_free, direction**p, 0))
+        return (jnp.maximum(rest, 0) / jnp.where(share > 0, share, 1)) ** (1 / p)
+
+    # What is at its cap stays there, for s grows as fewer share what is left: few rounds are
+    # enough, and there is nothing to sort.
+    def fewer(carry):
+        is_free, s, _ = carry
+        after = is_free & (s * direction < limits)
+        return after, growth(after), jnp.any(after != is_free)
+
+    is_free = direction > 0
+    begin = is_free, growth(is_free), jnp.asarray(True)
+    is_free, s, _ = jax.lax.while_loop(lambda carry: carry[2], fewer, begin)
+    return unit * jnp.where(is_free, s * direction, limits)
+
+
+def _soft_threshold(a: Magnitudes, caps: Magnitudes) -> Magnitudes:
+    """For p = 1 and radius 1: u = min(max(a - t, 0), cap)."""
+    threshold = lambda t: [jnp.clip(leaf - t, 0, cap) for leaf, cap in zip(a, caps, strict=True)]
+    norm = lambda t: _magnitudes.total(threshold(t))
+
+    def halve(_, bracket):
+        low, high = bracket
+        middle = 0.5 * (low + high)
+        is_outside = norm(middle) > 1
+        return jnp.where(is_outside, middle, low), jnp.where(is_outside, high, middle)
+
+    top = _magnitudes.largest(a)
+    steps = jnp.finfo(top.dtype).nmant + 4
+    t = jax.lax.fori_loop(0, steps, halve, (jnp.zeros_like(top), top))[1]
+    # Between its kinks the norm is linear in t.
+    kept = [(leaf > t) & (leaf - t < cap) for leaf, cap in zip(a, caps, strict=True)]
+    number = _magnitudes.total([leaf.astype(t.dtype) for leaf in kept])
+    return threshold(jnp.maximum(t + (norm(t) - 1) / jnp.maximum(number, 1), 0))
+
+
+def _shrink(p: float, a: Magnitudes, caps: Magnitudes) -> Magnitudes:
+    """Other p, radius 1: u + t u^(p-1) = a, and at most the cap."""
+    shrunk = lambda t: [
+        jnp.minimum(_lp_ball.shrink(p, leaf, t), cap) for leaf, cap in zip(a, caps, strict=True)
+    ]
+
+    def halve(_, bracket):
+        low, high = bracket
+        # In many dimensions t is far below its bound: its size is found first.
+        middle = jnp.where(low > 0, jnp.sqrt(low) * jnp.sqrt(high), high / 256)
+        is_outside = _magnitudes.value(p, shrunk(middle), _ones(a)) > 1
+        return jnp.where(is_outside, middle, low), jnp.where(is_outside, high, middle)
+
+    top = _magnitudes.value(p / (p - 1), a, _ones(a))
+    steps = jnp.finfo(top.dtype).nmant + 12
+    return shrunk(jax.lax.fori_loop(0, steps, halve, (jnp.zeros_like(top), top))[1])
+
+
+def _kept(p: float, u: Magnitudes, caps: Magnitudes, radius: jax.Array) -> Magnitudes:
+    """What rounding has put outside of box and ball, brought back; the box keeps what is shrunk."""
+    u = [jnp.minimum(leaf, cap) for leaf, cap in zip(u, caps, strict=True)]
+    norm = _magnitudes.value(p, u, _ones(u))
+    factor = jnp.minimum(1, radius / jnp.where(norm > 0, norm, 1))
+    return [jnp.where(norm > radius, factor * leaf, leaf) for leaf in u]
+
+
+def _ones(a: Magnitudes) -> list[Any]:
+    return [1.0] * len(a)
+
+
+def _flat(a: Magnitudes) -> jax.Array:
+    return jnp.concatenate([leaf.reshape(-1) for leaf in a])
+
+
+def _split(flat: jax.Array, like: Magnitudes) -> Magnitudes:
+    ends = np.cumsum([leaf.size for leaf in like])[:-1].tolist()
+    return [
+        part.reshape(leaf.shape) for part, leaf in zip(jnp.split(flat, ends), like, strict=True)
+    ]
+
+
+def alternate(
+    project: Callable[[Any], Any],
+    fits: Callable[[Any], jax.Array],
+    x: Any,
+    lower: Any,
+    upper: Any,
+    num_sweeps: int,
+) -> Any:
+    """Dykstra's alternating projections on a ball and a box: they tend to the projection on both.
+
+    The last one is on the box; ``fits`` is the factor, at most 1, that brings it into the ball.
+    """
+    clip = lambda z: jax.tree.map(jnp.clip, z, lower, upper)
+    minus = lambda a, b: jax.tree.map(jnp.subtract, a, b)
+    plus = lambda a, b: jax.tree.map(jnp.add, a, b)
+
+    def sweep(_, carry):
+        z, of_ball, of_box = carry
+        moved = plus(z, of_ball)
+        in_ball = project(moved)
+        moved, of_ball = plus(in_ball, of_box), minus(moved, in_ball)
+        in_box = clip(moved)
+        return in_box, of_ball, minus(moved, in_box)
+
+    nothing = jax.tree.map(jnp.zeros_like, x)
+    z, _, _ = jax.lax.fori_loop(0, num_sweeps, sweep, (x, nothing, nothing))
+    factor = fits(z)
+    return jax.tree.map(lambda leaf: factor * leaf, z)

@@ -1,0 +1,212 @@
+"""On linear classifiers attacks reach the closed form, every example on its own."""
+
+import math
+
+import cvxpy as cp
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrobust import attacks, norms
+from tests.attacks.problems import CASES, IN_BOX, binary, examples, linear
+from tests.norms import oracles
+from tests.norms.test_bands import in_bands, moduli, symmetric
+
+KEY = jax.random.key(0)
+EXACT = {
+    "apgd": attacks.apgd,
+    "frank_wolfe": attacks.frank_wolfe,
+    "pgd": attacks.pgd,
+}
+
+
+def told(case):
+    """Of two classes: the difference of weights, inputs, labels, radii."""
+    w, x, y, eps = examples(case.shape)
+    return w[1] - w[0], x, y, eps
+
+
+def gained(w, y, delta):
+    """By how much each margin was lowered."""
+    signs = 1 - 2.0 * np.asarray(y)
+    return signs * np.einsum("bf,f->b", np.asarray(delta, float).reshape(len(y), -1), w.ravel())
+
+
+def is_feasible(case, delta, eps):
+    for one, radius in zip(np.asarray(delta), eps, strict=True):
+        assert case.truth.value(one) <= radius * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("attack", EXACT)
+def test_two_classes(attack, name, x64):
+    case = CASES[name]
+    w, x, y, eps = told(case)
+    found = EXACT[attack](
+        binary, w, x, y, norm=case.norm, eps=eps, key=KEY, loss="margin", num_steps=50
+    )
+    best = eps * case.truth.dual.value(w)
+    ratio = gained(w, y, found.perturbations) / best
+    assert np.all(ratio >= 1 - (1e-4 if attack == "pgd" else 1e-6))
+    assert np.all(ratio <= 1 + 1e-9)
+    is_feasible(case, found.perturbations, eps)
+    np.testing.assert_allclose(found.inputs, x + np.asarray(found.perturbations))
+    np.testing.assert_array_equal(found.success, found.margin >= 0)
+    assert np.all(np.asarray(found.info.beyond_radius) <= 1e-6)
+    assert not np.any(found.info.has_nan)
+
+
+@pytest.mark.parametrize("name", ["l1", "l2", "linf", "fourier-linf-image"])
+def test_in_single_precision(name):
+    case = CASES[name]
+    w, x, y, eps = (np.asarray(a, np.float32) for a in told(case))
+    y = y.astype(int)
+    found = attacks.apgd(binary, w, x, y, norm=case.norm, eps=eps, key=KEY, num_steps=50)
+    assert found.perturbations.dtype == jnp.float32
+    best = eps.astype(float) * case.truth.dual.value(w)
+    assert np.all(gained(w, y, found.perturbations) / best >= 1 - 1e-6)
+    is_feasible(case, found.perturbations, eps)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_several_classes(name, x64):
+    """Against every other class; the best of them is as good as the closed form."""
+    case = CASES[name]
+    w, x, y, eps = examples(case.shape, num_classes=4, seed=1)
+    found = attacks.apgd(
+        linear, w, x, y, norm=case.norm, eps=eps, key=KEY, loss="targeted_margin", num_steps=50
+    )
+    others = [[c for c in range(4) if c != label] for label in y]
+    margin, length = (
+        np.array([[of(w[c] - w[label], i) for c in others[i]] for i, label in enumerate(y)])
+        for of in (
+            lambda v, i: np.sum(v * x[i]), lambda v, i: eps[i] * case.truth.dual.value(v)
+        )
+    )  # fmt: skip
+    best = (margin + length).max(axis=1)
+    short = (best - np.asarray(found.margin)) / length.max(axis=1)
+    assert np.all(short <= 1e-6)
+    np.testing.assert_array_equal(found.success, best >= 0)
+
+
+def furthest(truth, g, shape, radius, low, high):
+    u = cp.Variable(g.size)
+    ball = [truth.expression(u, shape) <= radius, u >= low.ravel(), u <= high.ravel()]
+    oracles.solve(cp.Problem(cp.Maximize(g.ravel() @ u), ball))
+    return float(g.ravel() @ oracles.value_of(u))
+
+
+@pytest.mark.parametrize("name", IN_BOX)
+@pytest.mark.parametrize("attack", ["apgd", "frank_wolfe"])
+def test_in_a_box(attack, name, x64):
+    case = CASES[name]
+    w, x, y, eps = told(case)
+    eps = eps * case.truth.value(np.ones(case.shape)) * 2  # so that the box matters
+    found = EXACT[attack](
+        binary, w, x, y, norm=case.norm, eps=eps, key=KEY, loss="margin", num_steps=100,
+        bounds=(0.0, 1.0),
+    )  # fmt: skip
+    gains = gained(w, y, found.perturbations)
+    for i, label in enumerate(y):
+        best = furthest(case.truth, (1 - 2 * label) * w, case.shape, eps[i], -x[i], 1 - x[i])
+        assert gains[i] >= (1 - 1e-6) * best
+    is_feasible(case, found.perturbations, eps)
+    assert np.all((np.asarray(found.inputs) >= 0) & (np.asarray(found.inputs) <= 1))
+    assert np.all(np.asarray(found.info.out_of_bounds) <= 1e-6)
+
+
+@pytest.mark.parametrize("name", ["fourier-linf-image", "fourier-l1-image"])
+def test_fourier_in_a_box_stays_in_both(name):
+    """White and black images, on which clipping after the projection leaves the ball."""
+    case = CASES[name]
+    w, x, y, eps = told(case)
+    x = np.round(x)
+    found = attacks.apgd(
+        binary, w, x, y, norm=case.norm, eps=eps, key=KEY, loss="margin", bounds=(0, 1),
+        num_steps=100,
+    )  # fmt: skip
+    is_feasible(case, found.perturbations, eps)
+    assert np.all((np.asarray(found.inputs) >= 0) & (np.asarray(found.inputs) <= 1))
+    # The projection is by alternation, so that this is near to the best alone.
+    gains = gained(w, y, found.perturbations)
+    for i, label in enumerate(y):
+        best = furthest(case.truth, (1 - 2 * label) * w, case.shape, eps[i], -x[i], 1 - x[i])
+        assert gains[i] >= 0.95 * best
+
+
+@pytest.mark.parametrize("p", [1, math.inf])
+def test_bands_of_frequencies(p, x64):
+    """Only frequencies that have a radius are touched."""
+    radii = symmetric((5, 4))
+    norm = norms.fourier_bands(norms.lp(p), radii, (0, 1))
+    lined_up = np.broadcast_to(radii[:, :, None], (5, 4, 2))
+    w, x, y, eps = examples((5, 4, 2))
+    w = w[1] - w[0]
+    found = attacks.apgd(binary, w, x, y, norm=norm, eps=eps, key=KEY, loss="margin", num_steps=50)
+    weighted = (moduli(w, (0, 1)) * lined_up).ravel()
+    best = eps * np.linalg.norm(weighted, 1 if p == math.inf else math.inf)
+    delta = np.asarray(found.perturbations)
+    assert np.all(gained(w, y, delta) / best >= 1 - 1e-6)
+    for one in delta:
+        np.testing.assert_allclose(one, in_bands(one, lined_up, (0, 1)), atol=1e-12)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_minimum_norm(name, x64):
+    case = CASES[name]
+    w, x, y, _ = told(case)
+    found = attacks.minimum_norm(binary, w, x, y, norm=case.norm, key=KEY)
+    margin = np.abs(np.einsum("bf,f->b", x.reshape(len(x), -1), w.ravel()))
+    distance = margin / case.truth.dual.value(w)
+    assert np.all(found.success)
+    ratio = np.asarray(found.distance) / distance
+    assert np.all(ratio <= 1 + 1e-4)
+    assert np.all(ratio >= 1 - 1e-9)
+    for one, length in zip(np.asarray(found.perturbations), found.distance, strict=True):
+        np.testing.assert_allclose(case.truth.value(one), length, rtol=1e-9)
+    accuracy = found.robust_accuracy(np.array([0.5 * distance.min(), 2 * distance.max()]))
+    np.testing.assert_array_equal(accuracy, [1, 0])
+
+
+def test_minimum_norm_in_a_box(x64):
+    case = CASES["l2"]
+    w, x, y, _ = told(case)
+    found = attacks.minimum_norm(
+        binary, w, x, y, norm="l2", key=KEY, bounds=(0.0, 1.0), num_steps=200
+    )
+    for i, label in enumerate(y):
+        u = cp.Variable(w.size)
+        side = (1 - 2 * label) * w.ravel()
+        reach = [side @ (x[i] + u) >= 0, u >= -x[i], u <= 1 - x[i]]
+        problem = cp.Problem(cp.Minimize(cp.norm2(u)), reach)
+        problem.solve(solver=cp.CLARABEL)
+        if problem.status != cp.OPTIMAL:
+            assert not found.success[i]
+        else:
+            assert found.distance[i] <= (1 + 1e-3) * float(np.asarray(problem.value))
+    assert np.all((np.asarray(found.inputs) >= 0) & (np.asarray(found.inputs) <= 1))
+
+
+@pytest.mark.parametrize("name", ["linf", "l2", "l1", "fourier-linf"])
+def test_square(name, x64):
+    """By scores alone."""
+    case = CASES[name]
+    w, x, y, eps = told(case)
+    found = attacks.square(binary, w, x, y, norm=case.norm, eps=eps, key=KEY, num_queries=20_000)
+    best = eps * case.truth.dual.value(w)
+    ratio = gained(w, y, found.perturbations) / best
+    assert np.all(ratio >= 1 - 1e-4)
+    is_feasible(case, found.perturbations, eps)
+
+
+def test_a_saturated_entropy_has_no_gradient_and_says_so():
+    w, x, y, eps = told(CASES["l2"])
+    w = 1e4 * w / np.abs(w @ x.T).min()
+    args = (binary, np.float32(w), np.float32(x), y)
+    found = attacks.apgd(*args, norm="l2", eps=1e-3, key=KEY, num_steps=10)
+    assert np.all(found.info.has_zero_gradient)
+    assert not np.any(found.success)
+    other = attacks.apgd(*args, norm="l2", eps=1e-3, key=KEY, num_steps=10, loss="margin")
+    assert not np.any(other.info.has_zero_gradient)
+    assert np.all(other.margin > found.margin)
