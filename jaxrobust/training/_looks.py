@@ -46,21 +46,41 @@ def remembered(state: TrainState) -> TrainState:
     return state._replace(memory=state.memory | leaves)
 
 
+def forgotten(state: TrainState) -> TrainState:
+    """Without those params, and without what was seen with them."""
+    memory = {
+        name: value
+        for name, value in state.memory.items()
+        if not name.startswith((_BEFORE, "seen_"))
+    }
+    return state._replace(memory=memory)
+
+
+def steps_since(state: TrainState) -> int:
+    """Since the last look; 0 if there was none."""
+    return int(state.step) - int(state.memory.get("seen_step", state.step))
+
+
 def gain_between(
     loss_fn: LossFn, state: TrainState, last: TrainState, data: Any, *, number: int, batch_size: int
 ) -> tuple[float, float] | None:
     """How much lower the loss is in the middle between these params and those of the last look.
 
-    The mean over so many random examples and its standard error; None without params of before.
-    Noise of two times is independent, so that its mean has half the variance: where noise holds the
-    loss up it is lower in the middle. Where steps are too short to get further, it is higher than
-    at the end.
+    The mean over so many random examples and its standard error, by the choice of these examples:
+    0 if they are all there are. None without params of before, or with others.
+
+    The noise of two looks that are far apart is about independent, so that its mean has half the
+    variance: where noise holds the loss up it is lower in the middle. Where steps are too short to
+    get further, it is higher than at the end. After the learning rate has fallen a lot the noise of
+    the last look is in the middle, and hides what is left: the answer is no, and again at the next
+    look.
     """
-    structure = jax.tree.structure(state.params)
-    names = [f"{_BEFORE}{number}" for number in range(structure.num_leaves)]
-    if names[0] not in last.memory:
+    leaves, structure = jax.tree.flatten(state.params)
+    names = [f"{_BEFORE}{number}" for number in range(len(leaves))]
+    kept = [last.memory.get(name) for name in names]
+    if any(old is None or old.shape != new.shape for old, new in zip(kept, leaves, strict=True)):
         return None
-    before = structure.unflatten([last.memory[name] for name in names])
+    before = structure.unflatten(kept)
     options = loss_fn, number, batch_size
     found = _gain_between(*options, state.key, state.step, state.params, before, data)
     gain, error = np.asarray(found)
@@ -73,7 +93,7 @@ def _gain_between(
     loss_fn: LossFn, number: int, batch_size: int, key: jax.Array, step: jax.Array, params: Any,
     before: Any, data: Any,
 ) -> jax.Array:  # fmt: skip
-    batch, _ = some_of(number, key, step, data)
+    batch = trees.bring_together(some_of(number, key, step, data)[0])
     halfway = lambda a, b: ((trees.promote(a) + trees.promote(b)) / 2).astype(a.dtype)
     middle = jax.tree.map(halfway, params, before)
 
@@ -81,7 +101,9 @@ def _gain_between(
         return trees.promote(loss_fn(params, example)) - trees.promote(loss_fn(middle, example))
 
     gains = jax.lax.map(gain, batch, batch_size=batch_size)
-    return jnp.stack([jnp.mean(gains), jnp.std(gains, ddof=1) / jnp.sqrt(gains.size)])
+    left = 1 - gains.size / len(jax.tree.leaves(data)[0])  # drawn without replacement
+    error = jnp.std(gains, ddof=1) * jnp.sqrt(left / gains.size)
+    return jnp.stack([jnp.mean(gains), error.astype(gains.dtype)])
 
 
 @jax.jit

@@ -63,9 +63,9 @@ def resample(
     loss (``recent_loss`` of the state) falls by more than a share ``plateau`` in ``every`` steps,
     training is limited by how far a step goes, not by noise, and less variance saves nothing. On a
     plateau it may be noise that holds the loss up: if so, the loss is lower in the middle between
-    the params of this look and of the last one, in which noise has half the variance; if it is not,
-    by two standard errors over some examples, nothing is done. With noise share
-    :math:`\nu = \frac{\mathrm{tr}/B}{\mathrm{signal} + \mathrm{tr}/B}`, steps that are limited by
+    the params of this look and of the last one, in which noise has half the variance. If it is not,
+    by two standard errors over some examples, or the last look is more than twice ``every`` steps
+    ago, there is another look after ``every`` steps. If it is, with noise share :math:`\nu = \frac{\mathrm{tr}/B}{\mathrm{signal} + \mathrm{tr}/B}`, steps that are limited by
     noise take :math:`1+\frac{\mathrm{tr}}{B\,\mathrm{signal}}\cdot\mathrm{ratio}` times as many as
     without noise, so a ratio saves a share :math:`(1-\mathrm{ratio})\,\nu` of them. A refresh costs
     as much as :math:`cN/B` steps. Before one, on a plateau, the gradients of some examples tell
@@ -93,8 +93,8 @@ def resample(
       stale: the ratio, relative to uniform sampling.
       automatic: whether to return to uniform sampling, and to spare refreshes that cannot pay.
       plateau: with ``automatic``, the largest fall of the loss in ``every`` steps, relative to the
-        loss, at which training may be limited by noise; 1 to take it for limited by noise always,
-        whatever the loss in the middle. A loss that is not above 0 never is.
+        loss, at which training may be limited by noise. A loss that is not above 0 never is. 1 to
+        take every training for limited by noise, whatever its loss, here and in the middle.
       cost: c, what a refresh costs relative to a pass of training steps over the data. None to
         count multiply-adds (:func:`per_example.sketch_cost` and what :func:`clustering.fit` takes,
         over :func:`per_example.gradient_cost`), with an allowance for calls and loops, which are
@@ -109,11 +109,12 @@ def resample(
       batch_size: examples whose gradients are sketched at once.
 
     Returns:
-      :class:`Plan`. Reports ``fall`` of the loss, ``gain_between`` (how much lower it is in the
-      middle), ``noise_share`` and ``ratio_ahead``; of a
-      refresh ``ratio`` (by sketches of another key, of ``num_probes`` examples or 8 of every
-      cluster, for those that clusters are fitted to promise too much), ``ratio_before`` (that of
-      the last strata or scores) and ``sampler``; of a look at those that there are ``ratio_now``.
+      :class:`Plan`. With ``automatic`` its memory, and so a checkpoint, has the params of the last
+      look, as long as draws are uniform. Reports ``fall`` of the loss, ``gain_between`` (how much
+      lower it is in the middle), ``noise_share`` and ``ratio_ahead``; of a refresh ``ratio`` (by
+      sketches of another key, of ``num_probes`` examples or 8 of every cluster, for those that
+      clusters are fitted to promise too much), ``ratio_before`` (that of the last strata or scores)
+      and ``sampler``; of a look at those that there are ``ratio_now``.
 
     Raises:
       ValueError: for numbers out of range; before the first step, for more clusters than examples,
@@ -209,6 +210,7 @@ class _Resample:
         if costs.refresh >= self.every:  # no ratio could save as much
             return self._uniform_for_longer(state, costs.look), report
         if self.plateau < 1:
+            gap = looks.steps_since(state)
             state, fall = looks.fall(state, self.every)
             report |= {} if fall is None else {"fall": fall}
             state, last = looks.remembered(state), state
@@ -218,24 +220,29 @@ class _Resample:
             both = costs.between + costs.probes
             if self._affordable(state, both) > int(state.step):
                 return self._uniform(state, self.every, costs.look + both), report
+            # Over a long time even slow progress is more than what noise holds up.
+            found = self._gain_between(state, last, data) if gap <= 2 * self.every else None
+            if found is None:
+                return self._uniform(state, self.every, costs.look), report
             state = _spent(state, costs.between)
-            gain, error = self._gain_between(state, last, data)
+            gain, error = found
             report |= {"gain_between": gain}
             if not gain > _ERRORS * error:
                 return self._uniform(state, self.every, costs.look), report
-        if self._affordable(state, costs.probes) > int(state.step):
+        elif self._affordable(state, costs.probes) > int(state.step):
             return self._uniform(state, self.every, costs.look + costs.probes), report
         state = _spent(state, costs.probes)
         probes, _ = self._probes(state, data)
         after, found = self._refreshed(state, data, probes)
         return after, report | found
 
-    def _gain_between(self, state: TrainState, last: TrainState, data: Any) -> tuple[float, float]:
-        found = looks.gain_between(
+    def _gain_between(
+        self, state: TrainState, last: TrainState, data: Any
+    ) -> tuple[float, float] | None:
+        return looks.gain_between(
             self.loss_fn, state, last, data, number=self._num_probes(state),
             batch_size=self.batch_size,
         )  # fmt: skip
-        return (0.0, 0.0) if found is None else found
 
     def _refreshed(
         self, state: TrainState, data: Any, probes: jax.Array | None
@@ -248,7 +255,7 @@ class _Resample:
             noise = float(looks.noise_share(probes, state.sampler.batch_size))
             ahead = self._ratio_ahead(state, probes) if noise > price else None
             report |= {"noise_share": noise} | ({} if ahead is None else {"ratio_ahead": ahead})
-            if (1 - (ahead or 0)) * noise <= price:
+            if not (1 - (ahead or 0)) * noise > price:  # NaN is not
                 state = self._uniform_for_longer(state, costs.look)
                 return state, report | {"sampler": "uniform"}
         points = self._sketches(state)(data)
@@ -263,6 +270,7 @@ class _Resample:
             if ratio >= 1:
                 state = self._uniform_for_longer(state, costs.look)
                 return state, report | {"sampler": "uniform"}
+        state = looks.forgotten(state)
         state = state._replace(memory=state.memory | memory | {"only_once": np.int32(once)})
         wait = self.every
         if self.automatic and "wait" in state.memory and had_ratio:

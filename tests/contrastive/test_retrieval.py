@@ -113,7 +113,8 @@ def test_25000_captions_of_5000_images():
     x = rng.normal(size=(5_000, 32))
     y = x[groups] + 2.5 * rng.normal(size=(25_000, 32))
     x, y = (np.asarray(z, np.float32) for z in (x, y))
-    found = contrastive.retrieval_metrics(x, y, jnp.asarray(groups), ks=(1, 5, 10))
+    arrays = jnp.asarray(x), jnp.asarray(y), jnp.asarray(groups)
+    found = contrastive.retrieval_metrics(*arrays, ks=(1, 5, 10))
     unit_x, unit_y = (z / np.linalg.norm(z.astype(float), axis=1, keepdims=True) for z in (x, y))
     of_x, of_y = [], []
     for rows in np.split(np.arange(5_000), 10):

@@ -57,7 +57,7 @@ def test_schedules(name):
 
 
 def test_a_ramp_of_unsigned_steps():
-    weight = lambda step: contrastive.ramp(2, 6)(step).weight
+    weight = lambda step: getattr(contrastive.ramp(2, 6)(step), "weight")  # noqa: B009
     for dtype in (jnp.uint32, jnp.int32):
         found = [float(weight(dtype(step))) for step in (0, 2, 4, 6, 9)]
         assert found == [0, 0, 0.5, 1, 1]
@@ -73,7 +73,8 @@ def test_after_the_switch_there_are_no_sums():
         jax.jit(jax.value_and_grad(lambda x, m=mining: loss_of(m, x, y))).lower(x).compile()
         for mining in ("hardest", contrastive.mixed(0.5))
     ]
-    flops = [cost.cost_analysis()["flops"] for cost in costs]
+    analyses: list[Any] = [cost.cost_analysis() for cost in costs]
+    flops = [analysis["flops"] for analysis in analyses]
     assert len(cond.params["branches"]) == 2
     assert flops[0] < 0.8 * flops[1]
 

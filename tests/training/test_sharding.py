@@ -46,6 +46,17 @@ PLANS: dict[str, training.Plan] = {
     "scores": training.resample(
         loss, first=5, every=10, plateau=1.0, cost=0.0, overhead=jnp.inf, dim=16
     ),
+    "between": training.resample(
+        loss,
+        first=5,
+        every=5,
+        plateau=0.99,
+        cost=0.0,
+        overhead=jnp.inf,
+        dim=16,
+        num_probes=16,
+        batch_size=4,
+    ),
     "snapshots": training.snapshots(loss, first=4, every=9, batch_size=20).plan,
 }
 
