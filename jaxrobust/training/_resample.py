@@ -65,7 +65,8 @@ def resample(
     plateau it may be noise that holds the loss up: if so, the loss is lower in the middle between
     the params of this look and of the last one, in which noise has half the variance. If it is not,
     by two standard errors over some examples, or the last look is more than twice ``every`` steps
-    ago, there is another look after ``every`` steps. If it is, with noise share :math:`\nu = \frac{\mathrm{tr}/B}{\mathrm{signal} + \mathrm{tr}/B}`, steps that are limited by
+    ago, there is another look after ``every`` steps. With noise share
+    :math:`\nu = \frac{\mathrm{tr}/B}{\mathrm{signal} + \mathrm{tr}/B}`, steps that are limited by
     noise take :math:`1+\frac{\mathrm{tr}}{B\,\mathrm{signal}}\cdot\mathrm{ratio}` times as many as
     without noise, so a ratio saves a share :math:`(1-\mathrm{ratio})\,\nu` of them. A refresh costs
     as much as :math:`cN/B` steps. Before one, on a plateau, the gradients of some examples tell
