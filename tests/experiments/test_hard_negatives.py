@@ -164,7 +164,7 @@ def test_a_warm_up_by_the_mean(monkeypatch):
     untraced: Any = train
     expected, _ = untraced.__wrapped__(WARM, by_sum, pairs, jax.random.key(0))
     np.testing.assert_allclose(run.cosine, expected.cosine, rtol=1e-4)
-    np.testing.assert_allclose(run.loss, expected.loss * [64, 1], rtol=1e-4)
+    np.testing.assert_allclose(run.loss, np.asarray(expected.loss) * [64, 1], rtol=1e-4)
     assert np.all(np.abs(run.cosine - summed.cosine) > 1e-3 * np.abs(summed.cosine))
 
 
