@@ -193,4 +193,5 @@ def test_attacks_print_their_tables(capsys, monkeypatch):
     assert attacks.main(quick=True) == []
     printed = capsys.readouterr().out
     assert f"PyTorch not run: {attacks.VARIABLE} names no Python with PyTorch" in printed
-    assert all(printed.count(name) == 2 for name in (attacks.ENSEMBLE, attacks.APGD, attacks.PGD))
+    names = attacks.ENSEMBLE, attacks.APGD, attacks.PGD
+    assert [printed.count(f"  {name} ") for name in names] == [2, 2, 2]

@@ -163,9 +163,10 @@ def test_a_warm_up_by_the_mean(monkeypatch):
     monkeypatch.setattr(hard_negatives_runs, "loss_of", of_mean)
     untraced: Any = train
     expected, _ = untraced.__wrapped__(WARM, by_sum, pairs, jax.random.key(0))
-    np.testing.assert_allclose(run.cosine, expected.cosine, rtol=1e-4)
+    np.testing.assert_allclose(run.cosine, expected.cosine, rtol=2e-5)
     np.testing.assert_allclose(run.loss, np.asarray(expected.loss) * [64, 1], rtol=1e-4)
-    assert np.all(np.abs(run.cosine - summed.cosine) > 1e-3 * np.abs(summed.cosine))
+    # Adam hides most of it.
+    assert np.abs(run.cosine - summed.cosine)[1] > 2e-4 * np.abs(summed.cosine[1])
 
 
 def test_validation_chooses_the_epoch():
