@@ -5,10 +5,12 @@
 - Implicit rank promotion raises, and (in pyproject.toml) warnings are errors.
 - Whether x64 is on is put back after every test, and chex counts traces anew in each.
 - Compiled programs are let go before the process has as many memory mappings as Linux allows.
+- `--one-in=N` leaves one in N cases of every parametrised test.
 - Hypothesis draws the same examples in every run, so that a red test stays red;
   `--hypothesis-profile=thorough` draws many more.
 """
 
+import collections
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,12 +44,34 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("quick")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest applies `-m`
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks every test that uses `data_dir` as `data`, so that `-m data` selects them all."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds `--one-in`."""
+    about = "of the cases of every parametrised test, run the first and each Nth after it"
+    parser.addoption("--one-in", type=int, default=1, metavar="N", help=about)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> Iterator[None]:
+    """Marks every test that uses `data_dir` as `data`, so that `-m data` selects them all.
+
+    And leaves out what `--one-in` says, of those that are left after `-m` and `-k`.
+    """
     for item in items:
         if "data_dir" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("data"):
             item.add_marker(pytest.mark.data)
+    yield
+    every = int(config.getoption("--one-in") or 1)
+    cases: collections.Counter[object] = collections.Counter()
+    kept, left_out = [], []
+    for item in items:
+        test = item.parent, getattr(item, "originalname", item.name)
+        (left_out if cases[test] % every else kept).append(item)
+        cases[test] += 1
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = kept
 
 
 @pytest.hookimpl(trylast=True)  # after the fixtures of the file
