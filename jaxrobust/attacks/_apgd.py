@@ -135,17 +135,25 @@ def climb(norm: Norm, problem: Problem, look: Any, start: jax.Array, num_steps: 
         start, start, seen, start, seen, best, trail, of_each(2, start.dtype),
         steps.stretch_at(start, 0.0), of_each(0, jnp.int32), best.loss, of_each(False, bool),
     )  # fmt: skip
-    since = jnp.asarray(checks(num_steps), jnp.int32)
-    is_later = jnp.arange(num_steps) > 0
+    losses = jnp.broadcast_to(seen.loss, (num_steps + 1, number))
+    one = functools.partial(_step, norm, problem, look)
 
-    def step(state: _Climb, given):
-        since, is_later = given
-        state = _step(norm, problem, look, state, is_later)
-        halve = lambda state: _check(state, since)
-        return jax.lax.cond(since > 0, halve, lambda state: state, state), state.seen.loss
+    # The steps up to a check are a loop of their own: a branch in every step would copy all that
+    # is carried.
+    def stretch(carry: tuple[_Climb, jax.Array], span: jax.Array):
+        begin, end, is_check = span
 
-    state, losses = jax.lax.scan(step, state, (since, is_later))
-    return Outcome(state.best, jnp.concatenate([seen.loss[None], losses]), state.trail)
+        def step(i, carry):
+            state, losses = carry
+            state = one(state, i > 0)
+            return state, jax.lax.dynamic_update_index_in_dim(losses, state.seen.loss, i + 1, 0)
+
+        state, losses = jax.lax.fori_loop(begin, end, step, carry)
+        check = lambda state: _check(state, end - begin)
+        return (jax.lax.cond(is_check, check, lambda state: state, state), losses), None
+
+    (state, losses), _ = jax.lax.scan(stretch, (state, losses), spans(num_steps))
+    return Outcome(state.best, losses, state.trail)
 
 
 def _step(norm: Norm, problem: Problem, look: Any, state: _Climb, is_later: jax.Array) -> _Climb:
@@ -188,12 +196,19 @@ def _check(state: _Climb, since: jax.Array) -> _Climb:
     )
 
 
-def checks(num_steps: int) -> np.ndarray:
-    """``(num_steps,)``: after which steps there is a check: steps since the last one, else 0."""
-    since = np.zeros(num_steps, int)
+def checks(num_steps: int) -> list[int]:
+    """After how many steps there are checks."""
+    found = []
     length, at = max(int(_FIRST_CHECK * num_steps), 1), 0
     while at + length <= num_steps:
         at += length
-        since[at - 1] = length
+        found.append(at)
         length = max(length - max(int(_SHORTER * num_steps), 1), int(_SHORTEST * num_steps), 1)
-    return since
+    return found
+
+
+def spans(num_steps: int) -> Any:
+    """First step, end, and whether a check follows, of what is between two checks."""
+    at = checks(num_steps)
+    ends = np.asarray(at if at[-1] == num_steps else [*at, num_steps], np.int32)
+    return np.append(0, ends[:-1]).astype(np.int32), ends, np.isin(ends, at)

@@ -32,7 +32,7 @@ def project(p: float, a: Magnitudes, caps: Magnitudes, radius: jax.Array) -> Mag
     if p == 1:
         moved = _soft_threshold(scaled, limits)
     elif p == 2:  # outside of the ball it is the maximiser for the direction of a
-        moved = lmo(2, scaled, limits, jnp.ones_like(unit))
+        moved = _stretch(scaled, limits)
     else:
         moved = _shrink(p, scaled, limits)
     moved = [leaf * unit for leaf in moved]
@@ -50,6 +50,10 @@ def lmo(p: float, a: Magnitudes, caps: Magnitudes, radius: jax.Array) -> Magnitu
         return [
             jnp.minimum(radius, cap) * jnp.sign(leaf) for leaf, cap in zip(a, caps, strict=True)
         ]
+    if p == 2:
+        unit = _magnitudes.scaling(radius)[1]
+        u = [unit * leaf for leaf in _stretch(a, [cap / unit for cap in caps])]
+        return _kept(p, [jnp.where(radius > 0, leaf, radius * leaf) for leaf in u], caps, radius)
     flat, limits = _flat(a), _flat(caps)
     limits = jnp.where(flat > 0, limits, 0)
     u = _fill(flat, limits, radius) if p == 1 else _grow(p, flat, limits, radius)
@@ -66,8 +70,40 @@ def _fill(a: jax.Array, caps: jax.Array, radius: jax.Array) -> jax.Array:
     return jnp.zeros_like(a).at[order].set(filled)
 
 
+def _stretch(a: Magnitudes, caps: Magnitudes) -> Magnitudes:
+    """For p = 2 and radius 1: u = min(s a, cap) with one s for all.
+
+    In s^2 the square of the norm is concave and has kinks where entries reach their caps: Newton
+    comes from below and is exact after the last kink. Each round is one pass.
+    """
+    unit = _magnitudes.scaling(_magnitudes.largest(a))[1]
+    shares = [(leaf / unit) ** 2 for leaf in a]
+    limits = [cap**2 for cap in caps]
+
+    def capped(t: jax.Array) -> list[jax.Array]:
+        return [t * share >= limit for share, limit in zip(shares, limits, strict=True)]
+
+    def onwards(carry):
+        t, _ = carry
+        which = capped(t)
+        held = [jnp.where(w, limit, 0) for w, limit in zip(which, limits, strict=True)]
+        growing = [jnp.where(w, 0, share) for w, share in zip(which, shares, strict=True)]
+        slope = _magnitudes.total(growing)
+        after = jnp.maximum(1 - _magnitudes.total(held), 0) / jnp.where(slope == 0, 1, slope)
+        return jnp.maximum(after, t), t  # which keeps NaN
+
+    whole = _magnitudes.total(shares)  # none is at its cap at first
+    first = 1 / jnp.where(whole == 0, 1, whole)
+    is_on = lambda carry: carry[0] > carry[1]
+    t, _ = jax.lax.while_loop(is_on, onwards, (first, jnp.zeros_like(first)))
+    s = jnp.sqrt(t)
+    at_cap = [jnp.where(leaf > 0, cap, 0) for leaf, cap in zip(a, caps, strict=True)]
+    parts = zip(capped(t), at_cap, a, strict=True)
+    return [jnp.where(w, cap, s * (leaf / unit)) for w, cap, leaf in parts]
+
+
 def _grow(p: float, a: jax.Array, caps: jax.Array, radius: jax.Array) -> jax.Array:
-    """For 1 < p < inf: u = min(s a^(q-1), cap) with one s for all."""
+    """For other p, 1 < p < inf: u = min(s a^(q-1), cap) with one s for all."""
     top = jnp.max(a)
     direction = (a / jnp.where(top > 0, top, 1)) ** (1 / (p - 1))
     caps = jnp.where(direction > 0, caps, 0)  # a power may be too small for the dtype

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from jaxrobust import attacks, norms
-from jaxrobust.attacks._apgd import checks
+from jaxrobust.attacks._apgd import checks, spans
 from jaxrobust.attacks._square import layout_of, window_sides, windows
 from tests.attacks.problems import network, relu_network
 
@@ -120,11 +120,14 @@ def test_restarts_and_targets_are_never_worse():
 
 def test_halving_of_100_steps_is_as_published():
     """Checks at 22, 41, 57, ... of 100: the time between two gets shorter by 3, down to 6."""
-    (at,) = np.nonzero(checks(100))
-    np.testing.assert_array_equal(at + 1, [22, 41, 57, 70, 80, 87, 93, 99])
-    np.testing.assert_array_equal(checks(100)[at], [22, 19, 16, 13, 10, 7, 6, 6])
-    assert checks(1).tolist() == [1]
-    assert checks(5).sum() == 5
+    assert checks(100) == [22, 41, 57, 70, 80, 87, 93, 99]
+    assert checks(1) == [1]
+    assert checks(5) == [1, 2, 3, 4, 5]
+    begins, ends, is_check = spans(100)
+    np.testing.assert_array_equal(begins, [0, 22, 41, 57, 70, 80, 87, 93, 99])
+    np.testing.assert_array_equal(ends, [*checks(100), 100])
+    np.testing.assert_array_equal(is_check, [True] * 8 + [False])
+    assert [part.tolist() for part in spans(1)] == [[0], [1], [True]]
 
 
 def test_windows_of_random_search():
