@@ -1,6 +1,7 @@
 """The loop: steps, and between them refreshes, evaluations, checkpoints and a log."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from jaxrobust.training._checkpoints import check_folder, check_sampler_kind, sa
 from jaxrobust.training._log import Log, Record
 from jaxrobust.training._plans import Plan
 from jaxrobust.training._state import TrainState
-from jaxrobust.training._steps import Extras, LossFn, take_steps
+from jaxrobust.training._steps import Extras, LossFn, Transform, take_steps
 
 
 class DivergenceError(FloatingPointError):
@@ -43,6 +44,7 @@ def train(
     *,
     plan: Plan | None = None,
     extras: Extras | None = None,
+    transform: Transform | None = None,
     evaluate: Callable[[Any], dict[str, Any]] | None = None,
     evaluate_every: int | None = None,
     checkpoints: str | Path | None = None,
@@ -67,6 +69,8 @@ def train(
         ``state``: a resumed run is given the same number.
       plan: when and how the sampler changes; None to keep that of the state.
       extras: from ``(state, batch, weights)`` to further keywords of ``optimizer.update``.
+      transform: from ``(key, params, batch)`` to the batch that is learned from, as in
+        :func:`take_steps`. A plan sees the data as they are.
       evaluate: from params to a dict of numbers, for the log.
       evaluate_every: steps between evaluations; there is one after the last step as well.
       checkpoints: folder to save the state in; None for no checkpoints.
@@ -104,6 +108,7 @@ def train(
         check_sampler_kind(state.sampler)
         check_folder(checkpoints, int(state.step))
     data = jax.tree.map(jnp.asarray, data)  # once: arrays of NumPy are copied at every call
+    advance = functools.partial(take_steps, loss_fn, optimizer, extras=extras, transform=transform)
     actions = _actions(evaluate, evaluate_every, checkpoints, checkpoint_every)
     with Log(log) as records, _bar(progress, int(state.step), num_steps) as bar:
         first = int(state.step)
@@ -119,7 +124,7 @@ def train(
                     return state, records.records
                 stops = [every for _, every, _ in actions] + [log_every]
                 stop = min([num_steps, *(step + every - step % every for every in stops)])
-                state = _advance(loss_fn, optimizer, extras, state, data, stop, plan, records)
+                state = _advance(advance, state, data, stop, plan, records)
                 bar(int(state.step))
         except BaseException:
             if checkpoints is not None and int(state.step) > first:
@@ -169,9 +174,7 @@ def _refresh(state: TrainState, data: Any, plan: Plan | None, records: Log) -> T
 
 
 def _advance(
-    loss_fn: LossFn,
-    optimizer: optax.GradientTransformation,
-    extras: Extras | None,
+    advance: Callable[[TrainState, Any, int], tuple[TrainState, jax.Array]],
     state: TrainState,
     data: Any,
     stop: int,
@@ -182,7 +185,7 @@ def _advance(
     due = None if plan is None else plan.next_call(state)
     stop = stop if due is None else min(stop, due)
     step, start = int(state.step), time.perf_counter()
-    after, losses = take_steps(loss_fn, optimizer, state, data, stop - step, extras=extras)
+    after, losses = advance(state, data, stop - step)
     found = np.asarray(losses, np.float64)
     records.add("train", stop, {"loss": float(found.mean())}, time.perf_counter() - start)
     if not np.isfinite(found).all():

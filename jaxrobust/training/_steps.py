@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,11 @@ _LEAST_CAPACITY = 128
 LossFn = Callable[[Any, Any], jax.Array]
 # What the optimizer needs besides the gradient: (state, batch, weights) -> keyword arguments.
 Extras = Callable[[TrainState, Any, jax.Array], dict[str, Any]]
+# What is done to a batch before its gradient: (key, params, batch) -> batch.
+Transform = Callable[[jax.Array, Any, Any], Any]
+
+# Apart from the keys that a plan splits off at the same step.
+_TRANSFORM_STREAM = 0x7452616E
 
 
 def take_steps(
@@ -26,8 +31,9 @@ def take_steps(
     num_steps: int,
     *,
     extras: Extras | None = None,
+    transform: Transform | None = None,
 ) -> tuple[TrainState, jax.Array]:
-    """Makes so many steps: draw, gather, weighted gradient, update.
+    """Makes so many steps: draw, gather, transform, weighted gradient, update.
 
     One program for up to 128 steps, another for up to 256, and so on, each compiled once for a loss
     function, an optimizer, a kind of sampler and shapes; a new sampler of the same kind compiles
@@ -40,15 +46,20 @@ def take_steps(
       state: where training is.
       data: pytree of arrays ``(N, ...)``, all examples.
       num_steps: steps to make, at least 1.
-      extras: from ``(state, batch, weights)`` to further keywords of ``optimizer.update``.
+      extras: from ``(state, batch, weights)`` to further keywords of ``optimizer.update``; the
+        batch is what ``transform`` made.
+      transform: from ``(key, params, batch)`` to the batch that is learned from, of the same
+        structure and number of examples: adversarial examples (:func:`attacks.adversary`), crops,
+        noise. The key is another one in every step and depends on the state alone; no gradient
+        flows through it. Like the loss it is compiled once for each function object.
 
     Returns:
       The state after the steps, and the weighted mean loss of the batch of each, ``(num_steps,)``,
       before its update.
 
     Raises:
-      ValueError: for data of which the sampler does not have the number of examples, or
-        ``num_steps`` below 1.
+      ValueError: for data of which the sampler does not have the number of examples,
+        ``num_steps`` below 1, or a transform that changes the number of examples.
     """
     num_steps = trees.check_count("num_steps", num_steps, most=2**30)
     lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(data)}
@@ -57,55 +68,63 @@ def take_steps(
             f"data must be arrays ({state.sampler.num_examples}, ...), as many examples as the "
             f"sampler has; got leading axes {sorted(lengths)}"
         )
+    program = Program(loss_fn, optimizer, extras, transform)
     # What a plan remembers is of no use to a step, and would compile it anew as it changes.
     memory = state.memory
     if extras is None:
         state = state._replace(memory={})
-    state, losses = _steps(loss_fn, optimizer, extras, state, data, num_steps)
+    state, losses = _steps(program, state, data, num_steps)
     return state._replace(memory=memory), losses
 
 
+class Program(NamedTuple):
+    """What a step does; static."""
+
+    loss_fn: LossFn
+    optimizer: optax.GradientTransformation
+    extras: Extras | None
+    transform: Transform | None
+
+
 def _steps(
-    loss_fn: LossFn,
-    optimizer: optax.GradientTransformation,
-    extras: Extras | None,
-    state: TrainState,
-    data: Any,
-    num_steps: int,
+    program: Program, state: TrainState, data: Any, num_steps: int
 ) -> tuple[TrainState, jax.Array]:
-    if per_example.slow_in_loops(loss_fn)(state.params, data):
-        return _one_by_one(loss_fn, optimizer, extras, state, data, num_steps)
+    if per_example.slow_in_loops(program.loss_fn)(state.params, data):
+        return _one_by_one(program, state, data, num_steps)
     # The buffer of losses has the next power of two, so that there are few different programs.
     capacity = max(_LEAST_CAPACITY, 1 << (num_steps - 1).bit_length())
-    state, losses = _run(loss_fn, optimizer, extras, capacity, state, data, jnp.int32(num_steps))
+    state, losses = _run(program, capacity, state, data, jnp.int32(num_steps))
     return state, losses[:num_steps]
 
 
-def _one_by_one(loss_fn, optimizer, extras, state: TrainState, data, num_steps: int):
+def _one_by_one(program: Program, state: TrainState, data: Any, num_steps: int):
     losses = []
     for _ in range(num_steps):
-        state, loss = _single(loss_fn, optimizer, extras, state, data)
+        state, loss = _single(program, state, data)
         losses.append(loss)
     return state, jnp.stack(losses)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _run(loss_fn, optimizer, extras, capacity, state: TrainState, data, num_steps):
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _run(program: Program, capacity: int, state: TrainState, data: Any, num_steps: jax.Array):
     def step(number, carry):
         state, losses = carry
-        state, loss = _step(loss_fn, optimizer, extras, state, data)
+        state, loss = _step(program, state, data)
         return state, losses.at[number].set(loss)
 
     dtype = trees.accumulator(jnp.result_type(*jax.tree.leaves(state.params)))
     return jax.lax.fori_loop(0, num_steps, step, (state, jnp.zeros(capacity, dtype)))
 
 
-def _step(loss_fn, optimizer, extras, state: TrainState, data) -> tuple[TrainState, jax.Array]:
+def _step(program: Program, state: TrainState, data: Any) -> tuple[TrainState, jax.Array]:
     draw, sampler_state = state.sampler.next(state.sampler_state)
     batch = trees.take(data, draw.indices)
-    loss, gradient = sampling.value_and_grad(loss_fn)(state.params, batch, draw.weights)
-    more = {} if extras is None else extras(state, batch, draw.weights)
-    update = optax.with_extra_args_support(optimizer).update
+    if program.transform is not None:
+        batch = _transformed(program.transform, state, batch)
+    value_and_grad = sampling.value_and_grad(program.loss_fn)
+    loss, gradient = value_and_grad(state.params, batch, draw.weights)
+    more = {} if program.extras is None else program.extras(state, batch, draw.weights)
+    update = optax.with_extra_args_support(program.optimizer).update
     updates, opt_state = update(gradient, state.opt_state, state.params, **more)
     after = state._replace(
         step=state.step + 1,
@@ -118,4 +137,16 @@ def _step(loss_fn, optimizer, extras, state: TrainState, data) -> tuple[TrainSta
     return after, loss.astype(dtype)
 
 
-_single = jax.jit(_step, static_argnums=(0, 1, 2))
+def _transformed(transform: Transform, state: TrainState, batch: Any) -> Any:
+    key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), _TRANSFORM_STREAM)
+    after = jax.lax.stop_gradient(transform(key, state.params, batch))
+    sizes = lambda tree: [jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(tree)]
+    if jax.tree.structure(after) != jax.tree.structure(batch) or sizes(after) != sizes(batch):
+        raise ValueError(
+            "transform must return a batch of the structure and number of examples that it was "
+            f"given, {jax.tree.map(jnp.shape, batch)}, got {jax.tree.map(jnp.shape, after)}"
+        )
+    return after
+
+
+_single = jax.jit(_step, static_argnums=0)
