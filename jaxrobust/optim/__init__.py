@@ -8,6 +8,14 @@ Complete optimizers, for ``optax.apply_updates``:
 :func:`loss_scaled_steepest_descent`  step 1/(B² L), fastest to the largest margin; needs ``value``
 ====================================  =========================================================
 
+With a norm of the parameters added to the loss:
+
+====================================  =========================================================
+:func:`proximal_gradient`             accelerated proximal steps; needs ``params``
+:func:`fista`                         the same, its step searched for; needs ``value``,
+                                      ``value_fn``
+====================================  =========================================================
+
 Links, for ``optax.chain``:
 
 ====================================  =========================================================
@@ -33,8 +41,9 @@ Schedules, for any ``learning_rate``:
 ====================================  =========================================================
 
 All transforms are ``optax.GradientTransformationExtraArgs`` and work inside ``optax.chain``,
-``masked``, ``partition``, ``inject_hyperparams``, ``MultiSteps`` and ``apply_if_finite``, with
-Optax's line searches behind them, and on updates sharded over a mesh (Auto or Explicit axes).
+``masked``, ``partition``, ``inject_hyperparams``, ``MultiSteps`` and ``apply_if_finite`` (but
+:func:`fista`, which looks at the loss of all params, not on a part of them), with Optax's line
+searches behind them, and on updates sharded over a mesh (Auto or Explicit axes).
 "Needs": a required keyword of ``update``; ``value`` is the loss.
 """
 
@@ -44,6 +53,7 @@ from jaxrobust.optim._inverse_loss import loss_scaled_steepest_descent, scale_by
 from jaxrobust.optim._learning_rate import inverse_sqrt
 from jaxrobust.optim._noise import NoiseState, scale_by_noise
 from jaxrobust.optim._normalized import MomentumState, scale_by_normalized_steepest
+from jaxrobust.optim._proximal import ProximalState, fista, proximal_gradient
 from jaxrobust.optim._steepest import scale_by_steepest
 from jaxrobust.optim._svrg import svrg
 
@@ -51,10 +61,13 @@ __all__ = [
     "ClusterControlVariateState",
     "MomentumState",
     "NoiseState",
+    "ProximalState",
     "cluster_control_variate",
+    "fista",
     "inverse_sqrt",
     "loss_scaled_steepest_descent",
     "normalized_steepest_descent",
+    "proximal_gradient",
     "scale_by_inverse_loss",
     "scale_by_noise",
     "scale_by_normalized_steepest",

@@ -35,6 +35,7 @@ class Entry:
     # For a link, which ascends: the learning rate to put behind it where it has to descend.
     learning_rate: float | None = None
     needs_params: bool = False  # whether `update` without params is an error
+    needs_all_params: bool = False  # whether it is an error to hide a part of them
     num_steps: int = 200  # after which the losses below have fallen
 
     def make(self) -> optax.GradientTransformation:
@@ -243,6 +244,10 @@ def check_masked(entry: Entry) -> None:
     """The masked leaf passes through; the other gets what it would get alone."""
     grad, params, extras = _inputs(entry)
     tx, alone = optax.masked(entry.make(), {"matrix": True, "bias": False}), entry.make()
+    if entry.needs_all_params:
+        with pytest.raises(ValueError, match="params must be whole"):
+            _update(tx, grad, tx.init(params), params, extras)
+        return
     update = _update(tx, grad, tx.init(params), params, extras)[0]
     grad_alone, params_alone = {"matrix": grad["matrix"]}, {"matrix": params["matrix"]}
     extras_alone = _matrix_only(extras)
@@ -253,6 +258,8 @@ def check_masked(entry: Entry) -> None:
 def check_partition(entry: Entry) -> None:
     """The same with another optimizer for the other leaf, and a label that nothing bears."""
     grad, params, extras = _inputs(entry)
+    if entry.needs_all_params:
+        return  # as in `check_masked`
     alone = entry.make()
     labels = {"matrix": "this", "bias": "sgd"}
     tx = optax.partition(
