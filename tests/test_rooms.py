@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sampling": {"trees", "per_example"},
     "optim": {"trees", "norms"},
     "contrastive": {"trees"},
-    "linear": {"trees", "norms"},
+    "linear": {"trees", "norms", "optim"},
     "attacks": {"trees", "norms"},
     "gated": {"trees"},
     "mixup": {"trees"},

@@ -26,6 +26,7 @@ from jaxrobust.linear._margins import (
 )
 from jaxrobust.linear._max_margin import MaxMargin, max_margin
 from jaxrobust.linear._models import LinearModel, convolution, diagonal, fully_connected, plain
+from jaxrobust.linear._path import RegularizationPath, regularization_path
 
 __all__ = [
     "Certificate",
@@ -33,6 +34,7 @@ __all__ = [
     "LinearModel",
     "Loss",
     "MaxMargin",
+    "RegularizationPath",
     "Theory",
     "adversarial_accuracy",
     "certificate",
@@ -48,6 +50,7 @@ __all__ = [
     "margins",
     "max_margin",
     "plain",
+    "regularization_path",
     "robust_radii",
     "robust_radius",
     "theory",

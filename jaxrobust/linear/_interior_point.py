@@ -19,7 +19,7 @@ example is derived here.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,7 @@ class Solution(NamedTuple):
     lower: jax.Array  # (): min_i <a_i, w>
     upper: jax.Array  # (): ||sum_i q_i a_i||_*
     iterations: jax.Array  # () int32: Newton systems factorised
+    delta: Any = None  # like w: the dual side's perturbation, where there is one
 
 
 class _Targets(NamedTuple):

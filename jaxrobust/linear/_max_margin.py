@@ -13,6 +13,7 @@ from jaxrobust.linear._checks import (
     Array,
     check_classes,
     check_examples,
+    check_nonnegative,
     check_positive,
     check_signs,
     is_concrete,
@@ -42,8 +43,8 @@ class MaxMargin(NamedTuple):
     """
 
     w: jax.Array  # (*features) or (C, *features): weights, norm 1 (zero if not separable)
-    margin: jax.Array  # (): min_i m_i(w) / ||w||, the lower bound
-    upper_bound: jax.Array  # (): of any margin: dual norm of sum_i dual_weights_i a_i
+    margin: jax.Array  # (): min_i m_i(w) / ||w||, the lower bound; of the worst perturbation
+    upper_bound: jax.Array  # (): of any margin: dual norm of sum_i dual_weights_i a_i (- delta)
     gap: jax.Array  # (): (upper_bound - margin) / upper_bound, relative; 1 if no margin was found
     dual_weights: jax.Array  # (n,) or, with classes, (n, C): non-negative, sum 1
     separable: jax.Array  # () bool: whether w has a margin beyond rounding errors
@@ -74,6 +75,8 @@ def max_margin(
     norm: Norm | str,
     *,
     num_classes: int | None = None,
+    perturbation: Norm | str | None = None,
+    eps: float | jax.Array = 0.0,
     tolerance: float = 1e-4,
     zero_tolerance: float | None = None,
     max_iterations: int | None = None,
@@ -91,6 +94,16 @@ def max_margin(
 
     :math:`a_i` being the signed examples (with classes one for every wrong class).
 
+    With ``perturbation`` every margin is that of the worst perturbation of norm ``eps`` at most,
+
+    .. math:: \max_{\|w\|\le 1}\min_i \langle a_i, w\rangle - \epsilon\|w\|_{p*}
+              = \min_{q\in\Delta,\ \|\delta\|_p\le\epsilon}
+                \Big\|\sum_i q_i a_i - \delta\Big\|_* :
+
+    the classifier of the least norm that separates robustly, to which adversarial training tends by
+    steepest descent in ``norm``. Where that is dual to the perturbation's norm it is the one
+    without perturbations.
+
     Solved in float64 whatever the dtype of x and whatever ``jax_enable_x64`` (which stays as it
     is), also under ``jit`` and ``vmap``; a TPU emulates float64. Under ``vmap`` it is one problem
     after the other. The bounds are those of w as handed back: in bfloat16 its rounding alone can
@@ -103,6 +116,8 @@ def max_margin(
       norm: norm of the weights, or its name. With classes it is the norm of the
         ``(C, *features)`` weights.
       num_classes: None for a binary problem, else C, at least 2.
+      perturbation: norm of the perturbations, or its name; None for none. Binary problems only.
+      eps: their radius, 0 or more, in units of x.
       tolerance: relative gap to stop at, between 0 and 1.
       zero_tolerance: upper bound, relative to the largest dual norm of a signed example, under
         which the data count as not separable once no weights of a margin beyond rounding errors
@@ -127,34 +142,41 @@ def max_margin(
     """
     norm = as_norm(norm)
     _check_arguments(x, y, num_classes, tolerance, zero_tolerance, max_iterations)
-    solver = _resolve_method(method, norm)
+    perturbation = _checked_perturbation(perturbation, eps, num_classes)
+    solver = _resolve_method(method, norm, perturbation)
     limit = _MAX_ITERATIONS[solver] if max_iterations is None else max_iterations
     dtype = jax.dtypes.canonicalize_dtype(x.dtype)
     zero = _default_zero(dtype) if zero_tolerance is None else zero_tolerance
-    static = (norm, num_classes, solver, dtype)
-    if not is_concrete(x, y):
-        return _solve_traced(x, y, tolerance, zero, limit, *static)
+    kind = _Kind(norm, num_classes, perturbation, solver, dtype)
+    if not is_concrete(x, y, eps):
+        return _solve_traced(x, y, eps, tolerance, zero, limit, kind)
     # Known values stay known even where something else is being traced.
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
         double = jnp.asarray(_sharding.on_one_device(x), jnp.float64)
         # One dtype whatever the labels come in: one program for all.
         label_dtype = jnp.float64 if num_classes is None else jnp.int32
         labels = jnp.asarray(_sharding.on_one_device(y), label_dtype)
-        return _solve_and_certify(double, labels, tolerance, zero, limit, *static)
+        return _solve_and_certify(double, labels, eps, tolerance, zero, limit, kind)
 
 
-@functools.partial(jax.jit, static_argnums=(5, 6, 7, 8))
-def _solve_traced(
-    x, y, tolerance, zero, limit, norm: Norm, num_classes: int | None, method: str, dtype: Any
-) -> MaxMargin:
+class _Kind(NamedTuple):
+    """What a program is compiled for."""
+
+    norm: Norm
+    num_classes: int | None
+    perturbation: Norm | None
+    method: Method
+    dtype: Any
+
+
+@functools.partial(jax.jit, static_argnums=6)
+def _solve_traced(x, y, eps, tolerance, zero, limit, kind: _Kind) -> MaxMargin:
     """In float64 all the same: between two casts the program is that of another setting."""
 
-    def solve_one(x, y, tolerance, zero, limit):
+    def solve_one(x, y, eps, tolerance, zero, limit):
         # Entered here and not around the vmap below, whose rule runs when the caller's vmap does.
         with jax.enable_x64(True):
-            return _solve_and_certify(
-                x, y, tolerance, zero, limit, norm, num_classes, method, dtype
-            )
+            return _solve_and_certify(x, y, eps, tolerance, zero, limit, kind)
 
     # Under vmap the problems are solved one after the other, each with its own stopping time.
     # Batched LAPACK calls are no alternative: jaxlib before 0.11.2 can deadlock when as many of
@@ -162,50 +184,58 @@ def _solve_traced(
     return jax.custom_batching.sequential_vmap(solve_one)(
         _sharding.gather(x),
         _sharding.gather(y),
+        jnp.asarray(eps),
         jnp.asarray(tolerance),
         jnp.asarray(zero),
         jnp.asarray(limit),
     )
 
 
-def _solve_and_certify(
-    x, y, tolerance, zero, limit, norm: Norm, num_classes: int | None, method: str, dtype: Any
-) -> MaxMargin:
+def _solve_and_certify(x, y, eps, tolerance, zero, limit, kind: _Kind) -> MaxMargin:
     # Two programs: of the large one there is one for all dtypes.
-    solution = _solve(x, y, tolerance, limit, norm, num_classes, method)
-    return _certify(x, y, solution, tolerance, zero, norm, num_classes, dtype)
+    eps = jnp.asarray(eps, jnp.float64)
+    solution = _solve(x, y, eps, tolerance, limit, kind._replace(dtype=None))
+    return _certify(x, y, eps, solution, tolerance, zero, kind)
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5, 6))
-def _solve(x, y, tolerance, limit, norm: Norm, num_classes: int | None, method: str) -> Solution:
+@functools.partial(jax.jit, static_argnums=5)
+def _solve(x, y, eps, tolerance, limit, kind: _Kind) -> Solution:
     """In units of the largest example, in which the optimum is at most 1."""
-    signed = _signed_examples(x.astype(jnp.float64), y, num_classes)
+    norm, perturbation = kind.norm, kind.perturbation
+    signed = _signed_examples(x.astype(jnp.float64), y, kind.num_classes)
     options = {
         "tolerance": jnp.asarray(tolerance, jnp.float64),
         "rounding": _rounding(signed),
         "max_iterations": limit,
     }
-    signed = signed / _unit(signed, norm)
-    if method == "interior_point":
+    unit = _unit(signed, norm)
+    signed = signed / unit
+    if kind.method == "interior_point":
         return _solve_in_groups(signed, norm, options)
-    return _primal_dual.solve(signed, norm, **options)
+    saddle = _primal_dual.Saddle(signed, norm, perturbation, eps / unit)
+    found = _primal_dual.solve(saddle, **options)
+    return found._replace(delta=None if perturbation is None else unit * found.delta)
 
 
-@functools.partial(jax.jit, static_argnums=(5, 6, 7))
-def _certify(
-    x, y, solution: Solution, tolerance, zero, norm: Norm, num_classes: int | None, dtype: Any
-) -> MaxMargin:
+@functools.partial(jax.jit, static_argnums=6)
+def _certify(x, y, eps, solution: Solution, tolerance, zero, kind: _Kind) -> MaxMargin:
     """The bounds of the very arrays that are handed back, through the norm object.
 
     The certificate does not depend on the solver, its coordinates or its scaling.
     """
+    norm, num_classes, perturbation, _, dtype = kind
     signed = _signed_examples(x.astype(jnp.float64), y, num_classes)
     wide = jnp.promote_types(dtype, jnp.float32)
     length = norm.value(solution.w)
     w = (solution.w / jnp.where(length > 0, length, 1)).astype(dtype)
     q = (solution.q / jnp.sum(solution.q)).astype(wide)
-    margin, separable = _margin(signed, w.astype(jnp.float64), norm)
-    upper = _upper_bound(signed, q.astype(jnp.float64), norm)
+    worst, delta = jnp.zeros((), jnp.float64), 0.0
+    if perturbation is not None:
+        worst = eps * perturbation.dual.value(w.astype(jnp.float64))
+        size = perturbation.value(solution.delta)  # which rounding may have put beyond eps
+        delta = solution.delta * jnp.minimum(1, eps / jnp.where(size > 0, size, 1))
+    margin, separable = _margin(signed, w.astype(jnp.float64), norm, worst)
+    upper = _upper_bound(signed, q.astype(jnp.float64), norm, delta)
     gap = jnp.where(separable, jnp.maximum(upper - margin, 0) / jnp.where(upper > 0, upper, 1), 1)
     # A bound that is not finite (of traced examples that are not, say) proves nothing.
     converged = jnp.where(separable, gap <= tolerance, upper <= zero * _unit(signed, norm))
@@ -221,20 +251,25 @@ def _certify(
     )
 
 
-def _margin(signed: jax.Array, w: jax.Array, norm: Norm) -> tuple[jax.Array, jax.Array]:
-    """The margin of weights, and whether it is beyond rounding errors."""
+def _margin(
+    signed: jax.Array, w: jax.Array, norm: Norm, worst: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The margin of weights, less what perturbations take, and whether it is beyond rounding."""
     axes = w.ndim
     products = jnp.tensordot(signed, w, axes=axes, precision=_HIGHEST)
     sizes = jnp.tensordot(jnp.abs(signed), jnp.abs(w), axes=axes, precision=_HIGHEST)
     # The rounding error of an inner product, whatever the order of its sum, is less.
-    proved = jnp.all(products > _rounding(signed) * sizes)
+    proved = jnp.all(products - worst > _rounding(signed) * (sizes + worst))
     length = norm.value(w)
-    return _sharding.smallest(products) / jnp.where(length > 0, length, 1), proved
+    margin = _sharding.smallest(products) - worst
+    return margin / jnp.where(length > 0, length, 1), proved
 
 
-def _upper_bound(signed: jax.Array, q: jax.Array, norm: Norm) -> jax.Array:
+def _upper_bound(
+    signed: jax.Array, q: jax.Array, norm: Norm, delta: jax.Array | float
+) -> jax.Array:
     combination = jnp.tensordot(q, signed, axes=1, precision=_HIGHEST)
-    return norm.dual.value(combination) / jnp.sum(q)
+    return norm.dual.value(combination / jnp.sum(q) - delta)
 
 
 def _unit(signed: jax.Array, norm: Norm) -> jax.Array:
@@ -281,8 +316,23 @@ def _solve_in_groups(signed: jax.Array, norm: Norm, options: dict[str, Any]) -> 
     return solution._replace(w=w)
 
 
-def _resolve_method(method: Method, norm: Norm) -> Method:
-    has_interior = has_group_form(norm)
+def _checked_perturbation(
+    perturbation: Norm | str | None, eps: Any, num_classes: int | None
+) -> Norm | None:
+    check_nonnegative("eps", eps)
+    if jnp.ndim(eps) != 0:
+        raise ValueError(f"eps must be one number for all examples, got shape {jnp.shape(eps)}")
+    if perturbation is None:
+        if not is_concrete(eps) or eps != 0:
+            raise ValueError(f"perturbation must be the norm that eps={eps} is measured in")
+        return None
+    if num_classes is not None:
+        raise ValueError(f"num_classes must be None with perturbation, got {num_classes}")
+    return as_norm(perturbation)
+
+
+def _resolve_method(method: Method, norm: Norm, perturbation: Norm | None) -> Method:
+    has_interior = has_group_form(norm) and perturbation is None
     if method == "auto":
         return "interior_point" if has_interior else "primal_dual"
     if method not in _MAX_ITERATIONS:
@@ -290,7 +340,8 @@ def _resolve_method(method: Method, norm: Norm) -> Method:
             f"method must be 'auto', 'interior_point' or 'primal_dual', got {method!r}"
         )
     if method == "interior_point" and not has_interior:
-        raise ValueError(f"method 'interior_point' has no form for {norm.name}; use 'primal_dual'")
+        what = norm.name if perturbation is None else "perturbations"
+        raise ValueError(f"method 'interior_point' has no form for {what}; use 'primal_dual'")
     return method
 
 

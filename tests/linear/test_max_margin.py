@@ -349,9 +349,9 @@ def certified(x, w, q=None):
     """The certificate of weights that no solver has made."""
     q = np.full(len(x), 1 / len(x)) if q is None else q
     found = Solution(jnp.asarray(w), jnp.asarray(q), jnp.zeros(()), jnp.ones(()), jnp.int32(1))
-    return _max_margin._certify(
-        jnp.asarray(x), jnp.ones(len(x)), found, 1e-4, 1e-10, norms.l2, None, jnp.dtype("float64")
-    )
+    kind = _max_margin._Kind(norms.l2, None, None, "primal_dual", jnp.dtype("float64"))
+    signs = jnp.ones(len(x))
+    return _max_margin._certify(jnp.asarray(x), signs, 0.0, found, 1e-4, 1e-10, kind)
 
 
 def test_margins_of_rounding_errors_are_none():
