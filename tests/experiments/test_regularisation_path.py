@@ -1,0 +1,88 @@
+"""The experiment `regularisation_path`: a short run, and claims that can fail."""
+
+import numpy as np
+import pytest
+
+from experiments import plots, regularisation_path
+from experiments.regularisation_path import (
+    DIGITS,
+    GAUSSIAN,
+    PENALTIES,
+    STRENGTHS,
+    TABLE,
+    Config,
+    Found,
+)
+
+
+def found(cold=0.6, warm=0.97, gap=1e-5):
+    """As if measured, on two data sets of which the first is that of the table."""
+    by = {}
+    for name in PENALTIES:
+        rows = np.interp(
+            np.log(STRENGTHS)[::-1],
+            np.log([1e-7, 1e-5, 1e-3, 1e-1]),
+            np.asarray(TABLE.get(name, TABLE["l1"]))[::-1],
+        )[::-1]
+        of_sets = np.stack([rows, rows])
+        path = np.stack([np.linspace(0.5, warm, len(STRENGTHS))] * 2)
+        by[name] = Found(
+            of_sets, np.full_like(of_sets, 0.97), path, np.full_like(of_sets, gap),
+            np.full_like(of_sets, 100),
+        )  # fmt: skip
+    del cold
+    return {
+        GAUSSIAN: by,
+        DIGITS: {name: Found(*(part[:1] for part in f)) for name, f in by.items()},
+    }
+
+
+def changed(**fields):
+    """The same with other numbers of l1 on Gaussian data."""
+    made = found()
+    made[GAUSSIAN]["l1"] = made[GAUSSIAN]["l1"]._replace(**fields)
+    return made
+
+
+def failing(made, config=None):
+    return [
+        c.statement
+        for c in regularisation_path.claims(config or Config(), made)
+        if c.should_hold and not c.holds
+    ]
+
+
+def test_claims_hold_for_what_was_measured_before():
+    assert failing(found()) == []
+    # With more steps the table says nothing.
+    more = regularisation_path.claims(Config(steps=30_000), changed(cold=np.ones((2, 7))))
+    assert [c.verdict for c in more].count("not reproduced") == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "count"),
+    [
+        ({"gap": np.full((2, 7), 2e-4)}, 1),
+        ({"warm": np.full((2, 7), 0.9)}, 1),
+        ({"warm": np.linspace(1.0, 0.96, 14).reshape(2, 7)[:, ::-1] * [[1], [1]]}, 0),
+        ({"warm": np.tile([0.5, 0.9, 0.8, 0.9, 0.95, 0.96, 0.97], (2, 1))}, 1),
+        ({"cold": np.ones((2, 7))}, 2),  # neither the table nor the best one in between
+        ({"cold_l2": np.full((2, 7), 0.9)}, 1),
+    ],
+)
+def test_claims_fail_for_other_numbers(fields, count):
+    assert len(failing(changed(**fields))) == count
+
+
+@pytest.mark.slow
+def test_a_short_run():
+    """On one Gaussian data set, with a tenth of the steps: the path is solved all the same."""
+    result = regularisation_path.run(Config(seeds=1, steps=300))
+    by_statement = {c.statement: c for c in result.claims}
+    solved = next(c for s, c in by_statement.items() if s.startswith("the path is solved"))
+    nearly = next(c for s, c in by_statement.items() if s.startswith("at λ = 1e-7 the classifier"))
+    assert solved.holds
+    assert nearly.holds
+    for figure, caption in regularisation_path.plot(result).values():
+        assert plots.png(figure)
+        assert caption
