@@ -21,9 +21,9 @@ FAST_ONLY := $(if $(filter-out 0 false no,$(SLOW)),,-m "not slow")
 # cores and wait by spinning: a Cholesky factorisation can take a hundred times longer with them.
 export OPENBLAS_NUM_THREADS ?= 1
 
-# What XLA compiled is kept between runs: test time is mostly compile time. The default threshold of
-# 1 s keeps nothing of what tests compile; 0.02 s keeps all but the trivial.
-test: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
+# What XLA compiled is kept between runs, for all clones of a user: test time is mostly compile time.
+# The default threshold of 1 s keeps nothing of what tests compile; 0.02 s keeps all but the trivial.
+test: export JAX_COMPILATION_CACHE_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/jaxrobust/jax
 test: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.02
 # The version is pinned, so do not look for a newer one at every run.
 lint: export PYRIGHT_PYTHON_IGNORE_WARNINGS ?= 1
@@ -55,8 +55,8 @@ bench: export JAXROBUST_TORCH_PYTHON ?= $(CURDIR)/$(TORCH_VENV)/bin/python
 bench: $(VENV)/.stamp-dev $(TORCH_VENV)/.stamp  ## the benchmarks, each beside its rival
 	$(BIN)/python -m experiments.benchmarks $(ARGS)
 
-clean:  ## removes caches and build output; keeps the environments and results/
-	rm -rf .jax_cache .pytest_cache .ruff_cache .hypothesis build dist
+clean:  ## removes caches and build output in this folder; keeps the environments and results/
+	rm -rf .pytest_cache .ruff_cache .hypothesis build dist
 	find . \( -name '.venv*' -o -name results -o -name .git \) -prune -o \
 	  -name __pycache__ -type d -prune -exec rm -rf {} +
 
