@@ -56,7 +56,7 @@ bench: $(VENV)/.stamp-dev $(TORCH_VENV)/.stamp  ## the benchmarks, each beside i
 	$(BIN)/python -m experiments.benchmarks $(ARGS)
 
 clean:  ## removes caches and build output in this folder; keeps the environments and results/
-	rm -rf .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .jax_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find . \( -name '.venv*' -o -name results -o -name .git \) -prune -o \
 	  -name __pycache__ -type d -prune -exec rm -rf {} +
 

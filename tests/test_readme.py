@@ -128,7 +128,7 @@ def test_the_two_setup_commands_are_targets_of_the_makefile():
 def test_make_clean_needs_no_folder_and_keeps_environments_and_results(tmp_path: Path):
     shutil.copy(ROOT / "Makefile", tmp_path)
     kept = [".venv/lib/__pycache__", ".venv-newest/__pycache__", "results/run/__pycache__"]
-    gone = ["jaxrobust/linear/__pycache__", ".pytest_cache", ".ruff_cache"]
+    gone = ["jaxrobust/linear/__pycache__", ".pytest_cache", ".jax_cache"]
     for folder in (*kept, *gone):
         (tmp_path / folder).mkdir(parents=True)
     done = subprocess.run(["make", "clean"], cwd=tmp_path, capture_output=True, text=True)

@@ -6,6 +6,7 @@ Complete optimizers, for ``optax.apply_updates``:
 :func:`steepest_descent`              unit direction of the norm times the gradient's dual norm
 :func:`normalized_steepest_descent`   unit direction alone; with momentum Signum, Muon, ...
 :func:`loss_scaled_steepest_descent`  step 1/(B² L), fastest to the largest margin; needs ``value``
+:func:`mirror_descent`                p-GD: steps on powers of the entries; needs ``params``
 ====================================  =========================================================
 
 With a norm of the parameters added to the loss:
@@ -51,6 +52,7 @@ from jaxrobust.optim._clusters import ClusterControlVariateState, cluster_contro
 from jaxrobust.optim._descent import normalized_steepest_descent, steepest_descent
 from jaxrobust.optim._inverse_loss import loss_scaled_steepest_descent, scale_by_inverse_loss
 from jaxrobust.optim._learning_rate import inverse_sqrt
+from jaxrobust.optim._mirror import mirror_descent
 from jaxrobust.optim._noise import NoiseState, scale_by_noise
 from jaxrobust.optim._normalized import MomentumState, scale_by_normalized_steepest
 from jaxrobust.optim._proximal import ProximalState, fista, proximal_gradient
@@ -66,6 +68,7 @@ __all__ = [
     "fista",
     "inverse_sqrt",
     "loss_scaled_steepest_descent",
+    "mirror_descent",
     "normalized_steepest_descent",
     "proximal_gradient",
     "scale_by_inverse_loss",

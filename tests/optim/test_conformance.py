@@ -82,6 +82,18 @@ ENTRIES = [
         needs_params=True,
     ),
     Entry(
+        "mirror_descent",
+        optim.mirror_descent,
+        {"learning_rate": 0.05, "p": 1.5},
+        needs_params=True,
+    ),
+    Entry(
+        "mirror_descent[schedule]",
+        optim.mirror_descent,
+        {"learning_rate": optax.linear_schedule(0.5, 0.1, 100), "p": 3.0},
+        needs_params=True,
+    ),
+    Entry(
         "fista",
         optim.fista,
         # An array, for the conformance suite would halve a float in the middle of a run; there it
