@@ -18,7 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments import robust_networks
 from experiments.benchmarks import timing
+from experiments.robust_networks import predict
 from jaxrobust import attacks, data
 
 RADII = {"linf": 0.15, "l2": 0.7}
@@ -85,53 +87,15 @@ def misses(norm: str, accuracy: dict[str, float]) -> list[str]:
     return []
 
 
-def predict(params: Any, images: Any) -> jax.Array:
-    """Scores of a convolution and two dense layers."""
-    x = jax.lax.conv_general_dilated(
-        images, params["kernel"], (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-    x = jax.nn.relu(x + params["bias"].reshape(1, 1, 1, -1)).reshape(len(images), -1)
-    hidden = jax.nn.relu(x @ params["hidden"] + params["hidden_bias"].reshape(1, -1))
-    return hidden @ params["last"] + params["last_bias"].reshape(1, -1)
-
-
 def problem(quick: bool) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     """Params after adversarial training in linf, and test images with labels."""
-    found = data.digits()
-    x, y = np.asarray(found.x_train, np.float32), np.asarray(found.y_train)
-    images = lambda a: np.asarray(a, np.float32).reshape(-1, 8, 8, 1)
-    x, test, labels = images(x), images(found.x_test), np.asarray(found.y_test)
-    params = trained(x, y, 20 if quick else 600)
     number = QUICK_NUMBER if quick else NUMBER
-    return params, test[:number], labels[:number].astype(np.int32)
-
-
-def trained(x: np.ndarray, y: np.ndarray, steps: int) -> dict[str, Any]:
-    """By Adam, in batches of 128, with 7 steps of PGD in linf."""
-    keys = jax.random.split(jax.random.key(0), 3)
-    shapes = {"kernel": (3, 3, 1, 32), "hidden": (9 * 32, 64), "last": (64, 10)}
-    params: dict[str, Any] = {
-        name: jax.random.normal(key, shape) * (2 / np.prod(shape[:-1])) ** 0.5
-        for key, (name, shape) in zip(keys, shapes.items(), strict=True)
-    }
-    params |= {"bias": jnp.zeros(32), "hidden_bias": jnp.zeros(64), "last_bias": jnp.zeros(10)}
-    adversary = attacks.adversary(predict, norm="linf", eps=RADII["linf"], bounds=(0, 1))
-    optimizer = optax.adam(2e-3)
-
-    def step(carry, key):
-        params, state = carry
-        rows_key, attack_key = jax.random.split(key)
-        rows = jax.random.randint(rows_key, (128,), 0, len(x))
-        images, labels = jnp.asarray(x)[rows], jnp.asarray(y)[rows]
-        images = adversary(attack_key, params, images, labels)
-        loss = lambda p: jnp.mean(
-            optax.softmax_cross_entropy_with_integer_labels(predict(p, images), labels)
-        )
-        updates, state = optimizer.update(jax.grad(loss)(params), state)
-        return (optax.apply_updates(params, updates), state), None
-
-    run = jax.jit(lambda params, keys: jax.lax.scan(step, (params, optimizer.init(params)), keys))
-    return run(params, jax.random.split(jax.random.key(1), steps))[0][0]
+    found = robust_networks.images(data.digits(), (8, 8, 1), num_test=number)
+    params = robust_networks.trained(
+        found, robust_networks.init(jax.random.key(0), (8, 8, 1)),
+        norm="linf", eps=RADII["linf"], num_steps=20 if quick else 600,
+    )  # fmt: skip
+    return params, np.asarray(found.x_test), np.asarray(found.y_test)
 
 
 def measure(params: Any, x: Any, y: Any, norm: str, eps: float, quick: bool) -> Measured:

@@ -22,8 +22,8 @@ class Network(torch.nn.Module):
         """From the weights of JAX: kernels by height, width, in, out; matrices by in, out."""
         super().__init__()
         tensors = {name: torch.tensor(value) for name, value in arrays.items()}
-        self.kernel = tensors["kernel"].permute(3, 2, 0, 1).contiguous()
-        self.bias = tensors["bias"]
+        self.kernel = tensors["kernel0"].permute(3, 2, 0, 1).contiguous()
+        self.bias = tensors["bias0"]
         self.hidden, self.hidden_bias = tensors["hidden"], tensors["hidden_bias"]
         self.last, self.last_bias = tensors["last"], tensors["last_bias"]
 

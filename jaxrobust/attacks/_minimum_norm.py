@@ -208,9 +208,8 @@ def _step(
     delta = steps.moved(norm, threat, state.delta, seen.gradient, sizes, stretch)
     if not steps.is_projected(norm):
         delta = threats.project(norm, threat, delta)  # the ball may have shrunk
-    lacks = jnp.all(threats.flat(seen.gradient) == 0, axis=1)
     nearest = search.choose(is_nearer, state.delta, found.nearest)
-    after = _Found(nearest, distance, found.lacks & lacks, found.is_finite & seen.is_finite)
+    after = _Found(nearest, distance, found.lacks & ~seen.has_gradient, found.is_finite & seen.is_finite)
     return _State(delta, radius, after)
 
 

@@ -46,6 +46,7 @@ class Seen(NamedTuple):
     margin: jax.Array  # (B,): 0 or more where the attack succeeds
     gradient: jax.Array  # (B, *features), of the loss
     is_finite: jax.Array  # (B,) bool
+    has_gradient: jax.Array  # (B,) bool: it is not zero
 
 
 def scores(predict: Predict, problem: Problem, delta: jax.Array) -> jax.Array:
@@ -70,11 +71,13 @@ def looker(
         # By the inputs: that of clipping them to their bounds is a half on a bound, and 0 beyond.
         inputs = problem.at(delta)
         (_, (values, margin)), gradient = jax.value_and_grad(total, has_aux=True)(inputs)
-        fine = jnp.isfinite(values) & jnp.all(jnp.isfinite(flat(gradient)), axis=1)
+        # One pass for both questions: small models are looked at in microseconds.
+        largest = jnp.max(jnp.abs(flat(gradient)), axis=1)
+        fine = jnp.isfinite(values) & jnp.isfinite(largest)
         # A gradient that is NaN in one feature would make the point so.
         gradient = jnp.where(jnp.isfinite(gradient), gradient, 0)
         values, margin, gradient = (z.astype(delta.dtype) for z in (values, margin, gradient))
-        return Seen(values, margin, gradient, fine)
+        return Seen(values, margin, gradient, fine, largest != 0)
 
     return look
 
@@ -147,16 +150,9 @@ def _checked_bounds(bounds: Bounds, x: jax.Array) -> Any:
         raise TypeError(f"bounds must be None or a pair (lowest, highest), got {bounds!r}")
     ends = tuple(jnp.asarray(end, trees.accumulator(x.dtype)) for end in bounds)
     for end in ends:
-        if not _broadcasts_to(end.shape, x.shape):
+        if not trees.broadcasts_to(end.shape, x.shape):
             raise ValueError(f"bounds must broadcast to x, {x.shape}, got {end.shape}")
     return tuple(jnp.broadcast_to(end, x.shape) for end in ends)
-
-
-def _broadcasts_to(shape: tuple[int, ...], like: tuple[int, ...]) -> bool:
-    try:
-        return np.broadcast_shapes(shape, like) == like
-    except ValueError:
-        return False
 
 
 def _check_inside(x: jax.Array, bounds: Bounds) -> None:

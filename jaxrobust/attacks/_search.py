@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxrobust.attacks import _threat as threats
 from jaxrobust.attacks._problem import Problem, Seen
 from jaxrobust.attacks._result import Info, Result, Settings
-from jaxrobust.attacks._threat import flat, spread
+from jaxrobust.attacks._threat import spread
 from jaxrobust.norms import Norm
 
 
@@ -66,7 +66,7 @@ def _is_better(loss: jax.Array, margin: jax.Array, best: Best) -> jax.Array:
 
 
 def _lacks_gradient(seen: Seen) -> jax.Array:
-    return jnp.all(flat(seen.gradient) == 0, axis=1) & ~(seen.margin >= 0)
+    return ~seen.has_gradient & ~(seen.margin >= 0)
 
 
 def restarted(

@@ -153,7 +153,7 @@ def _ends(name: str, ends: Any, like: Any, sign: int) -> Any:
     wide = []
     for end, leaf in zip(given, leaves, strict=True):
         known = jnp.asarray(end, leaf.dtype)
-        if not broadcasts_to(known.shape, leaf.shape):
+        if not trees.broadcasts_to(known.shape, leaf.shape):
             raise ValueError(f"{name} must broadcast to {leaf.shape}, got {known.shape}")
         # What was given: under jit even a known array becomes traced by what is done to it.
         if not isinstance(end, Tracer) and not np.all(sign * np.asarray(end) >= 0):
@@ -161,14 +161,6 @@ def _ends(name: str, ends: Any, like: Any, sign: int) -> Any:
             raise ValueError(f"{name} must be {side}, for the box must contain zero, got {end}")
         wide.append(jnp.broadcast_to(known, leaf.shape))
     return structure.unflatten(wide)
-
-
-def broadcasts_to(shape: tuple[int, ...], like: tuple[int, ...]) -> bool:
-    """Whether an array of this shape can be stretched to that one."""
-    try:
-        return np.broadcast_shapes(shape, like) == like
-    except ValueError:
-        return False
 
 
 def check_nonnegative(name: str, scalar: Any) -> None:

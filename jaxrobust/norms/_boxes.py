@@ -32,16 +32,20 @@ def project(p: float, a: Magnitudes, caps: Magnitudes, radius: jax.Array) -> Mag
     if p == 1:
         moved = _soft_threshold(scaled, limits)
     elif p == 2:  # outside of the ball it is the maximiser for the direction of a
-        moved = _stretch(scaled, limits)
+        moved = _shortened(_stretch(scaled, limits))
     else:
         moved = _shrink(p, scaled, limits)
-    moved = [leaf * unit for leaf in moved]
-    is_in_ball = _magnitudes.value(p, inside, _ones(a)) <= radius
+    moved = [jnp.minimum(leaf * unit, cap) for leaf, cap in zip(moved, caps, strict=True)]
+    if p == 2:  # as a sum of squares: overflow is outside, and what vanishes is inside
+        is_in_ball = _magnitudes.total([(leaf / unit) ** 2 for leaf in inside]) <= 1
+        is_in_ball = (is_in_ball & (radius > 0)) | (radius == jnp.inf)
+    else:
+        is_in_ball = _magnitudes.value(p, inside, _ones(a)) <= radius
     # A ball that is a point, or whose radius is NaN.
     nothing = jnp.where(radius >= 0, 0, jnp.nan)
     moved = [jnp.where(radius > 0, leaf, nothing) for leaf in moved]
     found = [jnp.where(is_in_ball, *both) for both in zip(inside, moved, strict=True)]
-    return _kept(p, found, caps, radius)
+    return found if p == 2 else _kept(p, found, caps, radius)
 
 
 def lmo(p: float, a: Magnitudes, caps: Magnitudes, radius: jax.Array) -> Magnitudes:
@@ -52,8 +56,9 @@ def lmo(p: float, a: Magnitudes, caps: Magnitudes, radius: jax.Array) -> Magnitu
         ]
     if p == 2:
         unit = _magnitudes.scaling(radius)[1]
-        u = [unit * leaf for leaf in _stretch(a, [cap / unit for cap in caps])]
-        return _kept(p, [jnp.where(radius > 0, leaf, radius * leaf) for leaf in u], caps, radius)
+        u = _shortened(_stretch(a, [cap / unit for cap in caps]))
+        u = [jnp.minimum(unit * leaf, cap) for leaf, cap in zip(u, caps, strict=True)]
+        return [jnp.where(radius > 0, leaf, radius * leaf) for leaf in u]
     flat, limits = _flat(a), _flat(caps)
     limits = jnp.where(flat > 0, limits, 0)
     u = _fill(flat, limits, radius) if p == 1 else _grow(p, flat, limits, radius)
@@ -100,6 +105,13 @@ def _stretch(a: Magnitudes, caps: Magnitudes) -> Magnitudes:
     at_cap = [jnp.where(leaf > 0, cap, 0) for leaf, cap in zip(a, caps, strict=True)]
     parts = zip(capped(t), at_cap, a, strict=True)
     return [jnp.where(w, cap, s * (leaf / unit)) for w, cap, leaf in parts]
+
+
+def _shortened(u: Magnitudes) -> Magnitudes:
+    """What rounding has put outside of the unit ball of p = 2, brought back."""
+    square = _magnitudes.total([leaf**2 for leaf in u])
+    factor = 1 / jnp.sqrt(jnp.maximum(square, 1))
+    return [factor * leaf for leaf in u]
 
 
 def _grow(p: float, a: jax.Array, caps: jax.Array, radius: jax.Array) -> jax.Array:

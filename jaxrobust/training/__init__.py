@@ -9,7 +9,8 @@
 :func:`take_steps` is the inside of it, many steps in one program; a :class:`Plan` changes how
 batches are drawn as training goes on: :func:`remove_redundancy` lets near-duplicates count once,
 :func:`resample` keeps strata or scores up to date and returns to uniform sampling where they do not
-pay; :func:`snapshots` takes those of SVRG; :func:`combined` makes one plan of several.
+pay; :func:`snapshots` takes those of SVRG; :func:`combined` makes one plan of several. A
+:data:`Transform` changes the batch itself, as for adversarial training.
 :func:`save` and :func:`restore` keep all that a run depends on.
 """
 
@@ -20,13 +21,14 @@ from jaxrobust.training._redundancy import remove_redundancy
 from jaxrobust.training._resample import resample
 from jaxrobust.training._snapshots import Snapshots, snapshots
 from jaxrobust.training._state import TrainState, init
-from jaxrobust.training._steps import take_steps
+from jaxrobust.training._steps import Transform, take_steps
 
 __all__ = [
     "DivergenceError",
     "Plan",
     "Snapshots",
     "TrainState",
+    "Transform",
     "combined",
     "init",
     "remove_redundancy",

@@ -8,7 +8,7 @@ with its own, where these are sharded over explicit mesh axes.
 """
 
 from jaxrobust.trees._algebra import add, dot, l2_norm, scale, size, stack, unstack
-from jaxrobust.trees._checks import check_count
+from jaxrobust.trees._checks import broadcasts_to, check_count
 from jaxrobust.trees._devices import (
     bring_together,
     first_axis,
@@ -25,6 +25,7 @@ __all__ = [
     "accumulator",
     "add",
     "bring_together",
+    "broadcasts_to",
     "cast_like",
     "check_count",
     "check_floating",

@@ -3,6 +3,8 @@
 import operator
 from typing import Any
 
+import numpy as np
+
 
 def check_count(name: str, value: Any, *, least: int = 1, most: int | None = None) -> int:
     """The argument as an int, NumPy's integers included.
@@ -18,3 +20,11 @@ def check_count(name: str, value: Any, *, least: int = 1, most: int | None = Non
         bounds = f"of at least {least}" if most is None else f"in {least}..{most}"
         raise ValueError(f"{name} must be an integer {bounds}, got {value!r}")
     return number
+
+
+def broadcasts_to(shape: tuple[int, ...], like: tuple[int, ...]) -> bool:
+    """Whether an array of this shape can be stretched to that one."""
+    try:
+        return np.broadcast_shapes(shape, like) == like
+    except ValueError:
+        return False

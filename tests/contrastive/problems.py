@@ -37,11 +37,28 @@ def numeric_gradient(function, arguments, number, step=1e-6):
 
 
 def some_fast(*choices, every):
-    """All combinations as parameters of a test: one in so many is fast, every choice among them."""
-    numbered = [list(enumerate(choice)) for choice in choices]
-    found = []
-    for combination in itertools.product(*numbered):
-        fast = sum(number for number, _ in combination) % every == 0
-        values = [value for _, value in combination]
-        found.append(pytest.param(*values, marks=() if fast else pytest.mark.slow))
-    return found
+    """Combinations as parameters of a test, so many that any two choices meet in one of them.
+
+    One in so many of all combinations is fast, every choice among them. The others are as few as
+    one gets by always taking the one in which most meet that have not met.
+    """
+    sizes = [range(len(choice)) for choice in choices]
+    pairs_of = lambda combination: set(itertools.combinations(enumerate(combination), 2))
+    fast = {c for c in itertools.product(*sizes) if sum(c) % every == 0}
+    left = [c for c in itertools.product(*sizes) if c not in fast]
+    kept = set(fast)
+    unmet = set().union(*map(pairs_of, left)) - set().union(*map(pairs_of, fast))
+    if len(choices) == 1:
+        kept, unmet = {*fast, *left}, set()
+    while unmet:
+        best = max(left, key=lambda c: len(unmet & pairs_of(c)))
+        kept.add(best)
+        unmet -= pairs_of(best)
+    listed = [list(choice) for choice in choices]
+    return [
+        pytest.param(
+            *(listed[at][number] for at, number in enumerate(combination)),
+            marks=() if combination in fast else pytest.mark.slow,
+        )
+        for combination in sorted(kept)
+    ]

@@ -23,3 +23,18 @@ def test_bounds_are_told():
     with pytest.raises(ValueError, match=r"number must be an integer in 0\.\.4, got 5"):
         trees.check_count("number", 5, least=0, most=4)
     assert trees.check_count("number", 0, least=0, most=4) == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "like", "does"),
+    [
+        ((), (2, 3), True),
+        ((3,), (2, 3), True),
+        ((2, 1), (2, 3), True),
+        ((2,), (2, 3), False),
+        ((4, 2, 3), (2, 3), False),  # the other one would be stretched
+        ((0,), (1,), False),
+    ],
+)
+def test_broadcasts_to(shape, like, does):
+    assert trees.broadcasts_to(shape, like) == does

@@ -1,0 +1,305 @@
+"""How near to the worst perturbation is what an attack finds?
+
+On a linear classifier the worst perturbation is known in closed form, in any norm: it lowers the
+margin by ε times the dual norm of the weights. What attacks find is held against that, example by
+example, for lp norms and for norms of the Fourier spectrum (of signals, and of images channel by
+channel), with two classes and with ten. On a small convolutional network nothing is known; there 100 steps of
+Auto-PGD, which has no step size to tune, are held against plain PGD with many restarts and the best
+of several step sizes, and the ensemble against both.
+
+Gaussian data; the network on the digits (8x8 images), trained adversarially against linf.
+
+Presets:
+    quick: 60 s on 2 cores; 16 examples, 100 images, 10 restarts
+    full: 15 min on 2 cores; 128 examples, all 359 test images, 50 restarts
+"""
+
+import dataclasses
+import functools
+import math
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import attack_quality_plots, robust_networks, silent
+from experiments.claims import Claim
+from experiments.report import Result, Table
+from experiments.robust_networks import BOUNDS
+from jaxrobust import attacks, data, norms
+from jaxrobust.norms import Norm
+
+CLOSED_FORM = "the dual norm (exact)"
+OWN = "this library: measured, no paper"
+SIGNAL, IMAGE = (48,), (6, 6, 3)
+THREATS: dict[str, tuple[Norm, tuple[int, ...]]] = {
+    "linf": (norms.linf, SIGNAL),
+    "l2": (norms.l2, SIGNAL),
+    "l1": (norms.l1, SIGNAL),
+    "l1.5": (norms.lp(1.5), SIGNAL),
+    "l3": (norms.lp(3.0), SIGNAL),
+    "Fourier-linf": (norms.fourier(norms.linf), SIGNAL),
+    "Fourier-l1": (norms.fourier(norms.l1), SIGNAL),
+    "Fourier-linf, images": (norms.fourier(norms.linf, (0, 1)), IMAGE),
+    "Fourier-l1, images": (norms.fourier(norms.l1, (0, 1)), IMAGE),
+}
+EXACT, CLOSE = 1 - 1e-6, 1 - 1e-4
+LEAST = {"APGD": EXACT, "Frank-Wolfe": EXACT, "PGD": CLOSE, "minimum norm": CLOSE, "Square": CLOSE}
+NUM_CLASSES = 10
+RADII = {"linf": 0.15, "l2": 0.7}  # of the network
+STEP_SIZES = (0.5, 0.1, 0.02)  # of plain PGD, in units of eps, besides falling ones
+PLAIN_STEPS, STEPS = 200, 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sizes."""
+
+    examples: int = 16
+    """Examples of every linear classifier."""
+    images: int = 100
+    """Images that the network is attacked on."""
+    restarts: int = 10
+    """Of plain PGD, for every step size."""
+    training_steps: int = 600
+    """Of the network."""
+
+    def __post_init__(self):
+        for name in ("examples", "images", "restarts", "training_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+PRESETS = {"full": Config(examples=128, images=359, restarts=50)}
+
+
+def run(config: Config, progress=silent) -> Result:
+    """Attacks linear classifiers and a network."""
+    begin = time.perf_counter()
+    linear: dict[str, dict[str, np.ndarray]] = {}
+    feasible: list[float] = []
+    with jax.enable_x64(True):
+        for number, (name, (norm, shape)) in enumerate(THREATS.items()):
+            progress(0.6 * number / len(THREATS), f"linear, {name}")
+            linear[name], beyond = of_linear(norm, shape, config.examples)
+            feasible += beyond
+    seconds = {"linear classifiers": time.perf_counter() - begin}
+    progress(0.6, "network")
+    begin = time.perf_counter()
+    network, starts = of_network(config, progress)
+    seconds["network"] = time.perf_counter() - begin
+    return Result(
+        summary=summarise(linear, network),
+        claims=[*linear_claims(linear, feasible), *network_claims(network)],
+        series={"linear": linear, "network": network, "losses": starts},
+        tables=[linear_table(linear), network_table(network)],
+        wall_time=seconds,
+    )
+
+
+def scores_of_two(w: jax.Array, x: jax.Array) -> jax.Array:
+    """Of a linear classifier of two classes: its score and the negative, half each."""
+    score = x.reshape(len(x), -1) @ w
+    return jnp.stack([-score, score], axis=1) / 2
+
+
+def scores(w: jax.Array, x: jax.Array) -> jax.Array:
+    """Of several classes, weights ``(classes, D)``."""
+    return x.reshape(len(x), -1) @ w.T
+
+
+def of_linear(
+    norm: Norm, shape: tuple[int, ...], number: int
+) -> tuple[dict[str, np.ndarray], list[float]]:
+    """What attacks reach of the closed form, per example, and by how much they leave the ball."""
+    rng = np.random.default_rng(0)
+    x, size = rng.normal(size=(number, *shape)), math.prod(shape)
+    w, several = rng.normal(size=size), rng.normal(size=(NUM_CLASSES, size))
+    y = (x.reshape(number, -1) @ w > 0).astype(np.int32)
+    labels = np.argmax(x.reshape(number, -1) @ several.T, axis=1).astype(np.int32)
+    eps = rng.uniform(0.5, 2.0, number)  # far from the boundary and beyond it
+    given: Any = {"norm": norm, "key": jax.random.key(0)}
+    length = float(norm.dual.value(jnp.asarray(w.reshape(shape))))
+    two, many = (scores_of_two, w, x, y), (scores, several, x, labels)
+    options = given | {"eps": eps, "loss": "margin"}
+    found = {
+        "APGD": attacks.apgd(*two, num_steps=STEPS, **options),
+        "Frank-Wolfe": attacks.frank_wolfe(*two, num_steps=STEPS, **options),
+        "PGD": attacks.pgd(*two, num_steps=STEPS, **options),
+        "Square": attacks.square(*two, eps=eps, num_queries=60 * size, **given),
+    }
+    clean = np.abs(x.reshape(number, -1) @ w)
+    ratios = {
+        name: (np.asarray(result.margin) + clean) / (eps * length) for name, result in found.items()
+    }
+    nearest = attacks.minimum_norm(*two, **given)
+    ratios["minimum norm"] = (clean / length) / np.asarray(nearest.distance)
+    best, spread = closed_form(norm, shape, several, x, labels, eps)
+    for name, attack in (("APGD", attacks.apgd), ("Frank-Wolfe", attacks.frank_wolfe)):
+        result = attack(*many, num_steps=STEPS, **given, eps=eps, loss="targeted_margin")
+        found[f"{name}, {NUM_CLASSES} classes"] = result
+        ratios[f"{name}, {NUM_CLASSES} classes"] = 1 - (best - np.asarray(result.margin)) / spread
+    return ratios, [float(np.max(result.info.beyond_radius)) for result in found.values()]
+
+
+def closed_form(norm, shape, w, x, labels, eps) -> tuple[np.ndarray, np.ndarray]:
+    """The largest margin of another class that perturbations reach, and how far they move it."""
+    value = jax.vmap(lambda v: norm.dual.value(v.reshape(shape)))
+    apart = w[None, :, :] - w[labels][:, None, :]  # (B, classes, D)
+    moved = eps[:, None] * np.asarray(value(jnp.asarray(apart.reshape(-1, w.shape[1])))).reshape(
+        len(x), -1
+    )
+    reach = np.einsum("bcd,bd->bc", apart, x.reshape(len(x), -1)) + moved
+    own = np.arange(NUM_CLASSES)[None, :] == labels[:, None]
+    return np.where(own, -np.inf, reach).max(axis=1), np.where(own, 0, moved).max(axis=1)
+
+
+def of_network(config: Config, progress) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
+    """Robust accuracies in % by norm and attack, and mean losses of APGD and PGD on the way."""
+    found = robust_networks.images(data.digits(), (8, 8, 1), num_test=config.images)
+    params = robust_networks.init(jax.random.key(0), (8, 8, 1))
+    params = robust_networks.trained(
+        found, params, norm="linf", eps=RADII["linf"], num_steps=config.training_steps
+    )
+    x, y = found.x_test, found.y_test
+    rows: dict[str, dict[str, float]] = {}
+    losses: dict[str, Any] = {}
+    for number, (name, eps) in enumerate(RADII.items()):
+        progress(0.7 + 0.3 * number / len(RADII), f"network, {name}")
+        given: Any = {"norm": name, "eps": eps, "bounds": BOUNDS, "key": jax.random.key(1)}
+        attack = functools.partial(attacks.pgd, robust_networks.predict, params, x, y, **given)
+        plain = [
+            attack(num_steps=PLAIN_STEPS, num_restarts=config.restarts, step_size=size)
+            for size in (None, *STEP_SIZES)
+        ]
+        auto = attacks.apgd(robust_networks.predict, params, x, y, num_steps=STEPS, **given)
+        whole = attacks.ensemble(
+            robust_networks.predict, params, x, y, batch_size=len(x), num_queries=1_000, **given
+        )
+        percent = lambda result: 100 * float(result.robust_accuracy)
+        rows[name] = {
+            "no attack": 100 * float(robust_networks.accuracy(params, x, y)),
+            "PGD, falling steps": percent(plain[0]),
+            **{f"PGD, step {s}": percent(r) for s, r in zip(STEP_SIZES, plain[1:], strict=True)},
+            "PGD, best of all": 100 * float(np.mean(~np.any([r.success for r in plain], axis=0))),
+            f"APGD, {STEPS} steps": percent(auto),
+            "ensemble": percent(whole),
+            "loss of APGD over the best of PGD": float(
+                np.mean(auto.loss) / np.mean(np.max([r.loss for r in plain], axis=0))
+            ),
+        }
+        short = attack(num_steps=STEPS, step_size=STEP_SIZES[0])
+        losses[name] = {
+            "APGD": np.asarray(auto.info.losses).mean(axis=1),
+            f"PGD, step {STEP_SIZES[0]}": np.asarray(short.info.losses).mean(axis=1),
+        }
+    return rows, losses
+
+
+def linear_claims(linear: dict[str, dict[str, np.ndarray]], beyond: list[float]) -> list[Claim]:
+    """Per example, all norms."""
+    made = []
+    for attack in next(iter(linear.values())):
+        made.append(
+            Claim.at_least(
+                CLOSED_FORM,
+                f"{attack} reaches the worst perturbation of a linear classifier (what it lowers "
+                f"the margin by, over the most possible; every example, {len(linear)} norms)",
+                np.concatenate([row[attack] for row in linear.values()]),
+                LEAST[attack.split(",")[0]],
+            )
+        )
+    made.append(
+        Claim.at_most(
+            CLOSED_FORM,
+            "no attack reaches more than there is (the same)",
+            np.concatenate([share for row in linear.values() for share in row.values()]),
+            1.0,
+            tolerance=1e-9,
+        )
+    )
+    made.append(
+        Claim.at_most(
+            OWN,
+            "what is returned is in the ball (by which part of the radius it is outside)",
+            beyond,
+            1e-6,
+        )
+    )
+    return made
+
+
+def network_claims(network: dict[str, dict[str, float]]) -> list[Claim]:
+    """Where no closed form is known."""
+    auto = [row[f"APGD, {STEPS} steps"] - row["PGD, best of all"] for row in network.values()]
+    whole = [row["ensemble"] - row["PGD, best of all"] for row in network.values()]
+    return [
+        Claim.at_most(
+            OWN,
+            f"on a network {STEPS} steps of APGD leave no more robust accuracy than plain PGD with "
+            f"many restarts and {1 + len(STEP_SIZES)} step sizes together (difference in points)",
+            auto,
+            1.5,
+        ),
+        Claim.at_most(
+            OWN, "the ensemble leaves no more than all of these (difference in points)", whole, 0.5
+        ),
+        Claim.at_least(
+            OWN,
+            "the attacks matter: accuracy without one less that under the ensemble, in points",
+            [row["no attack"] - row["ensemble"] for row in network.values()],
+            10.0,
+        ),
+    ]
+
+
+def summarise(
+    linear: dict[str, dict[str, np.ndarray]], network: dict[str, dict[str, float]]
+) -> str:
+    """What was found, in words and numbers."""
+    short = {a: max(1 - row[a].min() for row in linear.values()) for a in LEAST}
+    told = ", ".join(f"{name} {short[name]:.0e}" for name in short)
+    nets = "; ".join(
+        f"{name}: {row['no attack']:.1f} % without an attack, {row['PGD, best of all']:.1f} % "
+        f"under all of PGD, {row[f'APGD, {STEPS} steps']:.1f} % under APGD, {row['ensemble']:.1f} "
+        "% under the ensemble"
+        for name, row in network.items()
+    )
+    return (
+        "On linear classifiers all attacks come to the worst perturbation; what the worst example "
+        f"of {len(linear)} norms lacks: {told}.\n\nOn a network of digits ({nets})."
+    )
+
+
+def linear_table(linear: dict[str, dict[str, np.ndarray]]) -> Table:
+    """What the worst example lacks."""
+    columns = list(next(iter(linear.values())))
+    return Table(
+        "Linear classifiers: what the worst example lacks of the closed form",
+        ["norm", *columns],
+        [[name, *(f"{max(1 - row[c].min(), 0):.0e}" for c in columns)] for name, row in
+         linear.items()],
+        f"One less the share reached. PGD, APGD and Frank-Wolfe with {STEPS} gradients, Square "
+        "with 60 queries for each feature.",
+    )  # fmt: skip
+
+
+def network_table(network: dict[str, dict[str, float]]) -> Table:
+    """Robust accuracies."""
+    names = list(network)
+    return Table(
+        "Robust accuracy of the network (%)",
+        ["attack", *(f"{name}, eps {RADII[name]}" for name in names)],
+        [[row, *(float(network[name][row]) for name in names)] for row in network[names[0]]],
+        f"PGD: {PLAIN_STEPS} steps, several restarts for each step size (in units of eps).",
+    )
+
+
+def plot(result: Result) -> dict:
+    """What is lacking on linear classifiers; losses on the network."""
+    return {
+        "linear": attack_quality_plots.lacking(result),
+        "losses": attack_quality_plots.losses(result),
+    }

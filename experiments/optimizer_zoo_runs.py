@@ -1,0 +1,266 @@
+"""What the experiment `optimizer_zoo` trains: one program for each optimizer, in float64."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import linear_training
+from jaxrobust import linear, norms, optim
+from jaxrobust.norms import Norm
+
+NORMS = {"l1": norms.l1, "l2": norms.l2, "linf": norms.linf}
+MATRIX_NORMS = {"spectral": norms.spectral, "Frobenius": norms.l2, "max": norms.linf}
+DECAY = 0.1  # of weights, for the optimizers that end in a box
+NUM_CLASSES, FEATURES, EXAMPLES = 4, 20, 30  # of the multiclass data
+HIDDEN, INPUTS, POINTS = 24, 4, 12  # of the network with one hidden layer
+FIRST_STEP = 1e-3  # of steepest descent on it, on the logarithm of the loss
+
+
+class Contender(NamedTuple):
+    """An optimizer, and what is said of it."""
+
+    make: Callable[[], optax.GradientTransformation]
+    norm: Norm | None  # whose margin it is said to maximise
+    table: tuple[float, ...] = ()  # linf and l2 margin over the optimum, measured before
+
+
+def _falling(rate: float) -> optax.Schedule:
+    return optim.inverse_sqrt(rate)
+
+
+CONTENDERS = {
+    "sign descent": Contender(
+        lambda: optim.normalized_steepest_descent(_falling(0.01), "linf"),
+        norms.linf, (0.992, 0.809),
+    ),
+    "Signum, β 0.9": Contender(
+        lambda: optim.normalized_steepest_descent(_falling(0.01), "linf", momentum=0.9),
+        norms.linf, (0.992,),
+    ),
+    "Lion, no decay": Contender(
+        lambda: optax.lion(_falling(0.01), weight_decay=0.0), norms.linf, (0.992,)
+    ),
+    "Adam, ε 0": Contender(
+        lambda: optax.adam(_falling(0.01), b2=0.99, eps=0.0), norms.linf, (0.940, 0.814)
+    ),
+    "Adam, ε 1e-8": Contender(
+        lambda: optax.adam(_falling(0.01), b2=0.99, eps=1e-8), None, (0.869, 0.872)
+    ),
+    "Adam, ε 1e-8, 10 times as fast": Contender(
+        lambda: optax.adam(_falling(0.1), b2=0.99, eps=1e-8), None, (0.817, 0.897)
+    ),
+    "AdaGrad": Contender(lambda: optax.adagrad(0.1), None, (0.641, 0.966)),
+    "momentum, β 0.9": Contender(lambda: optax.sgd(0.1, momentum=0.9), norms.l2, (0.518, 0.964)),
+    "normalised gradient": Contender(
+        lambda: optim.normalized_steepest_descent(_falling(0.1), "l2"), norms.l2
+    ),
+    "coordinate descent": Contender(
+        lambda: optim.normalized_steepest_descent(_falling(0.1), "l1"), norms.l1
+    ),
+}  # fmt: skip
+# p-GD is fed with the gradient of log L: its steps on L would get too short.
+POWERS = {1.5: 0.9998, 3.0: 0.9984, 10.0: 0.973}
+BOXED = {
+    "AdamW": (lambda: optax.adamw(_falling(0.1), b2=0.99, weight_decay=DECAY), norms.linf),
+    "Lion": (lambda: optax.lion(_falling(0.1), weight_decay=DECAY), norms.linf),
+    "sign descent with decay": (lambda: decayed(norms.linf), norms.linf),
+    "normalised gradient with decay": (lambda: decayed(norms.l2), norms.l2),
+}
+SMALL_BATCHES = {
+    "sign descent": lambda: optim.normalized_steepest_descent(_falling(0.01), "linf"),
+    "Signum, β 0.9": lambda: optim.normalized_steepest_descent(
+        _falling(0.01), "linf", momentum=0.9
+    ),
+    "Signum, β 0.99": lambda: optim.normalized_steepest_descent(
+        _falling(0.01), "linf", momentum=0.99
+    ),
+    "Adam, ε 0": lambda: optax.adam(_falling(0.01), b2=0.99, eps=0.0),
+}
+
+
+def decayed(norm: Norm, rate: float = 0.1) -> optax.GradientTransformation:
+    """Normalised steepest descent with decoupled weight decay."""
+    return optax.chain(
+        optim.scale_by_normalized_steepest(norm),
+        optax.add_decayed_weights(DECAY),
+        optax.scale_by_learning_rate(_falling(rate)),
+    )
+
+
+class Watched(NamedTuple):
+    """Of a run on one problem, at T times."""
+
+    w: jax.Array  # (T, *features)
+    certificate: linear.CertificateState  # best bounds so far; leaves (T, ..)
+
+
+def logistic(w: jax.Array, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean loss, and the margins."""
+    m = linear.margins(w, x, y)
+    return jnp.mean(jax.nn.softplus(-m)), m
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def descend(
+    make: Callable[[], Any], norm: Norm, x: jax.Array, y: jax.Array, times: jax.Array
+) -> Watched:
+    """Full batches of one problem from zero, certified in a norm."""
+    optimizer = make()
+
+    def step(carry):
+        w, state, certificate = carry
+        (_, m), gradient = jax.value_and_grad(logistic, has_aux=True)(w, x, y)
+        dual = -gradient / jnp.mean(jax.nn.sigmoid(-m))
+        certificate = linear.update_certificate(certificate, w, m, dual, norm)
+        updates, state = optimizer.update(gradient, state, w)
+        return optax.apply_updates(w, updates), state, certificate
+
+    w = jnp.zeros_like(x[0])
+    start = w, optimizer.init(w), linear.init_certificate(w)
+    return linear_training.recorded(step, start, lambda carry: Watched(carry[0], carry[2]), times)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def descend_in_batches(
+    make: Callable[[], Any], batch_size: int, x: jax.Array, y: jax.Array, num_steps: jax.Array
+) -> jax.Array:
+    """Weights after so many steps on batches drawn without replacement, epoch by epoch."""
+    optimizer = make()
+    number = len(x)
+
+    def step(at, carry):
+        w, state = carry
+        epoch, place = at * batch_size // number, at * batch_size % number
+        order = jax.random.permutation(jax.random.fold_in(jax.random.key(0), epoch), number)
+        rows = order[(place + jnp.arange(batch_size)) % number]
+        gradient = jax.grad(lambda w: logistic(w, x[rows], y[rows])[0])(w)
+        updates, state = optimizer.update(gradient, state, w)
+        return optax.apply_updates(w, updates), state
+
+    w = jnp.zeros_like(x[0])
+    return jax.lax.fori_loop(0, num_steps, step, (w, optimizer.init(w)))[0]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def mirrored(p: float, x: jax.Array, y: jax.Array, num_steps: jax.Array) -> jax.Array:
+    """Weights of p-GD on log L, near zero at first."""
+    # The largest entries grow by about one unit of the rate to the power 1/(p-1) in a step.
+    optimizer = optim.mirror_descent(0.02, p)
+    slope = jax.grad(lambda w: linear.log_loss(linear.margins(w, x, y)))
+
+    def step(_, carry):
+        w, state = carry
+        updates, state = optimizer.update(slope(w), state, w)
+        return optax.apply_updates(w, updates), state
+
+    w = jnp.full_like(x[0], 1e-3)
+    return jax.lax.fori_loop(0, num_steps, step, (w, optimizer.init(w)))[0]
+
+
+def gap_in_ball(w: jax.Array, x: jax.Array, y: jax.Array, norm: Norm) -> tuple[float, float]:
+    """Norm of the weights over the radius 1/decay, and how far the loss can be above its minimum.
+
+    The second is Frank-Wolfe's gap over the loss: with g the gradient and r the radius,
+    L(w) - min L <= <g, w> + r |g|_*, the minimum being that in the ball.
+    """
+    (loss, _), gradient = jax.value_and_grad(logistic, has_aux=True)(w, x, y)
+    gap = jnp.sum(gradient * w) + norm.dual.value(gradient) / DECAY
+    return float(norm.value(w) * DECAY), float(gap / loss)
+
+
+def classes(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Gaussian examples, so few that random labels of several classes are separable."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(EXAMPLES, FEATURES)), rng.integers(0, NUM_CLASSES, EXAMPLES)
+
+
+def softmax_loss(w: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Mean cross-entropy of ``w (classes, features)``."""
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(x @ w.T, y))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def descend_classes(
+    make: Callable[[], Any], x: jax.Array, y: jax.Array, num_steps: jax.Array
+) -> jax.Array:
+    """Weights ``(classes, features)`` after so many full batches."""
+    optimizer = make()
+
+    def step(_, carry):
+        w, state = carry
+        updates, state = optimizer.update(jax.grad(softmax_loss)(w, x, y), state, w)
+        return optax.apply_updates(w, updates), state
+
+    w = jnp.zeros((NUM_CLASSES, FEATURES), x.dtype)
+    return jax.lax.fori_loop(0, num_steps, step, (w, optimizer.init(w)))[0]
+
+
+MATRIX_CONTENDERS = {
+    "spectral descent": lambda: optim.normalized_steepest_descent(_falling(0.5), "spectral"),
+    "Muon, β 0.9": lambda: optim.normalized_steepest_descent(
+        _falling(0.5), "spectral", momentum=0.9
+    ),
+    "normalised gradient": lambda: optim.normalized_steepest_descent(_falling(0.5), "l2"),
+    "sign descent": lambda: optim.normalized_steepest_descent(_falling(0.5), "linf"),
+    "Adam, ε 0": lambda: optax.adam(_falling(0.5), b2=0.99, eps=0.0),
+}
+# The norm whose margin each is said to maximise.
+MATRIX_THEORY = dict(
+    zip(MATRIX_CONTENDERS, ("spectral", "spectral", "Frobenius", "max", "max"), strict=True)
+)
+
+
+@jax.jit
+def diagonal(scale: jax.Array, x: jax.Array, y: jax.Array, num_steps: jax.Array):
+    """The predictor u^2 - v^2 after gradient descent on log L from entries `scale`; and log L."""
+    model = linear.diagonal(x.shape[1])
+    start = jax.tree.map(
+        lambda leaf: jnp.full(leaf.shape, scale, x.dtype), model.init(jax.random.key(0))
+    )
+    loss = lambda params: linear.log_loss(linear.margins(model.predictor(params), x, y))
+    rate = 0.1 / jnp.max(jnp.sum(x**2, axis=1))
+
+    def step(_, params):
+        # In units of the squared length of the params, with which the curvature grows.
+        size = jnp.maximum(sum(jnp.max(leaf**2) for leaf in params), 1)
+        slope = jax.grad(loss)(params)
+        return jax.tree.map(lambda p, g: p - rate / size * g, params, slope)
+
+    params = jax.lax.fori_loop(0, num_steps, step, start)
+    return model.predictor(params), loss(params)
+
+
+def hidden_layer(seed: int) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
+    """Params of a ReLU network with one hidden layer, points and signs."""
+    rng = np.random.default_rng(seed)
+    params = {
+        "inner": jnp.asarray(rng.normal(size=(HIDDEN, INPUTS)) / INPUTS**0.5),
+        "outer": jnp.asarray(rng.normal(size=HIDDEN) / HIDDEN**0.5),
+    }
+    x = rng.normal(size=(POINTS, INPUTS))
+    return params, jnp.asarray(x), jnp.asarray(np.where(rng.normal(size=POINTS) > 0, 1.0, -1.0))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def steepest_flow(norm: Norm, params: Any, x: jax.Array, y: jax.Array, num_steps: int):
+    """Soft margin ``-log(sum e^-m) / |params|^2`` and smallest margin, ``(num_steps,)`` each."""
+    optimizer = optim.steepest_descent(FIRST_STEP, norm)
+
+    def log_sum(params):
+        scores = jax.nn.relu(x @ params["inner"].T) @ params["outer"]
+        m = y * scores
+        return jax.nn.logsumexp(-m), jnp.min(m)
+
+    def step(carry, _):
+        params, state = carry
+        (value, least), gradient = jax.value_and_grad(log_sum, has_aux=True)(params)
+        length = norm.value(params)
+        updates, state = optimizer.update(gradient, state, params)
+        return (optax.apply_updates(params, updates), state), (-value / length**2, least)
+
+    return jax.lax.scan(step, (params, optimizer.init(params)), length=num_steps)[1]

@@ -1,0 +1,60 @@
+"""Batches that are spread over devices: the attacks are those of one device."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+from jaxrobust import attacks, norms
+from tests.attacks.problems import network, relu_network
+
+NUMBER = 16
+KEY = jax.random.key(0)
+BOUNDS = (0.0, 1.0)
+ATTACKS = {
+    "pgd": functools.partial(attacks.pgd, eps=0.1, num_steps=4, bounds=BOUNDS),
+    "apgd": functools.partial(attacks.apgd, eps=0.1, num_steps=6, loss="dlr", bounds=BOUNDS),
+    "apgd, targeted": functools.partial(
+        attacks.apgd, eps=0.1, num_steps=4, loss="targeted_margin", bounds=BOUNDS
+    ),
+    "frank_wolfe": functools.partial(attacks.frank_wolfe, eps=0.1, num_steps=4, bounds=BOUNDS),
+    "minimum_norm": functools.partial(attacks.minimum_norm, num_steps=4, bounds=BOUNDS),
+    "square": functools.partial(attacks.square, eps=0.1, num_queries=6, bounds=BOUNDS),
+}
+NORMS = {"linf": norms.linf, "l1": norms.l1, "l2": norms.l2, "Fourier-linf": norms.fourier(norms.linf)}
+
+
+def problem():
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.uniform(size=(NUMBER, 20)), jnp.float32)
+    params = network(jax.random.key(1))
+    return params, x, jnp.argmax(relu_network(params, x), axis=1)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+@pytest.mark.parametrize(
+    ("attack", "norm"),
+    [
+        *((name, "linf") for name in ATTACKS),
+        *(("apgd", norm) for norm in NORMS if norm != "linf"),
+        ("minimum_norm", "l2"),
+        ("square", "l2"),
+    ],
+)
+def test_as_on_one_device(attack, norm, kind):
+    params, x, y = problem()
+    run = functools.partial(ATTACKS[attack], relu_network, params, norm=NORMS[norm], key=KEY)
+    expected = run(x, y).perturbations
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(kind,))
+    with jax.set_mesh(mesh):
+        there = [jax.device_put(array, PartitionSpec("batch")) for array in (x, y)]
+        for function in (run, jax.jit(run)):
+            found = function(*there)
+            # Sums over features are of one device; what differs is how programs are fused.
+            np.testing.assert_allclose(
+                jax.device_get(found.perturbations), expected, rtol=1e-4, atol=1e-5
+            )
+            assert found.perturbations.sharding.spec[0] == "batch"

@@ -1,0 +1,120 @@
+"""The experiment `optimizer_zoo`: claims that can fail, what it computes by NumPy, a short run."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from experiments import optimizer_zoo, optimizer_zoo_claims, plots
+from experiments import optimizer_zoo_runs as runs
+from experiments.optimizer_zoo import Config
+from experiments.optimizer_zoo_claims import Found
+from jaxrobust import norms
+
+
+def found() -> Found:
+    """As if measured, on two data sets."""
+    ends = lambda value: np.stack([np.linspace(0.1, value, 5)] * 2)
+    binary = {}
+    for name, contender in runs.CONTENDERS.items():
+        linf, l2 = (*contender.table, 0.8, 0.9)[:2] if contender.table else (0.5, 0.99)
+        binary[name] = {
+            "l1": ends(0.4), "l2": ends(l2), "linf": ends(linf),
+            "lower": ends(0.99), "upper": ends(0.99) + 0.2,
+        }  # fmt: skip
+        binary[name]["upper"] = np.maximum(binary[name]["upper"], 1.0)
+    two = lambda value: np.full(2, value)
+    return Found(
+        binary=binary,
+        powers={norms.lp(p).name: two(0.99) for p in runs.POWERS},
+        boxes={name: np.asarray([[0.9, 0.01], [1.0, 0.02]]) for name in runs.BOXED},
+        batches={
+            name: {"all": two(0.99), "one": two(0.8 if name == "sign descent" else 0.98)}
+            for name in runs.SMALL_BATCHES
+        },
+        classes={
+            name: {of: two(0.98) for of in runs.MATRIX_NORMS} for name in runs.MATRIX_CONTENDERS
+        },
+        diagonal={"small": two(0.95), "large": two(0.75)},
+        hidden={name: {"fall": two(1e-5)} for name in runs.NORMS},
+    )
+
+
+def failing(made: Found, steps: int = 20_000):
+    claims = optimizer_zoo_claims.claims(Config(steps=steps), made)
+    return [c.statement for c in claims if c.should_hold and not c.holds]
+
+
+def test_claims_hold_for_what_theory_says():
+    assert failing(found()) == []
+
+
+def spoil(part, value, *keys):
+    """The same with one number changed."""
+    made = found()
+    rows = getattr(made, part)
+    for key in keys[:-1]:
+        rows = rows[key]
+    rows[keys[-1]] = np.full_like(np.asarray(rows[keys[-1]]), value)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("made", "number"),
+    [
+        (lambda: spoil("binary", 1.1, "Adam, ε 0", "lower"), 1),
+        (lambda: spoil("binary", 0.9, "sign descent", "upper"), 1),
+        (lambda: spoil("binary", 0.5, "Adam, ε 0", "linf"), 4),
+        (lambda: spoil("binary", 0.93, "Adam, ε 1e-8", "linf"), 2),
+        (lambda: spoil("binary", 0.5, "Lion, no decay", "linf"), 2),
+        (lambda: spoil("powers", 0.9, "l3"), 1),
+        (lambda: spoil("boxes", 1.1, "Lion"), 2),
+        (lambda: spoil("batches", 0.5, "Signum, β 0.99", "one"), 1),
+        (lambda: spoil("batches", 0.99, "sign descent", "one"), 1),
+        (lambda: spoil("classes", 0.9, "spectral descent", "spectral"), 1),
+        (lambda: spoil("diagonal", 0.95, "large"), 1),
+        (lambda: spoil("hidden", 0.1, "l2", "fall"), 1),
+        (lambda: spoil("hidden", np.nan, "l2", "fall"), 1),
+    ],
+)
+def test_claims_fail_for_other_numbers(made, number):
+    assert len(failing(made())) == number
+
+
+def test_the_fall_of_a_margin():
+    soft = np.asarray([0.5, -1.0, 0.2, 0.4, 0.3, 0.6])
+    least = np.asarray([-1.0, -1.0, 1.0, 1.0, 1.0, 1.0])
+    assert optimizer_zoo_claims.fall(soft, least) == pytest.approx(0.1 / 0.6)
+    assert np.isnan(optimizer_zoo_claims.fall(soft, -np.ones(6)))
+
+
+def test_the_gap_in_a_ball_bounds_what_is_left(x64):
+    """By many projected steps to the least loss in the ball."""
+    rng = np.random.default_rng(0)
+    x, y = jnp.asarray(rng.normal(size=(6, 3))), jnp.asarray(rng.choice([-1.0, 1.0], 6))
+    w = jnp.asarray(rng.normal(size=3))
+    loss = lambda w: runs.logistic(w, x, y)[0]
+    step = lambda _, v: norms.linf.project(v - 0.3 * jax.grad(loss)(v), 1 / runs.DECAY)
+    least = loss(jax.lax.fori_loop(0, 5_000, step, w))
+    size, gap = runs.gap_in_ball(w, x, y, norms.linf)
+    assert size == pytest.approx(float(jnp.max(jnp.abs(w))) * runs.DECAY)
+    assert gap * loss(w) >= loss(w) - least
+
+
+def test_batches_of_one_see_every_example_once_an_epoch(x64):
+    """The sum of all gradients at zero, with steps too small to move away from there."""
+    rng = np.random.default_rng(0)
+    x, y = jnp.asarray(rng.normal(size=(6, 3))), jnp.asarray(rng.choice([-1.0, 1.0], 6))
+    tiny = lambda: optax.sgd(1e-9)
+    w = runs.descend_in_batches(tiny, 1, x, y, jnp.int32(6))
+    np.testing.assert_allclose(1e9 * w, 0.5 * np.asarray(y) @ np.asarray(x), rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_short_run():
+    result = optimizer_zoo.run(Config(seeds=1, steps=500))
+    assert not [c.statement for c in result.claims if c.should_hold and not c.holds]
+    for figure, caption in optimizer_zoo.plot(result).values():
+        assert plots.png(figure)
+        assert caption
