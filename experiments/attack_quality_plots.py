@@ -11,10 +11,9 @@ FLOOR = 1e-16  # what is less is rounding
 def lacking(result: Result):
     """What the worst example lacks of the closed form, by norm and attack, as powers of ten."""
     linear = result.series["linear"]
-    columns = list(next(iter(linear.values())))
-    lacks = np.asarray(
-        [[max(1 - np.min(row[c]), FLOOR) for c in columns] for row in linear.values()]
-    )
+    columns = list(dict.fromkeys(name for row in reversed(linear.values()) for name in row))
+    lack = lambda row, name: max(1 - np.min(row[name]), FLOOR) if name in row else np.nan
+    lacks = np.asarray([[lack(row, c) for c in columns] for row in linear.values()])
     figure, ax = plots.subplots(width=10, height=5.0)
     plots.heat_table(
         ax, np.log10(lacks), rows=list(linear), columns=[c.replace(", ", ",\n") for c in columns],

@@ -31,7 +31,7 @@ def bands(result: Result):
     found = result.series["bands"]
     columns = list(next(iter(found.values())))
     figure, ax = plots.subplots(width=6.5, height=3.4)
-    values = np.asarray([[100 * row[c] for c in columns] for row in found.values()])
+    values = np.asarray([[100 * row[c]["accuracy"] for c in columns] for row in found.values()])
     rows = ["plainly" if name == "plain" else f"against {name}" for name in found]
     plots.heat_table(ax, values, rows=rows, columns=columns, limits=(0, 100), digits=0)
     plots.describe(ax, title="Robust accuracy by band (%)", x="oscillations", y="trained")
@@ -42,35 +42,32 @@ def bands(result: Result):
 
 
 def perturbations(result: Result):
-    """Images, and their worst perturbations by network and norm."""
+    """An image, and its worst perturbations by network and norm."""
     images, pictures = np.asarray(result.series["images"]), result.series["pictures"]
     norms = list(next(iter(pictures.values())))
     figure, axes = plots.subplots(
         rows=len(pictures), columns=1 + len(norms), width=8.5, height=2.1 * len(pictures)
     )
-    for row, (network, by) in zip(axes, pictures.items(), strict=True):
+    for number, (row, (network, by)) in enumerate(zip(axes, pictures.items(), strict=True)):
         told = "trained plainly" if network == "plain" else f"against {network}"
-        show(row[0], images[0], (0.0, 1.0))
-        row[0].set_ylabel(told)
-        for ax, norm in zip(row[1:], norms, strict=True):
+        show(row[0], images[0])
+        titles = ("image", *norms) if number == 0 else (" ",) * (1 + len(norms))
+        plots.describe(row[0], title=titles[0], x="", y=told)
+        for ax, norm, title in zip(row[1:], norms, titles[1:], strict=True):
             delta = np.asarray(by[norm]["shown"])[0]
             top = np.max(np.abs(delta)) or 1.0
-            show(ax, 0.5 + delta / (2 * top), (0.0, 1.0))
-            ax.set_xlabel(f"±{top:.2f}")
-    for ax, title in zip(axes[0], ("image", *norms), strict=True):
-        ax.set_title(title)
-    for ax in axes[1:].ravel():
-        ax.set_title(" ")
+            show(ax, 0.5 + delta / (2 * top))
+            plots.describe(ax, title=title, x=f"±{top:.2f}", y="")
     return plots.finish(figure), (
         "The worst perturbation of an image by the norm that bounds it (columns) and how the "
         "network was trained (rows); grey is no change, the largest change is written below."
     )
 
 
-def show(ax, image: np.ndarray, limits: tuple[float, float]) -> None:
-    """An image without an axis."""
-    squeezed = image[..., 0] if image.shape[-1] == 1 else np.clip(image, 0, 1)
-    ax.imshow(squeezed, cmap="gray", vmin=limits[0], vmax=limits[1], interpolation="nearest")
+def show(ax, image: np.ndarray) -> None:
+    """An image with values in [0, 1], without an axis."""
+    squeezed = image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image
+    ax.imshow(np.clip(squeezed, 0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     ax.set_xticks([])
     ax.set_yticks([])
     ax.grid(False)
@@ -87,13 +84,12 @@ def spectra(result: Result):
         for ax, norm in zip(row, norms, strict=True):
             spectrum = np.asarray(by[norm]["spectrum"])
             top = spectrum.max()
-            ax.imshow(spectrum / top, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            ax.set_xticks([])
-            ax.set_yticks([])
-            ax.grid(False)
-            ax.set_xlabel(f"white: {top:.2g}")
-            ax.set_title(norm if number == 0 else " ")
-        row[0].set_ylabel("trained plainly" if network == "plain" else f"against {network}")
+            show(ax, spectrum / top)
+            told = "trained plainly" if network == "plain" else f"against {network}"
+            plots.describe(
+                ax, title=norm if number == 0 else " ", x=f"white: {top:.2g}",
+                y=told if norm == norms[0] else "",
+            )  # fmt: skip
     return plots.finish(figure), (
         "Mean modulus of the Fourier coefficients of the worst perturbations, slow oscillations in "
         "the middle; by the norm that bounds the perturbation (columns) and training (rows)."

@@ -132,6 +132,9 @@ class Config:
                 )
         if min(self.copies, default=1) < 1:
             raise ValueError(f"copies must be at least 1, got {self.copies}")
+        for name in ("batch_sizes", "copies"):
+            if len(set(getattr(self, name))) == 1:
+                raise ValueError(f"{name} must be several, to be compared, or none")
         if not 1_000 <= self.images <= 29_000:
             raise ValueError(f"images must be in 1000..29000, got {self.images}")
         if self.encoder not in ("bag", "gru"):

@@ -31,6 +31,7 @@ from experiments.report import Result, Table
 from jaxrobust import data, linear, norms
 
 TOUR = False
+MUON = "spectral descent with decay"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +63,7 @@ def run(config: Config, progress=silent) -> Result:
     parts = {
         "binary": lambda x, y: binary(x, y, optima, times),
         "powers": lambda x, y: powers(x, y, config.steps),
-        "boxes": lambda x, y: boxes(x, y, config.steps),
+        "boxes": lambda x, y: boxes(config),
         "batches": lambda x, y: batches(x, y, optima["linf"], config.steps),
         "classes": lambda x, y: several_classes(config),
         "diagonal": lambda x, y: diagonal(x, y, optima["l1"], config.steps),
@@ -111,6 +112,18 @@ def margins(w, x, y, norm) -> np.ndarray:
     return np.asarray(jax.vmap(lambda w: linear.margin(w, x, y, norm))(w))
 
 
+def solved(x, y, norm, **options) -> linear.MaxMargin:
+    """The largest margin, certified.
+
+    Raises:
+      RuntimeError: if it is not solved to the tolerance.
+    """
+    best = linear.max_margin(x, y, norm, **options)
+    if not bool(best.converged):
+        raise RuntimeError(f"max_margin in {norm.name}: {best.describe()}")
+    return best
+
+
 def powers(x, y, steps) -> dict[str, np.ndarray]:
     """Of p-GD the margin in lp over the optimum, ``(S,)``."""
     found = {}
@@ -118,27 +131,33 @@ def powers(x, y, steps) -> dict[str, np.ndarray]:
         norm = norms.lp(p)
         share = []
         for one, signs in zip(x, y, strict=True):
-            best = linear.max_margin(one, signs, norm, tolerance=1e-4)
+            best = solved(one, signs, norm)
             w = runs.mirrored(p, one, signs, jnp.int32(steps))
             share.append(float(linear.margin(w, one, signs, norm) / best.upper_bound))
         found[norm.name] = np.asarray(share)
     return found
 
 
-def boxes(x, y, steps) -> dict[str, np.ndarray]:
-    """Norm over the radius, and Frank-Wolfe's gap over the loss: ``(S, 2)``."""
-    return {
-        name: np.asarray(
-            [
-                runs.gap_in_ball(
-                    runs.descend(make, norm, one, signs, jnp.asarray([steps])).w[-1],
-                    one, signs, norm,
-                )
-                for one, signs in zip(x, y, strict=True)
-            ]
-        )
-        for name, (make, norm) in runs.BOXED.items()
-    }  # fmt: skip
+def boxes(config: Config) -> dict[str, np.ndarray]:
+    """Norm over the radius, and Frank-Wolfe's gap over the loss: ``(S, 2)``.
+
+    From weights far outside of the ball: that they end inside is no consequence of the start.
+    """
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in runs.BOXED}
+    found[MUON] = []
+    for seed in range(config.seeds):
+        x, y = runs.noisy(seed)
+        start = jnp.full(x.shape[1], 3 / runs.DECAY)
+        for name, (make, norm) in runs.BOXED.items():
+            given = x, y, jnp.int32(config.steps)
+            w = runs.descend_decayed(make, runs.mean_logistic, start, *given)
+            found[name].append(runs.gap_in_ball(runs.mean_logistic, w, x, y, norm))
+        labels = ((y > 0) + 2 * (x[:, 0] > 0)).astype(jnp.int32)
+        start = jnp.full((runs.NUM_CLASSES, x.shape[1]), 3 / runs.DECAY)
+        given = x, labels, jnp.int32(config.steps)
+        w = runs.descend_decayed(runs.muon_with_decay, runs.softmax_loss, start, *given)
+        found[MUON].append(runs.gap_in_ball(runs.softmax_loss, w, x, labels, norms.spectral))
+    return {name: np.asarray(rows) for name, rows in found.items()}
 
 
 def batches(x, y, optima, steps) -> dict[str, dict[str, np.ndarray]]:
@@ -172,11 +191,13 @@ def several_classes(config: Config) -> dict[str, dict[str, np.ndarray]]:
     for seed in range(config.seeds):
         x, y = (jnp.asarray(z) for z in runs.classes(seed))
         best = {
-            of: linear.max_margin(x, y, norm, num_classes=runs.NUM_CLASSES).upper_bound
+            of: solved(x, y, norm, num_classes=runs.NUM_CLASSES).upper_bound
             for of, norm in runs.MATRIX_NORMS.items()
         }
         for name, make in runs.MATRIX_CONTENDERS.items():
-            w = runs.descend_classes(make, x, y, jnp.int32(config.steps))
+            start = jnp.zeros((runs.NUM_CLASSES, runs.FEATURES))
+            given = x, y, jnp.int32(config.steps)
+            w = runs.descend_decayed(make, runs.softmax_loss, start, *given)
             for of, norm in runs.MATRIX_NORMS.items():
                 found[name][of].append(float(linear.margin(w, x, y, norm) / best[of]))
     return {

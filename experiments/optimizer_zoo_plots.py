@@ -63,18 +63,18 @@ def hidden(result: Result):
     for index, (ax, (norm, row)) in enumerate(zip(axes, found.items(), strict=True)):
         soft, least = np.asarray(row["soft"])[0], np.asarray(row["least"])[0]
         steps = np.asarray(row["steps"])
-        classified = np.flatnonzero(least > 0)
+        classified = np.flatnonzero((least > 0) & (soft > 0))
         ax.set_xscale("log")
         plots.line(ax, steps, soft, label="soft margin", index=index)
         if classified.size:
             first = steps[classified[0]]
             ax.axvline(first, color="0.4", linestyle=":", linewidth=1.2)
             ax.annotate(
-                "all points\nclassified", (first, 0.04), xytext=(4, 0),
+                "all points\nclassified,\nloss below 1", (first, 0.04), xytext=(4, 0),
                 xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=8,
             )  # fmt: skip
         shown = soft[max(classified[0] - 5, 0) :] if classified.size else soft
-        ax.set_ylim(min(shown.min(), 0) * 1.05, shown.max() * 1.1 + 1e-9)
+        ax.set_ylim(min(np.nanmin(shown), 0) * 1.05, np.nanmax(shown) * 1.1 + 1e-9)
         plots.describe(ax, title=f"steepest flow in {norm}", x="training steps", y="")
     axes[0].set_ylabel("-log(sum of exp(-margin)) / ‖params‖²")
     return plots.finish(figure), (

@@ -15,10 +15,11 @@ from jaxrobust.norms import Norm
 
 NORMS = {"l1": norms.l1, "l2": norms.l2, "linf": norms.linf}
 MATRIX_NORMS = {"spectral": norms.spectral, "Frobenius": norms.l2, "max": norms.linf}
-DECAY = 0.1  # of weights, for the optimizers that end in a box
+DECAY = 5.0  # of weights: balls of radius 0.2, in which the least loss is at the boundary
+NOISY, FEW = 200, 20  # examples and features of the data that are not separable
 NUM_CLASSES, FEATURES, EXAMPLES = 4, 20, 30  # of the multiclass data
 HIDDEN, INPUTS, POINTS = 24, 4, 12  # of the network with one hidden layer
-FIRST_STEP = 1e-3  # of steepest descent on it, on the logarithm of the loss
+STEP = 3e-4  # of steepest flow on it, in units of the norm of its params
 
 
 class Contender(NamedTuple):
@@ -66,11 +67,13 @@ CONTENDERS = {
 # p-GD is fed with the gradient of log L: its steps on L would get too short.
 POWERS = {1.5: 0.9998, 3.0: 0.9984, 10.0: 0.973}
 BOXED = {
-    "AdamW": (lambda: optax.adamw(_falling(0.1), b2=0.99, weight_decay=DECAY), norms.linf),
+    "AdamW, ε 0": (
+        lambda: optax.adamw(_falling(0.1), b2=0.99, eps=0.0, weight_decay=DECAY), norms.linf
+    ),
     "Lion": (lambda: optax.lion(_falling(0.1), weight_decay=DECAY), norms.linf),
     "sign descent with decay": (lambda: decayed(norms.linf), norms.linf),
     "normalised gradient with decay": (lambda: decayed(norms.l2), norms.l2),
-}
+}  # fmt: skip
 SMALL_BATCHES = {
     "sign descent": lambda: optim.normalized_steepest_descent(_falling(0.01), "linf"),
     "Signum, β 0.9": lambda: optim.normalized_steepest_descent(
@@ -90,6 +93,11 @@ def decayed(norm: Norm, rate: float = 0.1) -> optax.GradientTransformation:
         optax.add_decayed_weights(DECAY),
         optax.scale_by_learning_rate(_falling(rate)),
     )
+
+
+def muon_with_decay() -> optax.GradientTransformation:
+    """Spectral descent with decoupled weight decay."""
+    return decayed(norms.spectral)
 
 
 class Watched(NamedTuple):
@@ -162,15 +170,45 @@ def mirrored(p: float, x: jax.Array, y: jax.Array, num_steps: jax.Array) -> jax.
     return jax.lax.fori_loop(0, num_steps, step, (w, optimizer.init(w)))[0]
 
 
-def gap_in_ball(w: jax.Array, x: jax.Array, y: jax.Array, norm: Norm) -> tuple[float, float]:
+def noisy(seed: int) -> tuple[jax.Array, jax.Array]:
+    """Gaussian examples, a fifth of whose labels are wrong: not separable."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(NOISY, FEW))
+    y = np.where(x @ rng.normal(size=FEW) > 0, 1.0, -1.0) * rng.choice([-1, 1], NOISY, p=[0.2, 0.8])
+    return jnp.asarray(x), jnp.asarray(y)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def descend_decayed(
+    make: Callable[[], Any], loss: Callable[..., jax.Array], w, x, y, num_steps
+) -> jax.Array:
+    """Weights after so many full batches, from ``w``."""
+    optimizer = make()
+
+    def step(_, carry):
+        w, state = carry
+        updates, state = optimizer.update(jax.grad(loss)(w, x, y), state, w)
+        return optax.apply_updates(w, updates), state
+
+    return jax.lax.fori_loop(0, num_steps, step, (w, optimizer.init(w)))[0]
+
+
+def mean_logistic(w: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+    """The loss of two classes."""
+    return logistic(w, x, y)[0]
+
+
+def gap_in_ball(
+    loss: Callable[..., jax.Array], w: jax.Array, x: jax.Array, y: jax.Array, norm: Norm
+) -> tuple[float, float]:
     """Norm of the weights over the radius 1/decay, and how far the loss can be above its minimum.
 
     The second is Frank-Wolfe's gap over the loss: with g the gradient and r the radius,
     L(w) - min L <= <g, w> + r |g|_*, the minimum being that in the ball.
     """
-    (loss, _), gradient = jax.value_and_grad(logistic, has_aux=True)(w, x, y)
+    value, gradient = jax.value_and_grad(loss)(w, x, y)
     gap = jnp.sum(gradient * w) + norm.dual.value(gradient) / DECAY
-    return float(norm.value(w) * DECAY), float(gap / loss)
+    return float(norm.value(w) * DECAY), float(gap / value)
 
 
 def classes(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -180,24 +218,15 @@ def classes(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def softmax_loss(w: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Mean cross-entropy of ``w (classes, features)``."""
-    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(x @ w.T, y))
+    """Mean cross-entropy of ``w (classes, features)``.
 
-
-@functools.partial(jax.jit, static_argnums=0)
-def descend_classes(
-    make: Callable[[], Any], x: jax.Array, y: jax.Array, num_steps: jax.Array
-) -> jax.Array:
-    """Weights ``(classes, features)`` after so many full batches."""
-    optimizer = make()
-
-    def step(_, carry):
-        w, state = carry
-        updates, state = optimizer.update(jax.grad(softmax_loss)(w, x, y), state, w)
-        return optax.apply_updates(w, updates), state
-
-    w = jnp.zeros((NUM_CLASSES, FEATURES), x.dtype)
-    return jax.lax.fori_loop(0, num_steps, step, (w, optimizer.init(w)))[0]
+    As the softplus of what the other classes are ahead: of a difference of two sums the gradient of
+    the own class would be 0 at margins from 37 on.
+    """
+    scores = x @ w.T
+    own = jax.nn.one_hot(y, NUM_CLASSES, dtype=bool)
+    others = jax.nn.logsumexp(jnp.where(own, -jnp.inf, scores), axis=1)
+    return jnp.mean(jax.nn.softplus(others - jnp.sum(jnp.where(own, scores, 0), axis=1)))
 
 
 MATRIX_CONTENDERS = {
@@ -207,7 +236,7 @@ MATRIX_CONTENDERS = {
     ),
     "normalised gradient": lambda: optim.normalized_steepest_descent(_falling(0.5), "l2"),
     "sign descent": lambda: optim.normalized_steepest_descent(_falling(0.5), "linf"),
-    "Adam, ε 0": lambda: optax.adam(_falling(0.5), b2=0.99, eps=0.0),
+    "Adam, ε 0": lambda: optax.adam(_falling(0.05), b2=0.99, eps=0.0),
 }
 # The norm whose margin each is said to maximise.
 MATRIX_THEORY = dict(
@@ -248,8 +277,12 @@ def hidden_layer(seed: int) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def steepest_flow(norm: Norm, params: Any, x: jax.Array, y: jax.Array, num_steps: int):
-    """Soft margin ``-log(sum e^-m) / |params|^2`` and smallest margin, ``(num_steps,)`` each."""
-    optimizer = optim.steepest_descent(FIRST_STEP, norm)
+    """Soft margin ``-log(sum e^-m) / |params|^2`` and smallest margin, ``(num_steps,)`` each.
+
+    Along the direction of steepest descent, by a small part of the params' norm in every step: the
+    same curve as with any other steps so small.
+    """
+    optimizer = optim.scale_by_normalized_steepest(norm)
 
     def log_sum(params):
         scores = jax.nn.relu(x @ params["inner"].T) @ params["outer"]
@@ -260,7 +293,8 @@ def steepest_flow(norm: Norm, params: Any, x: jax.Array, y: jax.Array, num_steps
         params, state = carry
         (value, least), gradient = jax.value_and_grad(log_sum, has_aux=True)(params)
         length = norm.value(params)
-        updates, state = optimizer.update(gradient, state, params)
-        return (optax.apply_updates(params, updates), state), (-value / length**2, least)
+        ascent, state = optimizer.update(gradient, state, params)
+        params = jax.tree.map(lambda p, u: p - STEP * length * u, params, ascent)
+        return (params, state), (-value / length**2, least)
 
     return jax.lax.scan(step, (params, optimizer.init(params)), length=num_steps)[1]

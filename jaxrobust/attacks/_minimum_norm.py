@@ -209,7 +209,9 @@ def _step(
     if not steps.is_projected(norm):
         delta = threats.project(norm, threat, delta)  # the ball may have shrunk
     nearest = search.choose(is_nearer, state.delta, found.nearest)
-    after = _Found(nearest, distance, found.lacks & ~seen.has_gradient, found.is_finite & seen.is_finite)
+    after = _Found(
+        nearest, distance, found.lacks & ~seen.has_gradient, found.is_finite & seen.is_finite
+    )
     return _State(delta, radius, after)
 
 

@@ -12,7 +12,13 @@ from jaxrobust.contrastive._checks import check_choice, check_range
 from jaxrobust.contrastive._passes import Embedded, Known, Plan, Statistics
 from jaxrobust.contrastive._picked import picked_both_ways, picked_scores
 from jaxrobust.contrastive._queue import Memory, no_id
-from jaxrobust.contrastive._similarity import Similarity, prepared, similarity_of, squares_of
+from jaxrobust.contrastive._similarity import (
+    Similarity,
+    centering,
+    prepared,
+    similarity_of,
+    squares_of,
+)
 from jaxrobust.contrastive._tiles import Items
 
 Directions = Literal["both", "x_to_y", "y_to_x"]
@@ -151,7 +157,7 @@ def batch_of(
     # Before the sizes of matrices are looked at: there is none that would do.
     _check_spread(is_plain, axis_name, margin, positives)
     _check_ring(has_ring, memory_x, memory_y)
-    _check_memories(directions, memory_x, memory_y)
+    _check_memories(directions, memory_x, memory_y, x.shape[1])
     similarity = similarity_of(similarity)
     number = len(x)
     num_all = number if axis_name is None else number * jax.lax.axis_size(axis_name)
@@ -161,6 +167,12 @@ def batch_of(
     valid = pairs.check_valid("valid", valid, number)
     margins = pairs.check_margin(margin, number)
 
+    centered = centering(similarity, x, valid, axis_name)
+    x, y = centered(x), centered(y)
+    memory_x, memory_y = (
+        memory and memory._replace(embeddings=centered(memory.embeddings))
+        for memory in (memory_x, memory_y)
+    )
     own = jnp.arange(number, dtype=jnp.int32)
     raw = picked_scores(similarity, x, y, own[:, None])[:, 0]
     scale = jnp.asarray(pairs.check_number("scale", scale), raw.dtype)
@@ -212,8 +224,16 @@ def _check_ring(has_ring: bool, memory_x: Memory | None, memory_y: Memory | None
             raise ValueError(f"{name} must be None with communication='ring': use 'gather'")
 
 
-def _check_memories(directions: str, memory_x: Memory | None, memory_y: Memory | None) -> None:
-    """Nobody may give a memory that no anchor sees."""
+def _check_memories(
+    directions: str, memory_x: Memory | None, memory_y: Memory | None, dim: int
+) -> None:
+    """Nobody may give a memory that no anchor sees, or of other embeddings."""
+    for memory in (memory_x, memory_y):
+        if memory is not None and memory.embeddings.shape[1] != dim:
+            raise ValueError(
+                f"memory must have embeddings of {dim} numbers as the batch has, got "
+                f"{memory.embeddings.shape[1]}"
+            )
     for name, memory, used in (("memory_x", memory_x, "y_to_x"), ("memory_y", memory_y, "x_to_y")):
         if memory is not None and directions not in ("both", used):
             raise ValueError(f"{name} must be None with directions={directions!r}: nobody sees it")
@@ -294,11 +314,6 @@ def _side(
 
 def _with_memory(candidates, items: Items, memory: Memory, has_ids: bool):
     """The candidates, and behind them what is remembered, which has no gradient."""
-    if memory.embeddings.shape[1] != candidates.shape[1]:
-        raise ValueError(
-            f"memory must have embeddings of {candidates.shape[1]} numbers as the batch has, got "
-            f"{memory.embeddings.shape[1]}"
-        )
     size = len(memory.embeddings)
     numbers = jnp.arange(size, dtype=jnp.int32)
     # What is not valid may hold anything, as padding may.

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -33,3 +34,8 @@ def check_choice(name: str, value: Any, known: tuple[str, ...]) -> None:
     """Raises for a name that is not among those known."""
     if value not in known:
         raise ValueError(f"{name} must be one of {known}, got {value!r}")
+
+
+def is_floating(leaf: Any) -> bool:
+    """Whether this is a leaf of params that is learned, and not a count or an index."""
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)

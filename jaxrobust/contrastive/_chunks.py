@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust import trees
+from jaxrobust.contrastive._checks import is_floating
 
 
 def in_chunks(encode: Callable[[Any, Any], Any], *, chunk_size: int) -> Callable[[Any, Any], Any]:
@@ -51,10 +52,8 @@ def in_chunks(encode: Callable[[Any, Any], Any], *, chunk_size: int) -> Callable
         number = len(jax.tree.leaves(inputs)[0])
         # The gradients of chunks are added in the dtype of what they share: in half precision the
         # sum of many would lose what is small.
-        wide = jax.tree.map(
-            lambda leaf: trees.promote(leaf) if _is_floating(leaf) else leaf, params
-        )
-        narrow = lambda leaf, like: trees.cast_like(leaf, like) if _is_floating(like) else leaf
+        wide = jax.tree.map(lambda leaf: trees.promote(leaf) if is_floating(leaf) else leaf, params)
+        narrow = lambda leaf, like: trees.cast_like(leaf, like) if is_floating(like) else leaf
         again = jax.checkpoint(
             lambda wide, chunk: encode(jax.tree.map(narrow, wide, params), chunk)
         )
@@ -72,10 +71,6 @@ def in_chunks(encode: Callable[[Any, Any], Any], *, chunk_size: int) -> Callable
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
     return embed
-
-
-def _is_floating(leaf: Any) -> bool:
-    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
 
 
 def _check_lengths(inputs: Any) -> None:

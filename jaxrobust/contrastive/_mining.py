@@ -198,7 +198,9 @@ class Mixed:
     def losses(self, anchors: Anchors) -> jax.Array:
         """The weighted mean of both."""
         every = _mean(anchors) if self.mean else anchors.sums[0]
-        return (1 - self.weight) * every + self.weight * _hinges(anchors)[:, 0]
+        # Under x64 the weight of a schedule is float64: the losses are not.
+        weight = jnp.asarray(self.weight, every.dtype)
+        return (1 - weight) * every + weight * _hinges(anchors)[:, 0]
 
 
 def _mean(anchors: Anchors) -> jax.Array:

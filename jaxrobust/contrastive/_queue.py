@@ -1,5 +1,6 @@
 """What was embedded before: a queue of past embeddings, and slowly moving encoders."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ import optax
 
 from jaxrobust import trees
 from jaxrobust.contrastive import _pairs as pairs
-from jaxrobust.contrastive._checks import check_range
+from jaxrobust.contrastive._checks import check_range, is_floating
 
 
 def no_id() -> int:
@@ -105,8 +106,17 @@ def memory_push(
 
 
 def memory_younger(memory: Memory, age: Any) -> Memory:
-    """The queue without what came more than so many pushes ago; 0: the last batch alone."""
+    """The queue without what came more than so many pushes ago; 0: the last batch alone.
+
+    Raises:
+      ValueError: for an age that is no single number, or NaN.
+    """
+    check_range("age", age, -1, math.inf)
     return memory._replace(valid=memory.valid & (memory.age <= age))
+
+
+def _wide(leaf: Any) -> Any:
+    return trees.promote(leaf) if is_floating(leaf) else leaf
 
 
 class Momentum(NamedTuple):
@@ -122,12 +132,13 @@ def momentum_init(params: Any, size: int, dim: int, *, dtype: Any = jnp.float32)
 
     Args:
       params: of the fast encoder; the slow one is kept in float32 at least, for in bfloat16 steps
-        of a thousandth would be none.
+        of a thousandth would be none. Leaves that are not floating, such as counts, are those of
+        the fast one.
       size: M, of each queue.
       dim: D.
       dtype: of the embeddings.
     """
-    slow = jax.tree.map(jnp.copy, trees.promote(params))
+    slow = jax.tree.map(lambda leaf: jnp.copy(_wide(leaf)), params)
     return Momentum(slow, *(memory_init(size, dim, dtype=dtype) for _ in range(2)))
 
 
@@ -161,8 +172,11 @@ def momentum_update(
       He et al., arXiv:1911.05722, Eq. 2 and Algorithm 1.
     """
     check_range("decay", decay, 0, 1)
+    follow = lambda new, old: (
+        optax.incremental_update(_wide(new), old, 1 - decay) if is_floating(new) else new
+    )
     return Momentum(
-        optax.incremental_update(trees.promote(params), momentum.params, 1 - decay),
+        jax.tree.map(follow, params, momentum.params),
         *(
             memory_push(memory, keys, ids, valid, axis_name=axis_name)
             for memory, keys in ((momentum.memory_x, keys_x), (momentum.memory_y, keys_y))

@@ -12,7 +12,7 @@ from jaxrobust import trees
 from jaxrobust.contrastive import _pairs as pairs
 from jaxrobust.contrastive._checks import check_choice, check_range
 from jaxrobust.contrastive._passes import by_blocks
-from jaxrobust.contrastive._similarity import Similarity, prepared, similarity_of
+from jaxrobust.contrastive._similarity import Similarity, centering, prepared, similarity_of
 
 Ties = Literal["expected", "pessimistic", "optimistic"]
 TIES = ("expected", "pessimistic", "optimistic")
@@ -173,7 +173,8 @@ def _metrics(options: _Options, x, y, ids_x, ids_y) -> Retrieval:
 @functools.partial(jax.jit, static_argnums=0)
 def _both(options: _Options, x, y, ids_x, ids_y) -> Retrieval:
     similarity = options.similarity
-    x, y = (prepared(similarity, z) for z in (x, y))
+    centered = centering(similarity, x)
+    x, y = (prepared(similarity, centered(z)) for z in (x, y))
     flipped = lambda a, b: similarity.scores(b, a).T
     one = _ranking(options, similarity.scores, x, y, ids_x, ids_y)
     other = _ranking(options, flipped, y, x, ids_y, ids_x)

@@ -11,7 +11,13 @@ from jaxrobust.contrastive import _ring as ring
 from jaxrobust.contrastive._batch import Communication, check_communication, numbered_on_all
 from jaxrobust.contrastive._passes import Embedded, Known, Plan, Statistics
 from jaxrobust.contrastive._picked import picked_scores
-from jaxrobust.contrastive._similarity import Similarity, prepared, similarity_of, squares_of
+from jaxrobust.contrastive._similarity import (
+    Similarity,
+    centering,
+    prepared,
+    similarity_of,
+    squares_of,
+)
 from jaxrobust.contrastive._tiles import Items
 
 
@@ -69,6 +75,7 @@ def set_of(
         raise ValueError(f"margin must be a number, got shape {jnp.shape(margin)}")
     has_ring = check_communication(communication, axis_name)
     similarity = similarity_of(similarity)
+    z = centering(similarity, z, valid, axis_name)(z)
     squares = 2 * squares_of(similarity, z)
     items = Items(jnp.arange(len(z), dtype=jnp.int32), labels, valid, squares)
     candidates, others, number = z, items, len(z)

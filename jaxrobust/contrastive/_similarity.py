@@ -25,7 +25,8 @@ class Similarity(NamedTuple):
     pairs: Callable[[jax.Array, jax.Array], jax.Array]
     # (z (..., D)) -> (..., D): what is done to every embedding first, once
     prepare: Callable[[jax.Array], jax.Array]
-    # Whether `scores` are roots of differences of squared lengths, less exact than `pairs`.
+    # Whether `scores` are roots of differences of squared lengths, less exact than `pairs`. They
+    # must not change where all embeddings move alike: what these have in common is taken out first.
     of_differences: bool = False
 
 
@@ -33,12 +34,16 @@ def normalized(z: jax.Array) -> jax.Array:
     r"""Rows of length 1, :math:`z/\|z\|`; zero rows stay zero, and their gradient is zero.
 
     Args:
-      z: ``(..., D)`` floating. Scaled by the largest entry first, so that squares neither overflow
-        nor underflow.
+      z: ``(..., D)`` floating. Computed in float32 at least, and scaled by the largest entry first,
+        so that squares neither overflow nor underflow.
 
     Returns:
       ``(..., D)``, of the dtype of z.
     """
+    return trees.cast_like(_normalized(trees.promote(z)), z)
+
+
+def _normalized(z: jax.Array) -> jax.Array:
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(z), axis=-1, keepdims=True))
     there = largest != 0  # NaN is
     scaled = z / jnp.where(there, largest, 1)
@@ -68,10 +73,7 @@ COSINE = DOT._replace(prepare=normalized)
 
 def _euclidean_scores(x: jax.Array, y: jax.Array) -> jax.Array:
     dtype = trees.accumulator(jnp.result_type(x, y))
-    # Of distances that are small beside the embeddings the difference of squares has few digits
-    # left: what all have in common goes out first. Mined negatives are measured by `pairs`.
-    middle = jax.lax.stop_gradient(jnp.mean(x.astype(dtype), axis=0, keepdims=True))
-    x, y = (z.astype(dtype) - middle for z in (x, y))
+    x, y = (z.astype(dtype) for z in (x, y))
     squares = [jnp.sum(z**2, axis=-1) for z in (x, y)]
     between = squares[0][:, None] + squares[1][None, :] - 2 * inner_products(x, y)
     return _score_of(jax.nn.relu(between), False)
@@ -188,12 +190,33 @@ def _own(function: Callable[[jax.Array, jax.Array], jax.Array]) -> Similarity:
     return Similarity(scores, pairs, _unchanged)
 
 
+def centering(
+    similarity: Similarity, z: jax.Array, valid: jax.Array | None = None, axis_name: Any = None
+) -> Callable[[jax.Array], jax.Array]:
+    """Takes out what embeddings have in common, where scores are differences of their squares.
+
+    Of distances that are small beside the embeddings such a difference has few digits left. It is
+    the mean of valid ``z (n, D)`` on all devices, the same for all blocks, and without a gradient:
+    distances do not depend on it. What comes out is float32 at least.
+    """
+    if not similarity.of_differences:
+        return _unchanged
+    wide = jax.lax.stop_gradient(trees.promote(z))
+    there = jnp.ones_like(wide, shape=z.shape[:1]) if valid is None else valid.astype(wide.dtype)
+    total = jnp.sum(jnp.where(there[:, None] != 0, wide, 0), axis=0)
+    number = jnp.sum(there)
+    if axis_name is not None:
+        total, number = jax.lax.psum((total, number), axis_name)
+    middle = total / jnp.maximum(number, 1)
+    return lambda z: trees.promote(z) - middle[None, :]
+
+
 def squares_of(similarity: Similarity, z: jax.Array) -> jax.Array:
     """Squared lengths ``(n,)`` that scores are differences of, without a gradient; otherwise 0."""
     z = jax.lax.stop_gradient(trees.promote(z))
     if not similarity.of_differences:
         return jnp.zeros_like(z, shape=z.shape[:1])
-    return jnp.sum((z - jnp.mean(z, axis=0, keepdims=True)) ** 2, axis=-1)
+    return jnp.sum(z**2, axis=-1)
 
 
 def prepared(similarity: Similarity, z: jax.Array) -> jax.Array:

@@ -44,12 +44,14 @@ class MaxMargin(NamedTuple):
 
     w: jax.Array  # (*features) or (C, *features): weights, norm 1 (zero if not separable)
     margin: jax.Array  # (): min_i m_i(w) / ||w||, the lower bound; of the worst perturbation
-    upper_bound: jax.Array  # (): of any margin: dual norm of sum_i dual_weights_i a_i (- delta)
+    upper_bound: jax.Array  # (): of any margin: dual norm of sum_i dual_weights_i a_i - delta
     gap: jax.Array  # (): (upper_bound - margin) / upper_bound, relative; 1 if no margin was found
     dual_weights: jax.Array  # (n,) or, with classes, (n, C): non-negative, sum 1
     separable: jax.Array  # () bool: whether w has a margin beyond rounding errors
     converged: jax.Array  # () bool: gap <= tolerance or, if not separable, upper_bound is zero
     iterations: jax.Array  # () int32: Newton steps, or first-order iterations
+    # (*features), of norm eps at most; None without perturbations
+    delta: jax.Array | None = None
 
     def describe(self) -> str:
         """One sentence for a person. Values must be concrete (not inside ``jit``)."""
@@ -229,11 +231,13 @@ def _certify(x, y, eps, solution: Solution, tolerance, zero, kind: _Kind) -> Max
     length = norm.value(solution.w)
     w = (solution.w / jnp.where(length > 0, length, 1)).astype(dtype)
     q = (solution.q / jnp.sum(solution.q)).astype(wide)
-    worst, delta = jnp.zeros((), jnp.float64), 0.0
+    worst = jnp.zeros((), jnp.float64)
+    delta: Any = 0.0
     if perturbation is not None:
         worst = eps * perturbation.dual.value(w.astype(jnp.float64))
         size = perturbation.value(solution.delta)  # which rounding may have put beyond eps
         delta = solution.delta * jnp.minimum(1, eps / jnp.where(size > 0, size, 1))
+        delta = delta.astype(wide)
     margin, separable = _margin(signed, w.astype(jnp.float64), norm, worst)
     upper = _upper_bound(signed, q.astype(jnp.float64), norm, delta)
     gap = jnp.where(separable, jnp.maximum(upper - margin, 0) / jnp.where(upper > 0, upper, 1), 1)
@@ -248,6 +252,7 @@ def _certify(x, y, eps, solution: Solution, tolerance, zero, kind: _Kind) -> Max
         separable=separable,
         converged=converged,
         iterations=solution.iterations,
+        delta=None if perturbation is None else delta,
     )
 
 

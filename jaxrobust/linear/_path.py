@@ -172,7 +172,7 @@ def _path(norm, loss, max_steps, x, y, strengths, tolerance) -> RegularizationPa
         )  # fmt: skip
         return (w, found.state.learning_rate), row
 
-    nothing = jnp.zeros_like(x[0])
+    nothing = _sharding.features_like(jnp.zeros(x.shape[1:], x.dtype), x)
     return jax.lax.scan(follow, (nothing, first), strengths)[1]
 
 

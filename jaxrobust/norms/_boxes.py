@@ -32,7 +32,7 @@ def project(p: float, a: Magnitudes, caps: Magnitudes, radius: jax.Array) -> Mag
     if p == 1:
         moved = _soft_threshold(scaled, limits)
     elif p == 2:  # outside of the ball it is the maximiser for the direction of a
-        moved = _shortened(_stretch(scaled, limits))
+        moved = _shortened(_stretch(a, limits))
     else:
         moved = _shrink(p, scaled, limits)
     moved = [jnp.minimum(leaf * unit, cap) for leaf, cap in zip(moved, caps, strict=True)]
@@ -58,7 +58,10 @@ def lmo(p: float, a: Magnitudes, caps: Magnitudes, radius: jax.Array) -> Magnitu
         unit = _magnitudes.scaling(radius)[1]
         u = _shortened(_stretch(a, [cap / unit for cap in caps]))
         u = [jnp.minimum(unit * leaf, cap) for leaf, cap in zip(u, caps, strict=True)]
-        return [jnp.where(radius > 0, leaf, radius * leaf) for leaf in u]
+        u = [jnp.where(radius > 0, leaf, radius * leaf) for leaf in u]
+        everything = [jnp.where(leaf > 0, cap, 0) for leaf, cap in zip(a, caps, strict=True)]
+        is_all = (radius == jnp.inf) & ~jnp.isnan(_magnitudes.largest(a))
+        return [jnp.where(is_all, *both) for both in zip(everything, u, strict=True)]
     flat, limits = _flat(a), _flat(caps)
     limits = jnp.where(flat > 0, limits, 0)
     u = _fill(flat, limits, radius) if p == 1 else _grow(p, flat, limits, radius)

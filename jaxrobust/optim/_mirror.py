@@ -59,8 +59,18 @@ def mirror_descent(
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
 
         def move(gradient, w):
-            z = jnp.sign(w) * jnp.abs(w) ** (p - 1) - rate * gradient
-            return (jnp.sign(z) * jnp.abs(z) ** (1 / (p - 1)) - w).astype(gradient.dtype)
+            z, step = jnp.sign(w) * jnp.abs(w) ** (p - 1), rate * gradient
+            # Of a short step as a factor of w: the difference of two powers would be rounding. And
+            # where the power overflows, every step is short.
+            ratio = step / jnp.where(z == 0, 1, z)
+            is_short = (z != 0) & (jnp.abs(ratio) < 0.5)
+            short = w * jnp.expm1(jnp.log1p(-jnp.where(is_short, ratio, 0)) / (p - 1))
+            after = jnp.where(is_short, 0, z) - step
+            update = jnp.where(
+                is_short, short, jnp.sign(after) * jnp.abs(after) ** (1 / (p - 1)) - w
+            )
+            # Also where the power has vanished.
+            return jnp.where(gradient == 0, 0, update).astype(gradient.dtype)
 
         wide = jax.tree.map(move, trees.promote(updates), trees.promote(params))
         after = state._replace(count=optax.safe_increment(state.count))

@@ -123,7 +123,8 @@ def fista(
     Args:
       norm: a :class:`~jaxrobust.norms.Norm`, or a name that :func:`~jaxrobust.norms.as_norm` knows.
       strength: :math:`\lambda`, 0 or more.
-      learning_rate: the first one that is tried, positive.
+      learning_rate: the first one that is tried, positive; rather too large than so small that
+        rounding leaves nothing of the step, for then it stays.
       increase: factor between two steps, 1 or more; 1 for the published algorithm, whose learning
         rate never rises. It rises only while gradients resolve the step.
       max_backtracks: halvings in one step; if they do not suffice, the last one is taken.
@@ -157,7 +158,8 @@ def fista(
         value = required_scalar(extra_args, "value", "the smooth part of the loss at the params")
         value_fn = required(extra_args, "value_fn", "the function whose gradient is passed")
         loss = lambda x: trees.promote(value_fn(trees.cast_like(x, params)))
-        eps = float(jnp.finfo(value.dtype).eps)
+        given = jnp.result_type(extra_args["value"])  # a loss in bfloat16 has the noise of bfloat16
+        eps = float(jnp.finfo(given).eps)
 
         def tried(rate):
             x = _proximal_step(norm, strength, y, gradient, rate)
@@ -166,11 +168,12 @@ def fista(
 
             def by_loss():
                 excess = loss(x) - value - trees.dot(gradient, d) - worth
-                return excess > 4 * eps * jnp.abs(value)  # of which all may be rounding
+                # Of which all may be rounding. NaN is too much: outside of where f is defined.
+                return ~(excess <= 4 * eps * jnp.abs(value))
 
             def by_gradient():
                 bend = trees.add(jax.grad(loss)(x), gradient, weight=-1.0)
-                return trees.dot(bend, d) > 2 * worth
+                return ~(trees.dot(bend, d) <= 2 * worth)
 
             # The losses of a short step differ by their rounding. Their gradients still tell the
             # curvature, and on a short way that is all there is.

@@ -24,7 +24,12 @@ ATTACKS = {
     "minimum_norm": functools.partial(attacks.minimum_norm, num_steps=4, bounds=BOUNDS),
     "square": functools.partial(attacks.square, eps=0.1, num_queries=6, bounds=BOUNDS),
 }
-NORMS = {"linf": norms.linf, "l1": norms.l1, "l2": norms.l2, "Fourier-linf": norms.fourier(norms.linf)}
+NORMS: dict[str, norms.Norm] = {
+    "linf": norms.linf,
+    "l1": norms.l1,
+    "l2": norms.l2,
+    "Fourier-linf": norms.fourier(norms.linf),
+}
 
 
 def problem():

@@ -18,7 +18,10 @@ def measured():
     accuracies = {
         n: {norm: falling if n == norm else 0.5 * falling for norm in NORMS} for n in names
     }
-    bands = {n: dict(zip(BANDS, (0.2, 0.5, 0.8), strict=True)) for n in names}
+    bands = {
+        n: {b: {"accuracy": a, "energy": 0.9} for b, a in zip(BANDS, (0.2, 0.5, 0.8), strict=True)}
+        for n in names
+    }
     even, uneven = np.full((8, 8), 0.5), np.full((8, 8), 0.5)
     uneven[0, 0] = 0.05
     pictures = {
@@ -41,8 +44,10 @@ def test_claims_fail_for_other_numbers():
     accuracies["l2"]["l2"] = accuracies[PLAIN]["l2"]
     assert len(failing((clean, accuracies, bands, pictures))) == 1
     clean, accuracies, bands, pictures = measured()
-    bands[PLAIN] = dict.fromkeys(BANDS, 0.5)
+    bands[PLAIN] = dict.fromkeys(BANDS, {"accuracy": 0.5, "energy": 0.9})
     assert len(failing((clean, accuracies, bands, pictures))) == 1
+    bands[PLAIN] = dict.fromkeys(BANDS, {"accuracy": 0.5, "energy": 0.1})
+    assert len(failing((clean, accuracies, bands, pictures))) == 2
     clean, accuracies, bands, pictures = measured()
     pictures[PLAIN] |= {"l2": pictures[PLAIN]["Fourier-linf"]}
     assert len(failing((clean, accuracies, bands, pictures))) == 1
@@ -99,7 +104,7 @@ def test_test_images_are_drawn_from_all_classes():
 def test_a_short_run():
     config = Config(images=20, training_steps=60, steps=5)
     result = fourier_robustness.run(config)
-    assert len(result.claims) == 7
+    assert len(result.claims) == 8
     for figure, caption in fourier_robustness.plot(result).values():
         assert plots.png(figure)
         assert caption

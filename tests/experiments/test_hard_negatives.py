@@ -510,9 +510,18 @@ def test_bad_configurations():
         ({"problems": ("mnist",)}, "problems must be of"),
         ({"batch_sizes": (100,)}, "batch_sizes must divide 4096"),
         ({"copies": (0,)}, "copies must be at least 1"),
+        ({"copies": (4, 4)}, "copies must be several"),
+        ({"batch_sizes": (64,)}, "batch_sizes must be several"),
         ({"images": 10}, r"images must be in 1000\.\.29000"),
         ({"encoder": "cnn"}, "encoder must be 'bag' or 'gru'"),
     )
     for options, message in cases:
         with pytest.raises(ValueError, match=message):
             Config(**options)
+
+
+def test_equal_runs_are_not_ahead_of_each_other():
+    """As if one method had been trained twice."""
+    found = good()
+    found[seen.VIEWS][HARDEST] = found[seen.VIEWS][ALL]
+    assert held(found)[:3] == [False, False, False]

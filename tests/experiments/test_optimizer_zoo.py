@@ -28,7 +28,10 @@ def found() -> Found:
     return Found(
         binary=binary,
         powers={norms.lp(p).name: two(0.99) for p in runs.POWERS},
-        boxes={name: np.asarray([[0.9, 0.01], [1.0, 0.02]]) for name in runs.BOXED},
+        boxes={
+            name: np.asarray([[0.9, 0.01], [1.0, 0.02]])
+            for name in (*runs.BOXED, optimizer_zoo.MUON)
+        },
         batches={
             name: {"all": two(0.99), "one": two(0.8 if name == "sign descent" else 0.98)}
             for name in runs.SMALL_BATCHES
@@ -83,10 +86,11 @@ def test_claims_fail_for_other_numbers(made, number):
 
 
 def test_the_fall_of_a_margin():
-    soft = np.asarray([0.5, -1.0, 0.2, 0.4, 0.3, 0.6])
-    least = np.asarray([-1.0, -1.0, 1.0, 1.0, 1.0, 1.0])
+    soft = np.asarray([0.5, -1.0, -0.2, 0.2, 0.4, 0.3, 0.6])
+    least = np.asarray([-1.0, -1.0, 1.0, 1.0, 1.0, 1.0, 1.0])
     assert optimizer_zoo_claims.fall(soft, least) == pytest.approx(0.1 / 0.6)
-    assert np.isnan(optimizer_zoo_claims.fall(soft, -np.ones(6)))
+    assert np.isnan(optimizer_zoo_claims.fall(soft, -np.ones(7)))
+    assert np.isnan(optimizer_zoo_claims.fall(-(soft**2), np.ones(7)))
 
 
 def test_the_gap_in_a_ball_bounds_what_is_left(x64):
@@ -97,9 +101,19 @@ def test_the_gap_in_a_ball_bounds_what_is_left(x64):
     loss = lambda w: runs.logistic(w, x, y)[0]
     step = lambda _, v: norms.linf.project(v - 0.3 * jax.grad(loss)(v), 1 / runs.DECAY)
     least = loss(jax.lax.fori_loop(0, 5_000, step, w))
-    size, gap = runs.gap_in_ball(w, x, y, norms.linf)
+    size, gap = runs.gap_in_ball(runs.mean_logistic, w, x, y, norms.linf)
     assert size == pytest.approx(float(jnp.max(jnp.abs(w))) * runs.DECAY)
     assert gap * loss(w) >= loss(w) - least
+
+
+def test_the_loss_of_classes_keeps_its_gradient_at_large_margins(x64):
+    """That of the own class is minus the sum of the others, also at a margin of 60."""
+    w = jnp.zeros((runs.NUM_CLASSES, 2)).at[1].set(jnp.asarray([60.0, 0.0]))
+    x, y = jnp.asarray([[1.0, 0.5]]), jnp.asarray([1])
+    gradient = jax.grad(runs.softmax_loss)(w, x, y)
+    others = np.exp(-60.0) * np.asarray(x[0])
+    np.testing.assert_allclose(gradient[0], others, rtol=1e-9)
+    np.testing.assert_allclose(gradient[1], -3 * others, rtol=1e-9)
 
 
 def test_batches_of_one_see_every_example_once_an_epoch(x64):

@@ -23,10 +23,9 @@ def found(**changes):
     }  # fmt: skip
     # Without perturbations gradient descent is nearly as good.
     made[GRADIENT]["test"][:, 0] = 0.85
+    named = {"gd": GRADIENT, "cd": COORDINATE, "diagonal": DIAGONAL, "l2": "least l2 norm"}
     for name, fields in changes.items():
-        made[{"gd": GRADIENT, "cd": COORDINATE, "diagonal": DIAGONAL, "l2": "least l2 norm"}[name]] |= {
-            key: of(value) for key, value in fields.items()
-        }  # fmt: skip
+        made[named[name]] |= {key: of(value) for key, value in fields.items()}
     return made
 
 
