@@ -32,6 +32,7 @@ from experiments.robust_networks import BOUNDS
 from jaxrobust import attacks, data, norms
 from jaxrobust.norms import Norm
 
+TOUR = False
 CLOSED_FORM = "the dual norm (exact)"
 OWN = "this library: measured, no paper"
 SIGNAL, IMAGE = (48,), (6, 6, 3)

@@ -30,6 +30,7 @@ from experiments.report import Result, Table
 from jaxrobust import linear, norms, optim
 from jaxrobust.norms import Norm
 
+TOUR = False
 NUM_FEATURES, RELEVANT, EXAMPLES, TEST = 100, 5, 48, 4_000
 SHARES = (0.0, 0.25, 0.5, 0.75, 0.9)  # of the largest radius
 FIRST_STEP = 2.0  # of the subgradients, that falls with the root of the steps

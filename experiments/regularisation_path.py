@@ -32,6 +32,7 @@ from jaxrobust import data, linear, norms, optim
 from jaxrobust.norms import Norm
 
 GAUSSIAN, DIGITS = "Gaussian data", "digits 3 and 8"
+TOUR = False
 PENALTIES = {
     norm.name: norm
     for norm in (

@@ -15,7 +15,7 @@ from experiments.regularisation_path import (
 )
 
 
-def found(cold=0.6, warm=0.97, gap=1e-5):
+def found():
     """As if measured, on two data sets of which the first is that of the table."""
     by = {}
     for name in PENALTIES:
@@ -25,12 +25,11 @@ def found(cold=0.6, warm=0.97, gap=1e-5):
             np.asarray(TABLE.get(name, TABLE["l1"]))[::-1],
         )[::-1]
         of_sets = np.stack([rows, rows])
-        path = np.stack([np.linspace(0.5, warm, len(STRENGTHS))] * 2)
+        path = np.stack([np.linspace(0.5, 0.97, len(STRENGTHS))] * 2)
         by[name] = Found(
-            of_sets, np.full_like(of_sets, 0.97), path, np.full_like(of_sets, gap),
+            of_sets, np.full_like(of_sets, 0.97), path, np.full_like(of_sets, 1e-5),
             np.full_like(of_sets, 100),
         )  # fmt: skip
-    del cold
     return {
         GAUSSIAN: by,
         DIGITS: {name: Found(*(part[:1] for part in f)) for name, f in by.items()},

@@ -117,3 +117,18 @@ def test_a_hole_on_one_device_is_found(kind, bad):
         ValueError, match=r"x has NaN or infinite entries, in examples \[5\] \(1 in"
     ):
         linear.margins(*sharded(make_mesh(kind), (w, x, y), "both"))
+
+
+@pytest.mark.parametrize("how", ["features", "both"])
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_the_path_of_spread_examples(kind, how):
+    arrays = problem(several=False)
+    follow = lambda x, y: linear.regularization_path(x, y, "l1", [0.1, 0.01], max_steps=50)
+    wanted = follow(*arrays[1:])
+    mesh = make_mesh(kind)
+    _, x, y = sharded(mesh, arrays, how)
+    with jax.set_mesh(mesh):
+        found = follow(x, y)
+    # Minimised to a gap of 1e-4.
+    np.testing.assert_allclose(found.objective, wanted.objective, rtol=2e-4)
+    assert np.all(found.converged)
