@@ -7,9 +7,9 @@ with a radius for each frequency, perturbations are confined to slow, medium or 
 same energy. Pictures show what the worst perturbations look like, and their spectra.
 
 Presets:
-    quick: 60 s on 2 cores; digits (8x8), 150 test images
-    mnist: 20 min on 2 cores; MNIST, 10,000 images to learn, 300 to test (needs the MNIST files)
-    cifar: 60 min on 2 cores; CIFAR-10, 10,000 images to learn, 300 to test (needs the CIFAR files)
+    quick: 90 s on 2 cores; digits (8x8), 150 test images
+    mnist: (estimated) 30 min on 2 cores; MNIST, 10,000 images to learn, 300 to test (needs the MNIST files)
+    cifar: (estimated) 5 hours on 2 cores; CIFAR-10, 10,000 images to learn, 300 to test (needs the CIFAR files)
 """
 
 import dataclasses
@@ -27,6 +27,7 @@ from experiments.robust_networks import BOUNDS, Images, Params
 from jaxrobust import attacks, data, norms
 from jaxrobust.norms import Norm
 
+TOUR = False
 PLAIN = "plain"
 NORMS: dict[str, Norm] = {
     "linf": norms.linf,

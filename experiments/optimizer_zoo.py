@@ -12,8 +12,8 @@ all points are classified.
 Gaussian data, 12 examples in 100 dimensions, and 30 in 20 of 4 classes. In float64.
 
 Presets:
-    quick: 45 s on 2 cores; 3 data sets, 20,000 steps
-    full: 8 min on 2 cores; 10 data sets, 200,000 steps
+    quick: 30 s on 2 cores; 3 data sets, 20,000 steps
+    full: (estimated) 8 min on 2 cores; 10 data sets, 200,000 steps
 """
 
 import dataclasses
@@ -96,7 +96,7 @@ def binary(x, y, optima, times) -> dict[str, dict[str, np.ndarray]]:
             for one, signs in zip(x, y, strict=True)
         ]
         row = {
-            of: np.stack([margins(w.w, *one, norm) for w, *one in zip(watched, x, y, strict=True)])
+            of: np.stack([margins(w.w, a, b, norm) for w, a, b in zip(watched, x, y, strict=True)])
             / optima[of][:, None]
             for of, norm in runs.NORMS.items()
         }

@@ -145,12 +145,12 @@ def margin_claims(found: Found, limits: dict[str, Any]) -> list[Claim]:
         Claim.at_least(
             MIRROR,
             f"mirror descent with the power of {name} comes to the largest {name} margin (over the "
-            "optimum)",
+            f"optimum; before {before})",
             share,
-            0.97,
+            before - 0.03,  # on one data set
             **limits,
         )
-        for name, share in found.powers.items()
+        for (name, share), before in zip(found.powers.items(), runs.POWERS.values(), strict=True)
     ]
     return made
 
@@ -214,11 +214,17 @@ def other_claims(found: Found, limits: dict[str, Any]) -> list[Claim]:
             "a ReLU network with one hidden layer under steepest flow (l1, l2, linf): once all "
             "points are classified and its loss is below 1 its soft margin does not fall (largest "
             "fall over the largest margin)",
-            [row["fall"] for row in found.hidden.values()],
+            [seen(row["fall"]) for row in found.hidden.values()],
             5e-3,  # steps are small, not infinitesimal
             **limits,
         ),
     ]
+
+
+def seen(falls: np.ndarray) -> float:
+    """The largest one of the runs in which there was something to see; NaN if in none."""
+    there = np.asarray(falls)[np.isfinite(falls)]
+    return float(there.max()) if there.size else float("nan")
 
 
 def fall(soft: np.ndarray, least: np.ndarray) -> float:

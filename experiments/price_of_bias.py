@@ -11,8 +11,8 @@ Gaussian data, 48 examples in 100 dimensions, labels by 5 of them; radii in frac
 that can be separated robustly. The least weights are known, certified (`max_margin`). In float64.
 
 Presets:
-    quick: 40 s on 2 cores; 3 data sets, 20,000 steps
-    full: 5 min on 2 cores; 10 data sets, 100,000 steps
+    quick: 20 s on 2 cores; 3 data sets, 20,000 steps
+    full: (estimated) 5 min on 2 cores; 10 data sets, 100,000 steps
 """
 
 import dataclasses

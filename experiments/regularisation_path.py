@@ -10,8 +10,8 @@ Penalties of five norms, on Gaussian data, 12 examples in 100 dimensions, and on
 (8x8 images). In float64. The optimum to compare with is computed apart, by `max_margin`.
 
 Presets:
-    quick: 30 s on 2 cores; 3 Gaussian data sets, 3,000 steps from zero
-    full: 5 min on 2 cores; 10 Gaussian data sets, 30,000 steps from zero
+    quick: 60 s on 2 cores; 3 Gaussian data sets, 3,000 steps from zero
+    full: (estimated) 8 min on 2 cores; 10 Gaussian data sets, 30,000 steps from zero
 """
 
 import dataclasses

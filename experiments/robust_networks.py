@@ -70,7 +70,7 @@ def _normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jax.random.normal(key, shape) * (2 / np.prod(shape[:-1])) ** 0.5
 
 
-def predict(params: Params, x: jax.Array) -> jax.Array:
+def predict(params: Params, x: Any) -> jax.Array:
     """Scores ``(B, classes)``."""
     x = jnp.asarray(x)
     number = 0

@@ -17,7 +17,8 @@
 
 A model is a function ``predict(params, x (B, *features)) -> scores (B, C)``, each row from its own
 example alone. All attacks but :func:`ensemble` are compiled once for each function, norm, shape and
-set of options, run under ``jit``, and take a radius for each example. ``norm`` may be any object of
+set of options, run under ``jit``, also of a batch that is spread over Auto mesh axes, and take a
+radius for each example. ``norm`` may be any object of
 :mod:`norms`; with bounds, perturbations stay in ball and box, exactly for lp norms of entries, and
 for others by alternating projections that end inside.
 """

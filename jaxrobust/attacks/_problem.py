@@ -109,6 +109,11 @@ def _checked_inputs(x: Any) -> jax.Array:
     if not hasattr(x, "dtype"):
         raise TypeError(f"x must be a floating array, got {type(x).__name__}")
     trees.check_floating("x", x)
+    if trees.is_sharded(x):
+        raise ValueError(
+            "x must not be sharded over explicit mesh axes: make the mesh with AxisType.Auto, or "
+            "use jax.shard_map, for every example is attacked on its own"
+        )
     if x.ndim < 2 or len(x) < 1:
         raise ValueError(f"x must have shape (B, *features), B at least 1, got {x.shape}")
     if not isinstance(x, Tracer):

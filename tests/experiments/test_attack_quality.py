@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments import attack_quality, plots
-from experiments.attack_quality import LEAST, RADII, STEPS, THREATS, Config
+from experiments.attack_quality import APGD, LEAST, RADII, THREATS, Config
 
 
 def linear(**lacking):
@@ -19,7 +19,7 @@ def linear(**lacking):
 def network(auto=61.0, ensemble=60.0, plain=61.0, clean=95.0):
     return {
         name: {
-            "no attack": clean, "PGD, best of all": plain, f"APGD, {STEPS} steps": auto,
+            "no attack": clean, "PGD, best of all": plain, APGD: auto,
             "ensemble": ensemble,
         }
         for name in RADII

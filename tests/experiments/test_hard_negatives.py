@@ -523,5 +523,5 @@ def test_bad_configurations():
 def test_equal_runs_are_not_ahead_of_each_other():
     """As if one method had been trained twice."""
     found = good()
-    found[seen.VIEWS][HARDEST] = found[seen.VIEWS][ALL]
+    found["views"][HARDEST] = found["views"][ALL]
     assert held(found)[:3] == [False, False, False]

@@ -43,7 +43,8 @@ def failing(made, config=None):
         ({"l2": {"l1 margin": np.linspace(1.0, 0.7, len(SHARES))}}, 1),
         ({"diagonal": {"train": 0.9}}, 1),
         ({"diagonal": {"test": 0.1}}, 1),
-        ({"cd": {"test": 0.1}}, 2),
+        ({"cd": {"test": 0.1}}, 1),
+        ({"cd": {"test": [1.0, 0.5, 0.4, 0.3, 0.2]}}, 2),
     ],
 )
 def test_claims(changes, number):

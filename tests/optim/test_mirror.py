@@ -21,14 +21,16 @@ def test_steps_are_those_of_numpy(x64, p):
         updates, state = optimizer.update(jnp.asarray(gradient), state, params)
         params = optax.apply_updates(params, updates)
         z = z - 0.1 / (number + 1) * gradient
-        np.testing.assert_allclose(params, np.sign(z) * np.abs(z) ** (1 / (p - 1)), rtol=1e-9)
+        np.testing.assert_allclose(
+            np.asarray(params), np.sign(z) * np.abs(z) ** (1 / (p - 1)), rtol=1e-9
+        )
 
 
 def test_exponent_2_is_gradient_descent():
     w, gradient = jnp.asarray([1.0, -2.0, 0.0]), jnp.asarray([0.5, 0.25, -1.0])
     optimizer = optim.mirror_descent(0.1, 2.0)
     updates, _ = optimizer.update(gradient, optimizer.init(w), w)
-    np.testing.assert_allclose(updates, -0.1 * gradient, atol=1e-7)
+    np.testing.assert_allclose(np.asarray(updates), -0.1 * gradient, atol=1e-7)
 
 
 @pytest.mark.parametrize(("p", "rate"), [(1.5, 0.02), (3.0, 0.02)])
@@ -64,3 +66,17 @@ def test_it_tends_to_the_largest_margin_in_its_norm(x64, p, rate):
 def test_arguments_out_of_range(make, match):
     with pytest.raises(ValueError, match=match):
         make()
+
+
+@pytest.mark.parametrize("w", [1e-6, 1e-3, 1e4, 1e30])
+def test_large_and_small_entries_in_single_precision(w):
+    """Their ninth power vanishes or overflows: no gradient, no step; else a step in float64."""
+    params = jnp.asarray([w, -w, w], jnp.float32)
+    optimizer = optim.mirror_descent(0.1, 10.0)
+    gradient = jnp.asarray([0.0, 0.0, 1.0], jnp.float32)
+    updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    z = np.float64(np.float32(w)) ** 9 - 0.1
+    expected = np.sign(z) * np.abs(z) ** (1 / 9) - w
+    found = np.asarray(updates, np.float64)
+    np.testing.assert_array_equal(found[:2], [0, 0])
+    np.testing.assert_allclose(w + found[2], w + expected, rtol=1e-5)
