@@ -266,7 +266,8 @@ def network_claims(network: dict[str, dict[str, float]]) -> list[Claim]:
         Claim.at_most(
             OWN,
             f"on a network APGD ({RESTARTS} times {STEPS} steps) leaves no more robust accuracy "
-            f"than plain PGD with many restarts and {1 + len(STEP_SIZES)} step sizes together (difference in points)",
+            f"than plain PGD with restarts and {1 + len(STEP_SIZES)} step sizes together "
+            "(difference in points)",
             auto,
             2.0,  # one image of sixty
         ),

@@ -8,8 +8,10 @@ same energy. Pictures show what the worst perturbations look like, and their spe
 
 Presets:
     quick: 90 s on 2 cores; digits (8x8), 150 test images
-    mnist: (estimated) 30 min on 2 cores; MNIST, 10,000 images to learn, 300 to test (needs the MNIST files)
-    cifar: (estimated) 5 hours on 2 cores; CIFAR-10, 10,000 images to learn, 300 to test (needs the CIFAR files)
+    mnist: (estimated) 30 min on 2 cores; MNIST, 10,000 images to learn, 300 to test (needs the
+        MNIST files)
+    cifar: (estimated) 5 hours on 2 cores; CIFAR-10, 10,000 images to learn, 300 to test (needs the
+        CIFAR-10 files)
 """
 
 import dataclasses
