@@ -84,7 +84,7 @@ ENTRIES = [
     Entry(
         "mirror_descent",
         optim.mirror_descent,
-        {"learning_rate": 0.05, "p": 2.5},  # the suite halves it
+        {"learning_rate": 0.2, "p": 2.5},  # the suite halves it
         needs_params=True,
     ),
     Entry(
