@@ -409,8 +409,8 @@ def test_claims_of_files_can_fail():
         for gain in (5, -5):
             by = {better: run_of(SLOW, 100 + gain), worse: run_of(SLOW, 100)}
             assert held({name: by})[0] == (gain > 0)
-    by = {method: run_of(SLOW, 100) for method in (SOFT, HARDEST)}
-    by[seen.UNTRAINED] = run_of(SLOW, 101)
+    by = {SOFT: run_of(SLOW, 101), HARDEST: run_of(SLOW, 100)}
+    by[seen.UNTRAINED] = run_of(SLOW, 102)
     assert held({CAPTIONS: by})[:2] == [True, False]
 
 
