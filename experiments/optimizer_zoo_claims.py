@@ -157,15 +157,26 @@ def margin_claims(found: Found, limits: dict[str, Any]) -> list[Claim]:
 
 def box_claims(found: Found, limits: dict[str, Any]) -> list[Claim]:
     """With weight decay."""
+    adam = found.boxes["AdamW, ε 0"][:, 0]
+    others = [both[:, 0] for name, both in found.boxes.items() if name != "AdamW, ε 0"]
     return [
         Claim.at_most(
             DECAYED,
             f"with decoupled weight decay {runs.DECAY:g} weights from outside come into the ball "
-            "of radius 1 / decay, of linf for AdamW, Lion and sign descent, of l2 for the "
-            "normalised gradient, of the spectral norm for spectral descent (norm over the radius)",
-            [both[:, 0] for both in found.boxes.values()],
+            "of radius 1 / decay, of linf for Lion and sign descent, of l2 for the normalised "
+            "gradient, of the spectral norm for spectral descent (norm over the radius)",
+            others,
+            1.0,
+            tolerance=1e-6,
+        ),
+        Claim.at_most(
+            DECAYED,
+            "AdamW, whose steps may be longer than the rate, comes into that of linf in the limit "
+            "(norm over the radius)",
+            adam,
             1.0,
             tolerance=1e-3,
+            **limits,
         ),
         *(
             Claim.at_most(

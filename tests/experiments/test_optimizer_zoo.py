@@ -73,6 +73,7 @@ def spoil(part, value, *keys):
         (lambda: spoil("binary", 0.5, "Lion, no decay", "linf"), 2),
         (lambda: spoil("powers", 0.9, "l3"), 1),
         (lambda: spoil("boxes", 1.1, "Lion"), 2),
+        (lambda: spoil("boxes", 1.1, "AdamW, ε 0"), 2),
         (lambda: spoil("batches", 0.5, "Signum, β 0.99", "one"), 1),
         (lambda: spoil("batches", 0.99, "sign descent", "one"), 1),
         (lambda: spoil("classes", 0.9, "spectral descent", "spectral"), 1),
