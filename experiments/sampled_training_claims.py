@@ -304,7 +304,7 @@ def share_of_switches(methods: dict[str, Runs]) -> float:
     targets = final_losses(methods[UNIFORM])
     rate, found = best_reach(methods[AUTOMATIC], to_loss, targets)
     switched = [
-        any(r["sampler"] != "uniform" and r["step"] < step for r in curve.reports)
+        any(r.get("sampler", "uniform") != "uniform" and r["step"] < step for r in curve.reports)
         for curve, step in zip(methods[AUTOMATIC][rate], found[:, 0], strict=True)
     ]
     return float(np.mean(switched))

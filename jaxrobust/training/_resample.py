@@ -32,6 +32,7 @@ from jaxrobust.training._state import TrainState
 from jaxrobust.training._steps import LossFn
 
 _ERRORS = 2.0  # standard errors by which the loss must be lower in the middle
+_UNIFORM: Report = {"sampler": "uniform"}
 
 
 def resample(
@@ -75,11 +76,12 @@ def resample(
     made is used if its ratio is below 1; if it saved less than it cost, sampling returns to uniform
     after ``every`` steps. Each time that nothing was gained the plan waits twice as long as before;
     so it does if the strata or scores of before would have done nearly as well, and looks at them
-    meanwhile: if they are ``stale``, there is a refresh or the return to uniform. All looks, and
-    what refreshes cost more than they saved, are at most a share ``overhead`` of the steps before
-    there is another look; a refresh that promises to pay is made at once, so that a promise which
-    is not kept is paid back by the wait for the next one. Samplers of other plans are left alone
-    until a refresh is used.
+    meanwhile: if they are ``stale``, there is a refresh or the return to uniform. All looks and
+    refreshes, counted in full, are at most a share ``overhead`` of the steps: each waits until it
+    can be afforded, and until then the strata or scores stay as long as they are not stale. What a
+    refresh promises does not count against its cost, for at a learning rate that stays as it is
+    less noise saves only part of the promise: a tenth of the steps where the formula said half
+    (MNIST with wrong labels, B=8). Samplers of other plans are left alone until a refresh is used.
 
     Args:
       loss_fn: ``loss_fn(params, example) -> ()``, the loss of one example.
@@ -100,9 +102,10 @@ def resample(
         count multiply-adds (:func:`per_example.sketch_cost` and what :func:`clustering.fit` takes,
         over :func:`per_example.gradient_cost`), with an allowance for calls and loops, which are
         most of the cost where models are small: of a CPU. On an accelerator say what was measured.
-      overhead: with ``automatic``, the largest share of looks in all that was computed so far,
-        counted as ``cost`` is: each waits until it can be afforded. Those of ``check_every`` are
-        asked for, and do not count. Above 0; ``inf`` for no limit.
+      overhead: with ``automatic``, the largest share of looks and refreshes in all that was
+        computed so far, counted as ``cost`` is: each waits until it can be afforded. The looks of
+        ``check_every`` are asked for, and do not count. Above 0; more for long runs whose strata
+        are known to pay, ``inf`` for no limit.
       num_probes: examples whose gradients are looked at; at least 8 for every cluster before the
         first refresh.
       max_passes: of :func:`clustering.fit`.
@@ -191,22 +194,31 @@ class _Resample:
                 state = _spent(state, self._costs(state, data).probes)
             probes, rows = self._probes(state, data)
             now = looks.ratio_of_some(probes, state.sampler, rows)
+            report: Report = {"ratio_now": now}
             if now <= self.stale:
-                return self._looked_again(state, data, refresh), {"ratio_now": now}
-            after, report = self._refreshed(state, data, probes)
-            return after, {"ratio_now": now, **report}
+                return self._looked_again(state, data, refresh), report
+            refresh = self._costs(state, data).refresh
+            if self.automatic and self._due(state, refresh) > int(state.step):
+                return self._uniform(state, self.every, refresh), report | _UNIFORM
+            after, found = self._refreshed(state, data, probes)
+            return after, report | found
         if self.automatic and not _has_strata(state.sampler):
             return self._refreshed_if_it_may_pay(state, data)
-        if self.automatic and int(state.memory.get("only_once", 0)):
-            look = self._costs(state, data).look
-            return self._uniform_for_longer(state, look), {"sampler": "uniform"}
-        probes = self._probes(state, data)[0] if self.automatic else None
-        return self._refreshed(state, data, probes)
+        if not self.automatic:
+            return self._refreshed(state, data, None)
+        costs = self._costs(state, data)
+        if int(state.memory.get("only_once", 0)):
+            return self._uniform_for_longer(state, costs.look), dict(_UNIFORM)
+        due = self._due(state, costs.probes + costs.refresh)
+        if due > int(state.step):  # the strata or scores stay, unless a look finds them stale
+            return self._looked_again(state, data, max(due, int(state.step) + self.every)), {}
+        state = _spent(state, costs.probes)
+        return self._refreshed(state, data, self._probes(state, data)[0])
 
     def _refreshed_if_it_may_pay(self, state: TrainState, data: Any) -> tuple[TrainState, Report]:
         """From uniform draws on: looks, the cheapest first, as far as they can be afforded."""
         costs = self._costs(state, data)
-        report: Report = {"sampler": "uniform"}
+        report: Report = dict(_UNIFORM)
         state = _spent(state, costs.look)
         if costs.refresh >= self.every:  # no ratio could save as much
             return self._uniform_for_longer(state, costs.look), report
@@ -218,9 +230,9 @@ class _Resample:
             if fall is None or fall > self.plateau:
                 return self._uniform(state, self.every, costs.look), report
             # With what comes next, if it says yes: it is of no use alone.
-            both = costs.between + costs.probes
-            if self._affordable(state, both) > int(state.step):
-                return self._uniform(state, self.every, costs.look + both), report
+            rest = costs.between + costs.probes + costs.refresh
+            if self._due(state, rest) > int(state.step):
+                return self._uniform(state, self.every, costs.look + rest), report
             # Over a long time even slow progress is more than what noise holds up.
             found = self._gain_between(state, last, data) if gap <= 2 * self.every else None
             if found is None:
@@ -230,8 +242,9 @@ class _Resample:
             report |= {"gain_between": gain}
             if not gain > _ERRORS * error:
                 return self._uniform(state, self.every, costs.look), report
-        elif self._affordable(state, costs.probes) > int(state.step):
-            return self._uniform(state, self.every, costs.look + costs.probes), report
+        elif self._due(state, costs.probes + costs.refresh) > int(state.step):
+            rest = costs.look + costs.probes + costs.refresh
+            return self._uniform(state, self.every, rest), report
         state = _spent(state, costs.probes)
         probes, _ = self._probes(state, data)
         after, found = self._refreshed(state, data, probes)
@@ -258,19 +271,18 @@ class _Resample:
             report |= {"noise_share": noise} | ({} if ahead is None else {"ratio_ahead": ahead})
             if not (1 - (ahead or 0)) * noise > price:  # NaN is not
                 state = self._uniform_for_longer(state, costs.look)
-                return state, report | {"sampler": "uniform"}
+                return state, report | _UNIFORM
         points = self._sketches(state)(data)
         sampler, ratio, error, memory = self._made(state, data, points)
         report["ratio"] = ratio
         had_ratio, once = _has_strata(state.sampler), 0
         if self.automatic:
+            state = _spent(state, costs.refresh)
             # What it cost is gone: it is used if it saves a bit, but then not made again.
-            lost = costs.refresh - max(1 - ratio, 0) * noise * self.every
-            once = int(lost >= 0)
-            state = _spent(state, max(lost, 0.0))
+            once = int(max(1 - ratio, 0) * noise * self.every <= costs.refresh)
             if ratio >= 1:
                 state = self._uniform_for_longer(state, costs.look)
-                return state, report | {"sampler": "uniform"}
+                return state, report | _UNIFORM
         state = looks.forgotten(state)
         state = state._replace(memory=state.memory | memory | {"only_once": np.int32(once)})
         wait = self.every
@@ -343,18 +355,18 @@ class _Resample:
         """With the next look at the strata or scores, or the next refresh if that comes first."""
         wait = self.check_every
         if wait is None and self.automatic:  # strata that are kept for long may become stale
-            due = self._affordable(state, self._costs(state, data).probes)
+            due = self._due(state, self._costs(state, data).probes)
             wait = max(self.every, due - int(state.step))
         return _looked(state, wait, refresh)
 
-    def _affordable(self, state: TrainState, cost: float) -> int:
-        """The step at which this makes no more than the overhead of all steps."""
+    def _due(self, state: TrainState, cost: float) -> int:
+        """The step at which this and all before make no more than the overhead of all steps."""
         step = (float(state.memory.get("spent", 0.0)) + cost) / self.overhead
         return int(min(math.ceil(step), NEVER))
 
     def _uniform(self, state: TrainState, wait: int, cost: float) -> TrainState:
         """Uniform draws until the next look, of this cost: in so many steps or later."""
-        due = min(max(int(state.step) + wait, self._affordable(state, cost)), NEVER)
+        due = min(max(int(state.step) + wait, self._due(state, cost)), NEVER)
         state = _looked(state, None, due)
         # The sampler of another plan is none of its business.
         plain = uniform_like(state.sampler) if _has_strata(state.sampler) else state.sampler
