@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
+from experiments import hard_negatives_batch_claims as in_batch
 from experiments.claims import Claim
 from experiments.hard_negatives_before import (
     BEFORE,
@@ -19,18 +18,20 @@ from experiments.hard_negatives_before import (
     Before,
 )
 from experiments.hard_negatives_found import (
+    AHEAD,
     COLLAPSED,
     COPIES,
     EARLY,
+    FIVE,
+    OWN,
     SIZE,
-    TOLD,
+    SPEC,
     UNTRAINED,
     Found,
     ahead,
     gap,
     leads_from,
     named,
-    number_in,
     off_by,
     reached,
     spread,
@@ -51,14 +52,9 @@ from experiments.hard_negatives_runs import (
     SOFT,
     WARM,
     Run,
-    loss_of,
 )
 
 VSE = "Faghri et al., arXiv:1707.05612 (remark on training time)"
-SAMPLING = "Faghri et al., arXiv:1707.05612 (sampling argument, as we recall it)"
-SPEC = "our specification, section 7.2 (measured before)"
-OWN = "this library: measured, no paper"
-DERIVED = "our specification, section 2.2 (derived)"
 
 WORDS = {
     "all": "The sum of the hinges of all negatives of the batch (SH, VSE0).",
@@ -70,9 +66,6 @@ WORDS = {
     "collapse": "All embeddings are nearly the same: every hinge is the margin, and no "
     "gradient is left.",
 }
-
-# Of one percentage point: of two equal runs none is ahead.
-AHEAD = 0.01
 
 SURE = "difference of rsum, less two standard errors over seeds"
 
@@ -95,10 +88,12 @@ def claims(config: Any, found: Found) -> list[Claim]:
         made.append(_claim_of_gap(found[VIEWS], BEFORE[VIEWS][1]))
     made += _claims_of_files(found)
     if named(found, SIZE):
-        made.append(_claim_of_sizes(found))
+        made.append(in_batch.of_sizes(found))
     if named(found, COPIES):
-        made += _claims_of_copies(found)
-    return [*made, *duplicates()]
+        made += in_batch.of_copies(found)
+    if FIVE in found:
+        made += in_batch.of_five(found[FIVE])
+    return [*made, *in_batch.duplicates()]
 
 
 def _claims_of_views(config: Any, views: dict[str, Run]) -> list[Claim]:
@@ -375,77 +370,6 @@ def _claims_of_files(found: Found) -> list[Claim]:
             )
         )
     return made
-
-
-def _claim_of_sizes(found: Found) -> Claim:
-    sizes = sorted(named(found, SIZE), key=number_in)
-    small, large = (
-        reached(found[name][HARDEST]) - reached(found[name][ALL]) for name in (sizes[0], sizes[-1])
-    )
-    return Claim.at_least(
-        SAMPLING,
-        f"the hardest negative gains with the batch relative to all negatives: difference in rsum "
-        f"with {sizes[-1]}, less that with {sizes[0]}, at equal steps, less two standard errors "
-        "over seeds",
-        surely(large - small),
-        AHEAD,
-    )
-
-
-def _claims_of_copies(found: Found) -> list[Claim]:
-    names = sorted(named(found, COPIES), key=number_in)
-    told = TOLD.format(HARDEST)
-    few, many = (
-        reached(found[name][told]) - reached(found[name][HARDEST]) for name in (names[0], names[-1])
-    )
-    return [
-        Claim.at_least(
-            OWN,
-            f"with {number_in(names[-1])} views of each thing that are taken for negatives, being "
-            f"told matters more for the hardest negative than with {number_in(names[0])} "
-            f"(difference of the gains in rsum, less two standard errors over seeds)",
-            surely(many - few),
-            AHEAD,
-        ),
-    ]
-
-
-def duplicates() -> list[Claim]:
-    """What a copy in the batch costs under all negatives, on random embeddings with five pairs."""
-    generator = np.random.default_rng(0)
-    unit = lambda z: z / np.linalg.norm(z, axis=1, keepdims=True)
-    x, y = (unit(generator.normal(size=(40, 16))) for _ in range(2))
-    y = unit(x + y)  # so that many hinges are active
-    things = np.arange(40)
-    for first in range(0, 10, 2):
-        things[first + 1] = first
-        x[first + 1] = x[first]
-        # Captions of one image are alike, to less than the margin.
-        y[first + 1] = unit((y[first] + 0.02 * generator.normal(size=16))[None])[0]
-    values = {}
-    for told, ids in ((True, things), (False, None)):
-        loss = lambda x, y, ids=ids: loss_of(ALL, x, y, ids, jnp.int32(0), 1)
-        values[told] = jax.value_and_grad(loss, (0, 1))(jnp.asarray(x), jnp.asarray(y))
-    gradients = [values[told][1] for told in (True, False)]
-    # Copies have the same x and so its gradients are added.
-    merge = lambda g: np.stack([np.asarray(g)[things == thing].sum(0) for thing in set(things)])
-    scale = np.abs(merge(gradients[0][0])).max()
-    return [
-        Claim.close(
-            DERIVED,
-            "a copy in the batch that nobody tells costs all negatives exactly four margins "
-            "(difference of the losses over 4 margins and 5 copies)",
-            float(values[False][0] - values[True][0]) / (4 * MARGIN * 5),
-            1.0,
-            rtol=1e-4,
-        ),
-        Claim.at_most(
-            DERIVED,
-            "and no gradient (largest difference, relative; those of the same image added)",
-            np.abs(merge(gradients[0][0]) - merge(gradients[1][0])).max() / scale,
-            1e-4,
-        ),
-    ]
 
 
 def of_deep(deep: dict[str, Any]) -> str:

@@ -67,6 +67,14 @@ def tables(config: Any, found: Found) -> list[Table]:
                 "Negatives that are none: rsum on views, test things are other ones", columns, rows
             )
         )
+    if seen.FIVE in found:
+        rows = [
+            (method, show(reached(run)), f"{past.FIVE_BEFORE[method]:g}")
+            for method, run in found[seen.FIVE].items()
+        ]
+        made.append(
+            Table(f"{seen.FIVE}, in the end", ("method", "rsum", "rsum before, two seeds"), rows)
+        )
     return made
 
 

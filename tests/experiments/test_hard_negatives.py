@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import captions, hard_negatives, hard_negatives_runs, plots
+from experiments import hard_negatives_batch_claims as in_batch
 from experiments import hard_negatives_before as past
 from experiments import hard_negatives_claims as told
 from experiments import hard_negatives_examples as examples
@@ -430,12 +431,25 @@ def test_claims_of_sizes_and_copies_can_fail():
         for copies, more in ((1, 2), (20, 2 + gain))
     }
     assert [held(with_told(gain))[0] for gain in (5, -5)] == [True, False]
+    spread = np.array([[-0.5], [0.5]])  # over seeds
+
+    def five(method, gain):
+        by = {}
+        for one in (HARDEST, ALL):
+            run, more = run_of(SLOW, 100), gain if one == method else 0.5
+            by |= {one: run, seen.TOLD.format(one): run._replace(rsum=run.rsum + more + spread)}
+        return {seen.FIVE: by}
+
+    for method in (HARDEST, ALL):
+        assert held(five(method, 0.5))[:2] == [True, True]
+        assert held(five(method, -3))[:2] == [False, True]
+        assert held(five(method, -8))[:2] == [False, False]
     # Of 128 rows, 8,128 pairs.
     assert tabulated.expected_pairs(128, 20) == pytest.approx(8_128 * 19 / 3_999)
 
 
 def test_copies_cost_four_margins():
-    cost, gradient = told.duplicates()
+    cost, gradient = in_batch.duplicates()
     assert cost.holds
     assert cost.measured[0] == pytest.approx(1, abs=1e-4)
     assert gradient.holds
@@ -462,7 +476,7 @@ def test_a_short_run_has_all_its_parts(monkeypatch):
         copies=(1, 4),
     )  # fmt: skip
     result = hard_negatives.run(config)
-    assert len(result.claims) == 19
+    assert len(result.claims) == 21
     assert set(result.series["views"]) == set(config.methods)
     figures = hard_negatives.plot(dataclasses.replace(result))
     assert set(figures) == {
