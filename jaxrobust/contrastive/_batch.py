@@ -15,9 +15,9 @@ from jaxrobust.contrastive._queue import Memory, no_id
 from jaxrobust.contrastive._similarity import (
     Similarity,
     centering,
+    lengths_of,
     prepared,
     similarity_of,
-    squares_of,
 )
 from jaxrobust.contrastive._tiles import Items
 
@@ -177,8 +177,9 @@ def batch_of(
     raw = picked_scores(similarity, x, y, own[:, None])[:, 0]
     scale = jnp.asarray(pairs.check_number("scale", scale), raw.dtype)
     bias = jnp.asarray(pairs.check_number("bias", bias), raw.dtype)
-    squares = squares_of(similarity, x) + squares_of(similarity, y)
-    items = Items(own, known.ids, valid, squares.astype(raw.dtype))
+    add = lambda a, b: (a + b).astype(raw.dtype)
+    lengths = jax.tree.map(add, *(lengths_of(similarity, z) for z in (x, y)))
+    items = Items(own, known.ids, valid, lengths)
     if axis_name is not None:
         items = numbered_on_all(items, axis_name, has_ids)
     mask = None if known.mask is None else known.mask | (own[:, None] == own[None, :])
@@ -321,7 +322,7 @@ def _with_memory(candidates, items: Items, memory: Memory, has_ids: bool):
     # Without ids nothing that is remembered belongs to an item of the batch.
     ids = memory.ids if has_ids else jnp.full(size, no_id())
     # Rows of the batch are 0 or more, and ids of users above this.
-    nothing = jnp.zeros_like(items.squares, shape=size)
+    nothing = jax.tree.map(lambda leaf: jnp.zeros_like(leaf, shape=size), items.lengths)
     more = Items(len(candidates) + numbers, ids, memory.valid, nothing)
     join = lambda a, b: jnp.concatenate([a, b.astype(a.dtype)])
     return join(candidates, old), jax.tree.map(join, items, more)

@@ -120,7 +120,8 @@ def hinge_loss(
       block_size: how many y are compared with all x at once: memory is a few times ``(B,
         block_size)``. It need not divide B; values and gradients are the same. None to choose: for
         mined negatives as is fastest, for all of them such that scores are kept up to 64 MiB.
-        Embeddings in half precision have copies and gradients in float32 besides.
+        Embeddings in half precision have copies and gradients in float32 besides; their cosines are
+        inner products, in float32, of rows that are normalized and then rounded to half precision.
       axis_name: inside of ``shard_map``, the mesh axes over which pairs are spread: negatives are
         then those of all devices, and so is the loss. Ids must be of the whole batch, and a memory
         whole on every device. Take the gradient outside of ``shard_map``, or inside of one with
@@ -248,7 +249,7 @@ def _mined(
     counted = side.items.valid & (hardest != -jnp.inf)
     return Mined(
         jnp.where(counted, losses, 0), counted, hardest, other, side.partners,
-        rounding_of(side.partners, side.items.squares), _margins(side),
+        rounding_of(side.partners, side.items.lengths), _margins(side),
     )  # fmt: skip
 
 

@@ -149,7 +149,7 @@ class SemiHard(Pick):
 
     def priorities(self, tile: Tile) -> jax.Array:
         """Scores below that of the positive."""
-        least = tile.positive_scores - rounding_of(tile.positive_scores, tile.row_squares)
+        least = tile.positive_scores - rounding_of(tile.positive_scores, tile.row_lengths)
         below = tile.negative & ~(tile.scores >= least[:, None])  # NaN is not lost
         return jnp.where(below, tile.scores, -jnp.inf)
 

@@ -14,9 +14,9 @@ from jaxrobust.contrastive._picked import picked_scores
 from jaxrobust.contrastive._similarity import (
     Similarity,
     centering,
+    lengths_of,
     prepared,
     similarity_of,
-    squares_of,
 )
 from jaxrobust.contrastive._tiles import Items
 
@@ -76,8 +76,8 @@ def set_of(
     has_ring = check_communication(communication, axis_name)
     similarity = similarity_of(similarity)
     z = centering(similarity, z, valid, axis_name)(z)
-    squares = 2 * squares_of(similarity, z)
-    items = Items(jnp.arange(len(z), dtype=jnp.int32), labels, valid, squares)
+    lengths = jax.tree.map(lambda leaf: 2 * leaf, lengths_of(similarity, z))
+    items = Items(jnp.arange(len(z), dtype=jnp.int32), labels, valid, lengths)
     candidates, others, number = z, items, len(z)
     if axis_name is not None:
         number *= jax.lax.axis_size(axis_name)

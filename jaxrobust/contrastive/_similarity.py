@@ -28,6 +28,8 @@ class Similarity(NamedTuple):
     # Whether `scores` are roots of differences of squared lengths, less exact than `pairs`. They
     # must not change where all embeddings move alike: what these have in common is taken out first.
     of_differences: bool = False
+    # Whether `scores` are inner products of embeddings of any length, which rounding grows with.
+    of_products: bool = False
 
 
 def normalized(z: jax.Array) -> jax.Array:
@@ -67,8 +69,8 @@ def _unchanged(z: jax.Array) -> jax.Array:
     return z
 
 
-DOT = Similarity(inner_products, _inner_product, _unchanged)
-COSINE = DOT._replace(prepare=normalized)
+DOT = Similarity(inner_products, _inner_product, _unchanged, of_products=True)
+COSINE = DOT._replace(prepare=normalized, of_products=False)
 
 
 def _euclidean_scores(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -211,12 +213,21 @@ def centering(
     return lambda z: trees.promote(z) - middle[None, :]
 
 
-def squares_of(similarity: Similarity, z: jax.Array) -> jax.Array:
-    """Squared lengths ``(n,)`` that scores are differences of, without a gradient; otherwise 0."""
+class Lengths(NamedTuple):
+    """Squared lengths ``(n,)`` that rounding of scores grows with, without a gradient."""
+
+    differences: jax.Array  # where scores are roots of differences of such squares; 0 otherwise
+    products: jax.Array  # where scores are inner products; 0 otherwise
+
+
+def lengths_of(similarity: Similarity, z: jax.Array) -> Lengths:
+    """Of embeddings ``(n, D)``."""
     z = jax.lax.stop_gradient(trees.promote(z))
-    if not similarity.of_differences:
-        return jnp.zeros_like(z, shape=z.shape[:1])
-    return jnp.sum(z**2, axis=-1)
+    nothing = jnp.zeros_like(z, shape=z.shape[:1])
+    if not (similarity.of_differences or similarity.of_products):
+        return Lengths(nothing, nothing)
+    squares = jnp.sum(z**2, axis=-1)
+    return Lengths(squares, nothing) if similarity.of_differences else Lengths(nothing, squares)
 
 
 def prepared(similarity: Similarity, z: jax.Array) -> jax.Array:

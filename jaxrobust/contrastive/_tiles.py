@@ -5,6 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxrobust.contrastive._similarity import Lengths
+
 
 class Items(NamedTuple):
     """What is known about the items of one side, besides their embeddings."""
@@ -12,9 +14,7 @@ class Items(NamedTuple):
     index: jax.Array  # (n,) int32: number in the whole batch, which decides ties
     ids: jax.Array  # (n,) int: two items with the same id are positives of each other
     valid: jax.Array  # (n,) bool: False for padding, which is neither anchor nor candidate
-    # (n,): squared lengths of the item and its partner, where scores are roots of differences of
-    # such squares; 0 otherwise.
-    squares: jax.Array
+    lengths: Lengths  # leaves (n,): squared lengths, sums of those of the item and its partner
 
 
 class Tile(NamedTuple):
@@ -27,8 +27,8 @@ class Tile(NamedTuple):
     positive: jax.Array  # (n, m) bool: which are positives, the own partner among them
     rows: jax.Array  # (n,) int32: numbers of the anchors
     columns: jax.Array  # (m,) int32: numbers of the candidates
-    row_squares: jax.Array  # (n,): as in `Items`
-    column_squares: jax.Array  # (m,)
+    row_lengths: Lengths  # leaves (n,): as in `Items`
+    column_lengths: Lengths  # leaves (m,)
 
 
 def tile_of(
@@ -54,7 +54,7 @@ def tile_of(
         positive &= anchors.index[:, None] != candidates.index[None, :]
     return Tile(
         scores, margins, positive_scores, there & ~same, positive, anchors.index, candidates.index,
-        anchors.squares, candidates.squares,
+        anchors.lengths, candidates.lengths,
     )  # fmt: skip
 
 
@@ -69,8 +69,8 @@ def transposed(tile: Tile, positive_scores: jax.Array) -> Tile:
         tile.positive.T,
         tile.columns,
         tile.rows,
-        tile.column_squares,
-        tile.row_squares,
+        tile.column_lengths,
+        tile.row_lengths,
     )
 
 
@@ -80,15 +80,17 @@ def without_false_negatives(tile: Tile, most_above: jax.Array) -> Tile:
     By more than rounding errors, too: whether a tie is left out must not depend on blocks. NaN is
     not left out, or it would be lost.
     """
-    most = tile.positive_scores + most_above + rounding_of(tile.positive_scores, tile.row_squares)
+    most = tile.positive_scores + most_above + rounding_of(tile.positive_scores, tile.row_lengths)
     return tile._replace(negative=tile.negative & ~(tile.scores > most[:, None]))
 
 
-def rounding_of(scores: jax.Array, squares: jax.Array) -> jax.Array:
+def rounding_of(scores: jax.Array, lengths: Lengths) -> jax.Array:
     """By how much equal scores may differ that were summed in another order.
 
     A distance that is the root of a difference of squares has the error of these, which is most of
-    it where embeddings are far from the middle and close to each other.
+    it where embeddings are far from the middle and close to each other. An inner product has that
+    of the product of the lengths, which is at most half of the sum of their squares.
     """
-    few = 16 * jnp.finfo(scores.dtype).eps
-    return few * (1 + jnp.abs(scores)) + jnp.sqrt(scores**2 + few * squares) - jnp.abs(scores)
+    few, size = 16 * jnp.finfo(scores.dtype).eps, jnp.abs(scores)
+    of_root = jnp.sqrt(scores**2 + few * lengths.differences) - size
+    return few * (1 + size + lengths.products / 2) + of_root

@@ -112,12 +112,13 @@ def _semi_hard(
     """Sums over one triplet for each anchor and positive, without all slacks at once."""
     plan, embedded, known = items.plan, items.embedded, items.known
 
-    def of_anchor(scores, negative, positive, squares):
+    def of_anchor(scores, negative, positive, lengths):
         # Negatives in ascending order, of equal ones the lowest number last; then the others.
         keys = (jnp.where(negative, scores, jnp.inf), -known.items_y.index)
         ordered, numbers = jax.lax.stop_gradient(jax.lax.sort(keys, num_keys=2))
         fixed = jax.lax.stop_gradient(scores)
-        least = fixed - rounding_of(fixed, (squares + known.items_y.squares) / 2)
+        of_pairs = jax.tree.map(lambda a, b: (a + b) / 2, lengths, known.items_y.lengths)
+        least = fixed - rounding_of(fixed, of_pairs)
         below = jnp.searchsorted(ordered, least, side="left") - 1
         easiest = jnp.argmin(keys[0])
         chosen = scores[jnp.where(below >= 0, -numbers[jnp.maximum(below, 0)], easiest)]
@@ -131,7 +132,7 @@ def _semi_hard(
             plan.similarity.scores(x, embedded.y), anchors, known.items_y, nobody, known.margins,
             None, plan.without_self,
         )  # fmt: skip
-        return jax.vmap(of_anchor)(tile.scores, tile.negative, tile.positive, tile.row_squares)
+        return jax.vmap(of_anchor)(tile.scores, tile.negative, tile.positive, tile.row_lengths)
 
     size = min(plan.block_size or items.number, len(embedded.x))
     rows = embedded.x, known.items_x, embedded.positive_x

@@ -198,6 +198,17 @@ HALF = [name for name in PAIRS if not any(word in name for word in OTHER)]
 HALF_FAST = ("all", "hardest", "info_nce", "sigmoid")
 
 
+@pytest.mark.parametrize("name", HALF_FAST)
+@pytest.mark.parametrize("block_size", [None, 24])
+def test_cosines_in_half_precision_are_of_rounded_rows(name, block_size):
+    """Normalized in float32, rounded once, and multiplied exactly."""
+    x, y = (3 * z.astype(jnp.bfloat16) for z in embeddings(number=64, dim=16))
+    rounded = (contrastive.normalized(z.astype(jnp.float32)).astype(jnp.bfloat16) for z in (x, y))
+    found = PAIRS[name](x, y, block_size=block_size)
+    exact = PAIRS[name](*(z.astype(jnp.float32) for z in rounded), similarity="dot")
+    np.testing.assert_allclose(found, exact, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=() if n in HALF_FAST else pytest.mark.slow) for n in HALF]
 )

@@ -134,3 +134,38 @@ def test_counts_among_the_params_of_a_slow_encoder():
 def test_ages_that_are_none(age):
     with pytest.raises(ValueError, match="age must be"):
         contrastive.memory_younger(contrastive.memory_init(4, 2), age)
+
+
+@pytest.mark.parametrize("block_size", [None, 16])
+def test_ties_of_long_embeddings(block_size):
+    """Inner products that nearly cancel: copies of the partner are no semi-hard negatives.
+
+    Those of length 1,000 have a rounding error of 0.1, also where the sum is near 0. Half of the y
+    are copies of the others, and the loss is that of the next ones.
+    """
+    rng = np.random.default_rng(0)
+    x, y = (FAR / 16 * rng.normal(size=(64, 256)) for _ in range(2))
+    y[32:] = y[:32]
+    x, y = (np.asarray(z, np.float32) for z in (x, y))
+    y -= np.sum(x * y, axis=1, keepdims=True) / np.sum(x**2, axis=1, keepdims=True) * x
+    y = np.concatenate([y[:32], y[:32]])  # those of the first half have a score near 0
+    scores = x.astype(np.float64) @ y.T.astype(np.float64)
+    own = np.diag(scores)[:32]
+    assert np.abs(own).max() < 1
+    below = np.where(scores[:32] < own[:, None] - 1, scores[:32], -np.inf).max(axis=1)
+    expected = np.maximum(10_000 + below - own, 0)
+    _, info = contrastive.hinge_loss(
+        jnp.asarray(x), jnp.asarray(y), mining="semi_hard", similarity="dot", margin=1e4,
+        directions="x_to_y", block_size=block_size,
+    )  # fmt: skip
+    loss = lambda x, y: contrastive.hinge_loss(
+        x, y, mining="semi_hard", similarity="dot", margin=1e4, directions="x_to_y",
+        reduction="sum", block_size=block_size,
+    )[0]  # fmt: skip
+    pull = jax.grad(loss)(jnp.asarray(x), jnp.asarray(y))[:32]
+    chosen = np.asarray(pull) + y[:32]  # the gradient is that negative less the partner
+    wanted = np.argmax(np.where(scores[:32] == below[:, None], 1, 0), axis=1)
+    active = expected > 0
+    assert active.sum() > 20
+    np.testing.assert_allclose(chosen[active], y[wanted[active]], atol=1e-3)
+    assert info.num_anchors == 64
