@@ -135,8 +135,8 @@ PRESETS = {
         steps=0,
         problems=(NOISY,),
         batch_sizes=(8,),
-        unbiased_steps=20_000,
-        evaluate_every=100,
+        unbiased_steps=60_000,
+        evaluate_every=300,
     ),
     "full": _MNIST,
 }
