@@ -41,6 +41,7 @@ READING_ORDER = (
     "price_of_bias",
     "attack_quality",
     "fourier_robustness",
+    "acceptance",
     "per_example_cost",
     "gradient_variance",
     "gradient_variance_networks",

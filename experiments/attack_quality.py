@@ -85,13 +85,7 @@ PRESETS = {"full": Config(examples=128, images=359, restarts=50)}
 def run(config: Config, progress=silent) -> Result:
     """Attacks linear classifiers and a network."""
     begin = time.perf_counter()
-    linear: dict[str, dict[str, np.ndarray]] = {}
-    feasible: list[float] = []
-    with jax.enable_x64(True):
-        for number, (name, (norm, shape)) in enumerate(THREATS.items()):
-            progress(0.6 * number / len(THREATS), f"linear, {name}")
-            linear[name], beyond = of_linear(norm, shape, config)
-            feasible += beyond
+    linear, feasible = on_linear(config, progress)
     seconds = {"linear classifiers": time.perf_counter() - begin}
     progress(0.6, "network")
     begin = time.perf_counter()
@@ -104,6 +98,20 @@ def run(config: Config, progress=silent) -> Result:
         tables=[linear_table(linear), network_table(network)],
         wall_time=seconds,
     )
+
+
+def on_linear(
+    config: Config, progress=silent
+) -> tuple[dict[str, dict[str, np.ndarray]], list[float]]:
+    """Of all threats, in double precision; see :func:`of_linear`."""
+    linear: dict[str, dict[str, np.ndarray]] = {}
+    feasible: list[float] = []
+    with jax.enable_x64(True):
+        for number, (name, (norm, shape)) in enumerate(THREATS.items()):
+            progress(0.6 * number / len(THREATS), f"linear, {name}")
+            linear[name], beyond = of_linear(norm, shape, config)
+            feasible += beyond
+    return linear, feasible
 
 
 def scores_of_two(w: jax.Array, x: jax.Array) -> jax.Array:

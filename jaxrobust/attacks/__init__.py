@@ -18,16 +18,17 @@
 A model is a function ``predict(params, x (B, *features)) -> scores (B, C)``, each row from its own
 example alone. All attacks but :func:`ensemble` are compiled once for each function, norm, shape and
 set of options, run under ``jit``, also of a batch that is spread over Auto mesh axes, and take a
-radius for each example. ``norm`` may be any object of
-:mod:`norms`; with bounds, perturbations stay in ball and box, exactly for lp norms of entries, and
-for others by alternating projections that end inside.
+radius for each example. On a CPU the loop over steps of a model with convolutions is one of
+Python, unless the attack is called inside of ``jit``: see :func:`jaxrobust.trees.compiled`.
+``norm`` may be any object of :mod:`norms`; with bounds, perturbations stay in ball and box, exactly
+for lp norms of entries, and for others by alternating projections that end inside.
 """
 
 from jaxrobust.attacks._adversary import adversary
 from jaxrobust.attacks._apgd import apgd
 from jaxrobust.attacks._ensemble import EnsembleResult, Stage, ensemble, standard
 from jaxrobust.attacks._frank_wolfe import frank_wolfe
-from jaxrobust.attacks._minimum_norm import MinimumNorm, minimum_norm
+from jaxrobust.attacks._minimum_norm import MinimumNorm, MinimumNormInfo, minimum_norm
 from jaxrobust.attacks._pgd import pgd
 from jaxrobust.attacks._result import Info, Result, Settings
 from jaxrobust.attacks._square import square
@@ -36,6 +37,7 @@ __all__ = [
     "EnsembleResult",
     "Info",
     "MinimumNorm",
+    "MinimumNormInfo",
     "Result",
     "Settings",
     "Stage",

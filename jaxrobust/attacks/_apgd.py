@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrobust import trees
 from jaxrobust.attacks import _search as search
 from jaxrobust.attacks import _steps as steps
 from jaxrobust.attacks import _threat as threats
@@ -92,7 +93,7 @@ def apgd(
     return _apgd(predict, norm, options, settings, problem, key)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@functools.partial(trees.compiled, num_static=4)
 def _apgd(
     predict: Predict, norm: Norm, options: Options, settings, problem: Problem, key
 ) -> Result:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxrobust import trees
 from jaxrobust.attacks import _search as search
 from jaxrobust.attacks import _threat as threats
 from jaxrobust.attacks._arguments import Options, prepared
@@ -68,7 +69,7 @@ def frank_wolfe(
     return _frank_wolfe(predict, norm, options, settings, problem, key)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@functools.partial(trees.compiled, num_static=4)
 def _frank_wolfe(
     predict: Predict, norm: Norm, options: Options, settings, problem: Problem, key
 ) -> Result:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxrobust import trees
 from jaxrobust.attacks import _search as search
 from jaxrobust.attacks import _steps as steps
 from jaxrobust.attacks import _threat as threats
@@ -24,6 +25,18 @@ _HALVINGS = 22  # of the way from x to the point found: the distance to 2e-7 of 
 _SLACK = 2e-5  # by which part the point is put beyond that, so that rounding does not bring it back
 
 
+class MinimumNormInfo(NamedTuple):
+    """What happened on the way, in the run that came nearest."""
+
+    losses: jax.Array  # (num_steps, B) float: what was maximised, at the start and every step
+    # (num_steps, B) float: the smallest norm that succeeded up to there; infinite before there was
+    # any.
+    distances: jax.Array
+    out_of_bounds: jax.Array  # (B,) float: how far a feature is outside of the bounds
+    has_zero_gradient: jax.Array  # (B,) bool: there was no gradient to go by
+    has_nan: jax.Array  # (B,) bool: scores or gradients were NaN or infinite somewhere
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class MinimumNorm:
@@ -35,8 +48,7 @@ class MinimumNorm:
     # adversarial example was found.
     distance: jax.Array
     success: jax.Array  # (B,) bool: whether one was found
-    has_zero_gradient: jax.Array  # (B,) bool: there was no gradient to go by
-    has_nan: jax.Array  # (B,) bool: scores or gradients were NaN or infinite somewhere
+    info: MinimumNormInfo
     settings: Settings = dataclasses.field(metadata={"static": True})
 
     def robust_accuracy(self, eps: Any) -> jax.Array:
@@ -53,10 +65,12 @@ class _Found(NamedTuple):
     distance: jax.Array  # (B,): its norm; infinite without one
     lacks: jax.Array  # (B,) bool: never a gradient
     is_finite: jax.Array  # (B,) bool
+    losses: jax.Array  # (num_steps, B), of the run that came nearest
+    distances: jax.Array  # (num_steps, B), likewise
 
 
 class _State(NamedTuple):
-    """Of one run."""
+    """Of one run; what is found has no steps yet."""
 
     delta: jax.Array  # (B, *features)
     radius: jax.Array  # (B,): of the ball it was projected on
@@ -99,8 +113,8 @@ def minimum_norm(
       loss: what is maximised, one that is 0 where the class changes: ``"margin"``,
         ``"targeted_margin"``, ``"dlr"``, ``"targeted_dlr"``, or a function of this kind.
       num_steps: gradients for each restart.
-      num_restarts: runs, with a targeted loss of every target; the first begins at x, the others at
-        random points within the distance that was found before.
+      num_restarts: runs, with a targeted loss of every target; the first begins at x if there is a
+        gradient, the others at random points within the distance that was found before.
       num_targets: of a targeted loss, as in :func:`apgd`.
 
     Returns:
@@ -121,49 +135,64 @@ def minimum_norm(
     return _minimum_norm(predict, norm, options, settings, problem, key)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@functools.partial(trees.compiled, num_static=4)
 def _minimum_norm(
     predict: Predict, norm: Norm, options: Options, settings, problem: Problem, key: jax.Array
 ) -> MinimumNorm:
     targets = options.targets(predict, problem)
     number = options.num_restarts if targets is None else len(targets)
     origin = problem.origin
+    schedule = _schedule(options.num_steps, origin.dtype)
 
     def run(best: _Found, given) -> tuple[_Found, None]:
         key, target, is_first = given
         look = looker(predict, problem, options.loss, target)
-        # A restart begins at a random point, within the radius that is known if there is one.
+        # A restart begins at a random point, within the radius that is known if there is one; so
+        # does the first run where there is no gradient at x to go by.
         is_known = jnp.isfinite(best.distance)
         radius = jnp.where(is_known, best.distance, jax.vmap(norm.value)(_long(problem)))
         drawn = threats.drawn(norm, problem.threat._replace(eps=radius), key, origin)
-        start = jnp.where(is_first, origin, drawn)
-        state = _State(start, jnp.where(is_first, 0, radius), _nothing(origin))
-        step = lambda state, given: (_step(norm, problem, look, state, *given), None)
-        state, _ = jax.lax.scan(step, state, _schedule(options.num_steps, origin.dtype))
+        seen = look(origin)
+        at_x = is_first & (seen.has_gradient | (seen.margin >= 0))
+        start = search.choose(at_x, origin, drawn)
+        state = _State(start, jnp.where(at_x, 0, radius), _nothing(origin, 0))
+
+        def step(state: _State, given) -> tuple[_State, tuple[jax.Array, jax.Array]]:
+            state, loss = _step(norm, problem, look, state, *given)
+            return state, (loss, state.found.distance)
+
+        state, (losses, distances) = jax.lax.scan(step, state, schedule)
         found = state.found
         is_nearer = found.distance < best.distance
+        is_shown = is_nearer | is_first & ~is_known
+        choose = lambda one, other: jnp.where(is_shown[None, :], one, other)
         return _Found(
             search.choose(is_nearer, found.nearest, best.nearest),
             jnp.minimum(found.distance, best.distance),
             found.lacks & best.lacks,
-            found.is_finite & best.is_finite,
+            found.is_finite & best.is_finite & seen.is_finite,
+            choose(losses, best.losses),
+            choose(distances, best.distances),
         ), None
 
     is_first = jnp.arange(number) % options.num_restarts == 0
     given = jax.random.split(key, number), targets, is_first
-    found, _ = jax.lax.scan(run, _nothing(origin), given)
+    found, _ = jax.lax.scan(run, _nothing(origin, options.num_steps), given)
     nearest = _halved(looker(predict, problem, "margin"), found.nearest)
     success = jnp.isfinite(found.distance)
     distance = jnp.where(success, jax.vmap(norm.value)(nearest), jnp.inf)
-    return MinimumNorm(
-        problem.at(nearest), nearest, distance, success, found.lacks & ~success, ~found.is_finite,
-        settings,
-    )  # fmt: skip
+    out = threats.out_of_bounds(problem.threat, nearest)
+    info = MinimumNormInfo(
+        found.losses, found.distances, out, found.lacks & ~success, ~found.is_finite
+    )
+    return MinimumNorm(problem.at(nearest), nearest, distance, success, info, settings)
 
 
-def _nothing(origin: jax.Array) -> _Found:
+def _nothing(origin: jax.Array, num_steps: int) -> _Found:
     true = jnp.ones(len(origin), bool)
-    return _Found(origin, jnp.full(len(origin), jnp.inf, origin.dtype), true, true)
+    nowhere = jnp.full(len(origin), jnp.inf, origin.dtype)
+    steps = jnp.full((num_steps, len(origin)), jnp.inf, origin.dtype)
+    return _Found(origin, nowhere, true, true, steps, steps)
 
 
 def _long(problem: Problem) -> jax.Array:
@@ -189,7 +218,8 @@ def _step(
     part: jax.Array,
     size: jax.Array,
     share: jax.Array,
-) -> _State:
+) -> tuple[_State, jax.Array]:
+    """The state after a step, and the loss before it."""
     seen: Seen = look(state.delta)
     found = state.found
     length = jax.vmap(norm.value)(state.delta)
@@ -209,10 +239,13 @@ def _step(
     if not steps.is_projected(norm):
         delta = threats.project(norm, threat, delta)  # the ball may have shrunk
     nearest = search.choose(is_nearer, state.delta, found.nearest)
-    after = _Found(
-        nearest, distance, found.lacks & ~seen.has_gradient, found.is_finite & seen.is_finite
+    after = found._replace(
+        nearest=nearest,
+        distance=distance,
+        lacks=found.lacks & ~seen.has_gradient,
+        is_finite=found.is_finite & seen.is_finite,
     )
-    return _State(delta, radius, after)
+    return _State(delta, radius, after), seen.loss
 
 
 def _halved(look: Any, delta: jax.Array) -> jax.Array:

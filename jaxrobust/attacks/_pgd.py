@@ -88,7 +88,7 @@ def pgd(
     return _pgd(predict, norm, options, settings, problem, key)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@functools.partial(trees.compiled, num_static=4)
 def _pgd(predict: Predict, norm: Norm, options: Options, settings, problem: Problem, key) -> Result:
     more = dict(options.more)
     targets = options.targets(predict, problem)

@@ -97,7 +97,7 @@ class _Walk(NamedTuple):
     is_finite: jax.Array  # (B,) bool
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@functools.partial(trees.compiled, num_static=4)
 def _square(
     predict: Predict, norm: Norm, options: Options, settings, problem: Problem, key: jax.Array
 ) -> Result:

@@ -149,4 +149,5 @@ def _transformed(transform: Transform, state: TrainState, batch: Any) -> Any:
     return after
 
 
-_single = jax.jit(_step, static_argnums=0)
+# A transform, such as an attack, may have loops with convolutions.
+_single = trees.compiled(_step, num_static=1)

@@ -4,7 +4,8 @@ A *tree* is any pytree of floating arrays. Sums accumulate in float32 at least
 (:func:`accumulator`), so that bfloat16 trees do not lose their small leaves, and inner products are
 elementwise products and sums, so that a TPU's default bfloat16 matrix passes do not enter a
 quantity that defines an algorithm. Besides: rows of arrays of examples, and what each device does
-with its own, where these are sharded over explicit mesh axes.
+with its own, where these are sharded over explicit mesh axes; and :func:`compiled`, which is
+``jit`` but for loops that are slow on a CPU.
 """
 
 from jaxrobust.trees._algebra import add, dot, l2_norm, scale, size, stack, unstack
@@ -20,6 +21,7 @@ from jaxrobust.trees._devices import (
     vary_like,
 )
 from jaxrobust.trees._dtypes import accumulator, cast_like, check_floating, promote
+from jaxrobust.trees._programs import compiled
 
 __all__ = [
     "accumulator",
@@ -29,6 +31,7 @@ __all__ = [
     "cast_like",
     "check_count",
     "check_floating",
+    "compiled",
     "dot",
     "first_axis",
     "gather",

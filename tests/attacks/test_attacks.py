@@ -232,6 +232,47 @@ def test_the_second_target_is_nearer():
     np.testing.assert_allclose(found.distance, 1, rtol=1e-4)
 
 
+def test_the_way_of_the_smallest_perturbation():
+    """Losses and distances of every step, of the best of two runs; in a box."""
+    params, x, y = problem()
+    found = attacks.minimum_norm(
+        relu_network, params, x, y, norm="l2", key=KEY, bounds=(-1, 2), num_steps=30,
+        num_restarts=2,
+    )  # fmt: skip
+    info = found.info
+    assert info.losses.shape == info.distances.shape == (30, B)
+    assert np.all(np.isfinite(info.losses))
+    assert np.all(np.diff(np.where(np.isinf(info.distances), 1e9, info.distances), axis=0) <= 0)
+    # In the end the way from x is halved to where the class changes.
+    there = np.asarray(found.success)
+    assert there.any()
+    assert np.all(found.distance[there] <= info.distances[-1][there] * (1 + 1e-4))
+    assert np.all(info.out_of_bounds == 0)
+    assert not np.any(info.has_zero_gradient[there])
+
+
+def test_the_smallest_perturbation_without_a_gradient_at_x():
+    """Scores are constant near x: then the first run begins elsewhere too."""
+
+    def predict(params, x):
+        rest = jax.nn.relu(jnp.sum(x, axis=1) - params)
+        return jnp.stack([jnp.full(len(x), 0.5), rest], axis=1)
+
+    x, y = np.zeros((8, 4), np.float32), np.zeros(8, int)
+    find = lambda params: attacks.minimum_norm(
+        predict, jnp.float32(params), x, y, norm="l2", key=KEY, num_steps=200
+    )
+    found = find(1.0)
+    # About half of the starts are where the sum is negative, and there it is constant as well.
+    there = np.asarray(found.success)
+    assert there.any()
+    np.testing.assert_allclose(found.distance[there], 0.75, rtol=1e-3)  # 1.5 over the root of 4
+    assert np.array_equal(found.info.has_zero_gradient, ~there)
+    nowhere = find(1e6)
+    assert not np.any(nowhere.success)
+    assert np.all(nowhere.info.has_zero_gradient)
+
+
 def test_far_from_the_boundary_the_entropy_still_counts():
     """In single precision the difference of two sums would be 0 for all points."""
     w = np.array([[1.0, 0.5, -0.25]], np.float32)

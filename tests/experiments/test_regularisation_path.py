@@ -1,5 +1,6 @@
 """The experiment `regularisation_path`: a short run, and claims that can fail."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from experiments.regularisation_path import (
     Config,
     Found,
 )
+from jaxrobust import linear, norms
 
 
 def found():
@@ -27,7 +29,7 @@ def found():
         of_sets = np.stack([rows, rows])
         path = np.stack([np.linspace(0.5, 0.97, len(STRENGTHS))] * 2)
         by[name] = Found(
-            of_sets, np.full_like(of_sets, 0.97), path, np.full_like(of_sets, 1e-5),
+            of_sets, np.full_like(of_sets, 0.97), path, path - 0.1, np.full_like(of_sets, 1e-5),
             np.full_like(of_sets, 100),
         )  # fmt: skip
     return {
@@ -62,7 +64,9 @@ def test_claims_hold_for_what_was_measured_before():
     ("fields", "count"),
     [
         ({"gap": np.full((2, 7), 2e-4)}, 1),
-        ({"warm": np.full((2, 7), 0.9)}, 1),
+        ({"warm": np.full((2, 7), 0.9)}, 0),
+        ({"warm": np.full((2, 7), 0.86)}, 2),
+        ({"least": np.tile([0, 0, 0, 0, 0.96, 0, 0.87], (2, 1))}, 1),
         ({"warm": np.linspace(1.0, 0.96, 14).reshape(2, 7)[:, ::-1] * [[1], [1]]}, 0),
         ({"warm": np.tile([0.5, 0.9, 0.8, 0.9, 0.95, 0.96, 0.97], (2, 1))}, 1),
         ({"cold": np.ones((2, 7))}, 2),  # neither the table nor the best one in between
@@ -71,6 +75,18 @@ def test_claims_hold_for_what_was_measured_before():
 )
 def test_claims_fail_for_other_numbers(fields, count):
     assert len(failing(changed(**fields))) == count
+
+
+def test_the_least_margin_that_theory_leaves(x64):
+    """Of the softplus alone; weights that reach no more are a solution up to the gap told."""
+    path = linear.RegularizationPath(
+        strengths=jnp.ones(1), w=jnp.asarray([[[3.0, 4.0]]]), objective=jnp.asarray([[2.0]]),
+        lower_bound=jnp.asarray([[1.998]]), gap=jnp.asarray([[1e-3]]),
+        converged=jnp.ones((1, 1), bool), num_steps=jnp.ones((1, 1), int),
+    )  # fmt: skip
+    ((least,),) = regularisation_path.least_of(norms.l2, path, np.full((1, 1), 1.2), 7)
+    smallest = np.logaddexp(0, -6 * least)
+    assert smallest == pytest.approx(7 * (np.logaddexp(0, -6.0) + 2e-3))
 
 
 @pytest.mark.slow
