@@ -222,6 +222,15 @@ def plan_claims(config: Any, found: Found, by_plan: ByPlan) -> list[Claim]:
             0.95,
         )
     ]
+    if 0.0 in by_plan:
+        made.append(
+            Claim.at_least(
+                OWN,
+                "it finds exact copies (recall over pairs, without noise)",
+                by_plan[0.0].recall,
+                0.95,
+            )
+        )
     if None in by_plan:
         made.append(
             Claim.at_least(

@@ -162,16 +162,21 @@ def sketcher(
         )
         spoiled = _zero_or_nan(found)
         if not bool(jnp.all(spoiled == 0)):
-            (bad,) = np.nonzero(np.asarray(spoiled) != 0)
-            names = np.sort(bad if rows is None else np.asarray(rows)[bad])
-            shown = ", ".join(map(str, names[:10])) + (", ..." if names.size > 10 else "")
-            raise ValueError(
-                f"gradients must be finite at step {int(state.step)}; {bad.size} of {len(found)} "
-                f"that were looked at are not, of examples {shown}"
-            )
+            raise not_finite(state, np.asarray(spoiled) != 0, rows)
         return found
 
     return sketches
+
+
+def not_finite(state: TrainState, is_bad: np.ndarray, rows: jax.Array | None) -> ValueError:
+    """The error for examples whose gradients are not; of which, ``rows`` says."""
+    (bad,) = np.nonzero(is_bad)
+    names = np.sort(bad if rows is None else np.asarray(rows)[bad])
+    shown = ", ".join(map(str, names[:10])) + (", ..." if names.size > 10 else "")
+    return ValueError(
+        f"gradients must be finite at step {int(state.step)}; {bad.size} of {len(is_bad)} that "
+        f"were looked at are not, of examples {shown}"
+    )
 
 
 @jax.jit

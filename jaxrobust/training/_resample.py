@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxrobust import sampling, trees
 from jaxrobust.training import _looks as looks
@@ -19,7 +18,6 @@ from jaxrobust.training._plans import (
     call_keys,
     check_counts,
     check_schedule,
-    is_uniform,
     next_call_from,
     scheduled,
     sketcher,
@@ -30,6 +28,8 @@ from jaxrobust.training._plans import (
 )
 from jaxrobust.training._state import TrainState
 from jaxrobust.training._steps import LossFn
+from jaxrobust.training._strata import has_strata, spent, with_next
+from jaxrobust.training._strata import made as strata_made
 
 _ERRORS = 2.0  # standard errors by which the loss must be lower in the middle
 _UNIFORM: Report = {"sampler": "uniform"}
@@ -72,16 +72,18 @@ def resample(
     without noise, so a ratio saves a share :math:`(1-\mathrm{ratio})\,\nu` of them. A refresh costs
     as much as :math:`cN/B` steps. Before one, on a plateau, the gradients of some examples tell
     :math:`\nu` and, by clusters of one half and how far the other half is from them, about the
-    ratio; if :math:`(1-\mathrm{ratio})\,\nu\cdot\mathrm{every}\le cN/B`, none is made. One that was
-    made is used if its ratio is below 1; if it saved less than it cost, sampling returns to uniform
-    after ``every`` steps. Each time that nothing was gained the plan waits twice as long as before;
-    so it does if the strata or scores of before would have done nearly as well, and looks at them
-    meanwhile: if they are ``stale``, there is a refresh or the return to uniform. All looks and
-    refreshes, counted in full, are at most a share ``overhead`` of the steps: each waits until it
-    can be afforded, and until then the strata or scores stay as long as they are not stale. What a
-    refresh promises does not count against its cost, for at a learning rate that stays as it is
-    less noise saves only part of the promise: a tenth of the steps where the formula said half
-    (MNIST with wrong labels, B=8). Samplers of other plans are left alone until a refresh is used.
+    ratio; if :math:`(1-\mathrm{ratio})\,\nu` of the steps until another refresh can be afforded are
+    not more than that, none is made. One that was made is used if its ratio is below 1; if it will
+    save less than it cost, sampling returns to uniform at the next call. Each time that uniform
+    draws gained nothing the plan waits twice as long as before; so it does if the strata or scores
+    of before would have done nearly as well, and looks at them meanwhile: if they are ``stale``,
+    there is a refresh or the return to uniform. All looks and refreshes, counted in full, are at
+    most a share ``overhead`` of the steps (but for the first stop): each waits until it can be
+    afforded, a refresh from uniform draws with all looks before it, and strata or scores stay
+    meanwhile as long as they are not stale. What a refresh promises does not count against its
+    cost, for at a learning rate that stays as it is less noise saves only part of the promise: a
+    tenth of the steps where the formula said half (MNIST with wrong labels, B=8). Samplers of
+    others are left alone until a refresh is used.
 
     Args:
       loss_fn: ``loss_fn(params, example) -> ()``, the loss of one example.
@@ -92,7 +94,8 @@ def resample(
       check_every: steps between looks at whether the strata or scores are stale; None for none, or
         with ``automatic`` for as many as can be afforded, ``every`` steps apart at least.
         Then ``num_probes`` random examples tell the ratio of the variances that the sampler has
-        now, and if it is above ``stale`` there is a refresh at once.
+        now, and if it is above ``stale`` there is a refresh at once; with ``automatic``, if it
+        cannot be afforded, the return to uniform.
       stale: the ratio, relative to uniform sampling.
       automatic: whether to return to uniform sampling, and to spare refreshes that cannot pay.
       plateau: with ``automatic``, the largest fall of the loss in ``every`` steps, relative to the
@@ -102,10 +105,10 @@ def resample(
         count multiply-adds (:func:`per_example.sketch_cost` and what :func:`clustering.fit` takes,
         over :func:`per_example.gradient_cost`), with an allowance for calls and loops, which are
         most of the cost where models are small: of a CPU. On an accelerator say what was measured.
-      overhead: with ``automatic``, the largest share of looks and refreshes in all that was
-        computed so far, counted as ``cost`` is: each waits until it can be afforded. The looks of
-        ``check_every`` are asked for, and do not count. Above 0; more for long runs whose strata
-        are known to pay, ``inf`` for no limit.
+      overhead: with ``automatic``, what looks and refreshes may take, in training steps, as a share
+        of the steps so far, counted as ``cost`` is; looks at strata or scores at most half of it.
+        The looks of ``check_every`` are asked for, and do not count. Above 0; more for long runs
+        whose strata are known to pay, ``inf`` for no limit.
       num_probes: examples whose gradients are looked at; at least 8 for every cluster before the
         first refresh.
       max_passes: of :func:`clustering.fit`.
@@ -134,6 +137,8 @@ def resample(
     for name, value in (("cost", cost), ("stale", stale), ("plateau", plateau)):
         if value is not None and not value >= 0:
             raise ValueError(f"{name} must not be negative, got {value}")
+    if cost is not None and not math.isfinite(cost):
+        raise ValueError(f"cost must be finite, got {cost}")
     if not overhead > 0:
         raise ValueError(f"overhead must be positive, got {overhead}")
     check_counts(
@@ -190,73 +195,79 @@ class _Resample:
         refresh = int(state.memory.get("next_refresh", 0))
         # What another plan put in place of the strata or scores has no ratio: a refresh is due.
         if int(state.step) < refresh and isinstance(state.sampler, sampling.Sampler):
-            if self.check_every is None:  # nobody asked for this look
-                state = _spent(state, self._costs(state, data).probes)
-            probes, rows = self._probes(state, data)
-            now = looks.ratio_of_some(probes, state.sampler, rows)
-            report: Report = {"ratio_now": now}
-            if now <= self.stale:
-                return self._looked_again(state, data, refresh), report
-            refresh = self._costs(state, data).refresh
-            if self.automatic and self._due(state, refresh) > int(state.step):
-                return self._uniform(state, self.every, refresh), report | _UNIFORM
-            after, found = self._refreshed(state, data, probes)
-            return after, report | found
-        if self.automatic and not _has_strata(state.sampler):
-            return self._refreshed_if_it_may_pay(state, data)
+            return self._looked_at_strata(state, data, refresh)
         if not self.automatic:
             return self._refreshed(state, data, None)
+        if not has_strata(state):
+            return self._refreshed_if_it_may_pay(state, data)
         costs = self._costs(state, data)
+        state = spent(state, costs.look)
         if int(state.memory.get("only_once", 0)):
             return self._uniform_for_longer(state, costs.look), dict(_UNIFORM)
-        due = self._due(state, costs.probes + costs.refresh)
-        if due > int(state.step):  # the strata or scores stay, unless a look finds them stale
-            return self._looked_again(state, data, max(due, int(state.step) + self.every)), {}
-        state = _spent(state, costs.probes)
+        rest = costs.probes + costs.refresh
+        if self._due(state, rest) > int(state.step):
+            # The strata or scores stay, unless a look finds them stale.
+            due = max(self._due(state, costs.look + rest), int(state.step) + self.every)
+            return self._looked_again(state, data, due), {"sampler": self._kind}
+        state = spent(state, costs.probes)
         return self._refreshed(state, data, self._probes(state, data)[0])
 
+    def _looked_at_strata(
+        self, state: TrainState, data: Any, refresh: int
+    ) -> tuple[TrainState, Report]:
+        """Or scores: whether they are stale."""
+        costs = self._costs(state, data)
+        if self.check_every is None:  # nobody asked for this look
+            state = spent(state, costs.look + costs.probes, looked=True)
+        probes, rows = self._probes(state, data)
+        now = looks.ratio_of_some(probes, state.sampler, rows)
+        report: Report = {"ratio_now": now}
+        if now <= self.stale:
+            return self._looked_again(state, data, refresh), report
+        if self.automatic and int(state.memory.get("only_once", 0)):
+            return self._uniform_for_longer(state, costs.look), report | _UNIFORM
+        if self.automatic and self._due(state, costs.refresh) > int(state.step):
+            return self._uniform(state, self.every, costs.refresh), report | _UNIFORM
+        after, found = self._refreshed(state, data, probes)
+        return after, report | found
+
     def _refreshed_if_it_may_pay(self, state: TrainState, data: Any) -> tuple[TrainState, Report]:
-        """From uniform draws on: looks, the cheapest first, as far as they can be afforded."""
+        """From uniform draws on: looks, the cheapest first, if all can be afforded."""
         costs = self._costs(state, data)
         report: Report = dict(_UNIFORM)
-        state = _spent(state, costs.look)
-        if costs.refresh >= self.every:  # no ratio could save as much
+        state = spent(state, costs.look)
+        if costs.refresh >= self._lasts(costs):  # no ratio could save as much
             return self._uniform_for_longer(state, costs.look), report
+        rest = costs.probes + costs.refresh
         if self.plateau < 1:
-            gap = looks.steps_since(state)
+            rest += costs.between
+            # Over a long time even slow progress is more than what noise holds up: then there is
+            # another look first.
+            is_new = not 0 < looks.steps_since(state) <= 2 * self.every
+            if self._due(state, rest + is_new * costs.look) > int(state.step):
+                return self._uniform(state, self.every, rest + 2 * costs.look), report
             state, fall = looks.fall(state, self.every)
             report |= {} if fall is None else {"fall": fall}
             state, last = looks.remembered(state), state
-            if fall is None or fall > self.plateau:
+            if is_new or fall is None or fall > self.plateau:
                 return self._uniform(state, self.every, costs.look), report
-            # With what comes next, if it says yes: it is of no use alone.
-            rest = costs.between + costs.probes + costs.refresh
-            if self._due(state, rest) > int(state.step):
-                return self._uniform(state, self.every, costs.look + rest), report
-            # Over a long time even slow progress is more than what noise holds up.
-            found = self._gain_between(state, last, data) if gap <= 2 * self.every else None
+            found = looks.gain_between(
+                self.loss_fn, state, last, data, number=self._num_probes(state),
+                batch_size=self.batch_size,
+            )  # fmt: skip
             if found is None:
                 return self._uniform(state, self.every, costs.look), report
-            state = _spent(state, costs.between)
+            state = spent(state, costs.between)
             gain, error = found
             report |= {"gain_between": gain}
             if not gain > _ERRORS * error:
                 return self._uniform(state, self.every, costs.look), report
-        elif self._due(state, costs.probes + costs.refresh) > int(state.step):
-            rest = costs.look + costs.probes + costs.refresh
-            return self._uniform(state, self.every, rest), report
-        state = _spent(state, costs.probes)
+        elif self._due(state, rest) > int(state.step):
+            return self._uniform(state, self.every, costs.look + rest), report
+        state = spent(state, costs.probes)
         probes, _ = self._probes(state, data)
         after, found = self._refreshed(state, data, probes)
         return after, report | found
-
-    def _gain_between(
-        self, state: TrainState, last: TrainState, data: Any
-    ) -> tuple[float, float] | None:
-        return looks.gain_between(
-            self.loss_fn, state, last, data, number=self._num_probes(state),
-            batch_size=self.batch_size,
-        )  # fmt: skip
 
     def _refreshed(
         self, state: TrainState, data: Any, probes: jax.Array | None
@@ -264,8 +275,9 @@ class _Resample:
         """A refresh; with probes, as far as it promises to save what it costs."""
         report: Report = {}
         costs = self._costs(state, data)
-        price, noise = costs.refresh / self.every, 1.0  # relative to the steps it is for
+        noise, lasts = 1.0, self._lasts(costs)
         if self.automatic and probes is not None:
+            price = costs.refresh / lasts  # relative to the steps it is for
             noise = float(looks.noise_share(probes, state.sampler.batch_size))
             ahead = self._ratio_ahead(state, probes) if noise > price else None
             report |= {"noise_share": noise} | ({} if ahead is None else {"ratio_ahead": ahead})
@@ -275,25 +287,32 @@ class _Resample:
         points = self._sketches(state)(data)
         sampler, ratio, error, memory = self._made(state, data, points)
         report["ratio"] = ratio
-        had_ratio, once = _has_strata(state.sampler), 0
+        had_ratio, once = has_strata(state), False
         if self.automatic:
-            state = _spent(state, costs.refresh)
+            state = spent(state, costs.refresh)
             # What it cost is gone: it is used if it saves a bit, but then not made again.
-            once = int(max(1 - ratio, 0) * noise * self.every <= costs.refresh)
+            once = max(1 - ratio, 0) * noise * lasts <= costs.refresh
             if ratio >= 1:
                 state = self._uniform_for_longer(state, costs.look)
                 return state, report | _UNIFORM
-        state = looks.forgotten(state)
-        state = state._replace(memory=state.memory | memory | {"only_once": np.int32(once)})
         wait = self.every
-        if self.automatic and "wait" in state.memory and had_ratio:
+        if self.automatic and had_ratio:
             report["ratio_before"] = before = looks.ratio(points, state.sampler)
-            last = int(state.memory["wait"])
+            last = int(state.step) - int(state.memory["made_at"])
             gained = (before - ratio - 2 * error) * noise * last > costs.refresh
             wait = self.every if gained else min(2 * last, NEVER)
+        state = looks.forgotten(state)
+        state = strata_made(state._replace(memory=state.memory | memory), once)
         state = self._looked_again(scheduled(state, wait), data, int(state.step) + wait)
-        kind = "importance" if self.num_clusters is None else "stratified"
-        return with_sampler(state, sampler), report | {"sampler": kind}
+        return with_sampler(state, sampler), report | {"sampler": self._kind}
+
+    @property
+    def _kind(self) -> str:
+        return "importance" if self.num_clusters is None else "stratified"
+
+    def _lasts(self, costs: Costs) -> float:
+        """For how many steps a refresh is made: until another one can be afforded."""
+        return max(self.every, costs.refresh / self.overhead)
 
     def _made(self, state: TrainState, data: Any, points: jax.Array) -> made.Made:
         judge = None
@@ -321,7 +340,7 @@ class _Resample:
     def _num_probes(self, state: TrainState) -> int:
         """More where clusters of them are to tell what those of all would bring."""
         number, enough = self.num_probes, 0
-        if self.automatic and self.num_clusters is not None and not _has_strata(state.sampler):
+        if self.automatic and self.num_clusters is not None and not has_strata(state):
             enough = PROBES_PER_CLUSTER * self.num_clusters
         return min(max(number, enough), state.sampler.num_examples)
 
@@ -332,7 +351,7 @@ class _Resample:
 
     def _ratio_ahead(self, state: TrainState, probes: jax.Array) -> float | None:
         """About what a refresh would bring; None if all that there is was needed to tell."""
-        if _has_strata(state.sampler) or 2 * len(probes) > state.sampler.num_examples:
+        if has_strata(state) or 2 * len(probes) > state.sampler.num_examples:
             return None
         if self.num_clusters is None:
             norms = jnp.linalg.norm(probes, axis=1)
@@ -355,9 +374,12 @@ class _Resample:
         """With the next look at the strata or scores, or the next refresh if that comes first."""
         wait = self.check_every
         if wait is None and self.automatic:  # strata that are kept for long may become stale
-            due = self._due(state, self._costs(state, data).probes)
+            # Half of what can be afforded since they were made, for the rest is for the next ones.
+            costs = self._costs(state, data)
+            looked = float(state.memory["looked"]) + costs.look + costs.probes
+            due = int(state.memory["made_at"]) + math.ceil(2 * looked / self.overhead)
             wait = max(self.every, due - int(state.step))
-        return _looked(state, wait, refresh)
+        return with_next(state, wait, refresh)
 
     def _due(self, state: TrainState, cost: float) -> int:
         """The step at which this and all before make no more than the overhead of all steps."""
@@ -367,32 +389,13 @@ class _Resample:
     def _uniform(self, state: TrainState, wait: int, cost: float) -> TrainState:
         """Uniform draws until the next look, of this cost: in so many steps or later."""
         due = min(max(int(state.step) + wait, self._due(state, cost)), NEVER)
-        state = _looked(state, None, due)
+        state = with_next(state, None, due)
         # The sampler of another plan is none of its business.
-        plain = uniform_like(state.sampler) if _has_strata(state.sampler) else state.sampler
+        plain = uniform_like(state.sampler) if has_strata(state) else state.sampler
         return with_sampler(state, plain)
 
     def _uniform_for_longer(self, state: TrainState, cost: float) -> TrainState:
         """Uniform, and twice as long as the last time that nothing was gained."""
-        again = not _has_strata(state.sampler) and "wait" in state.memory
+        again = not has_strata(state) and "wait" in state.memory
         wait = min(2 * int(state.memory["wait"]), NEVER) if again else self.every
         return self._uniform(scheduled(state, wait), wait, cost)
-
-
-def _has_strata(sampler: Any) -> bool:
-    """Or scores: whether it is one that a refresh made."""
-    return isinstance(sampler, sampling.Sampler) and not is_uniform(sampler)
-
-
-def _spent(state: TrainState, steps: float) -> TrainState:
-    """With what looks took, and refreshes that led to nothing."""
-    steps += float(state.memory.get("spent", 0.0))
-    return state._replace(memory=state.memory | {"spent": np.float32(steps)})
-
-
-def _looked(state: TrainState, check_every: int | None, refresh: int) -> TrainState:
-    """With the next look, or the next refresh if that comes first."""
-    refresh = min(refresh, NEVER)
-    due = refresh if check_every is None else min(refresh, int(state.step) + check_every)
-    memory = {"next_call": np.int32(due), "next_refresh": np.int32(refresh)}
-    return state._replace(memory=state.memory | memory)

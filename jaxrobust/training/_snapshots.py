@@ -4,13 +4,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxrobust import sampling
+from jaxrobust import per_example, sampling, trees
 from jaxrobust.training._plans import (
     Plan,
     Report,
     check_schedule,
     next_call_from,
+    not_finite,
     own_memory,
     scheduled,
     with_own_memory,
@@ -54,7 +56,8 @@ def snapshots(
       :class:`Snapshots`. The snapshot is in ``state.memory``, and so in checkpoints.
 
     Raises:
-      ValueError: for numbers out of range.
+      ValueError: for numbers out of range; at a snapshot, for gradients that are not finite, with
+        the examples.
 
     Source:
       Johnson and Zhang, 2013.
@@ -64,8 +67,11 @@ def snapshots(
     gradient = sampling.value_and_grad(loss_fn)
 
     def call(state: TrainState, data: Any) -> tuple[TrainState, Report]:
+        snapshot = svrg.snapshot(state.params, data)
+        if not bool(_is_finite(snapshot.mean)):  # it would stay until the next snapshot
+            raise not_finite(state, _are_not_finite(loss_fn, state.params, data, batch_size), None)
         state = scheduled(state, every)
-        return state._replace(memory=state.memory | _flat(svrg.snapshot(state.params, data))), {}
+        return state._replace(memory=state.memory | _flat(snapshot)), {}
 
     def extras(state: TrainState, batch: Any, weights: jax.Array) -> dict[str, Any]:
         zeros = jax.tree.map(jnp.zeros_like, state.params)
@@ -90,3 +96,18 @@ def _flat(snapshot: sampling.Snapshot) -> dict[str, jax.Array]:
 def _unflat(params: Any, memory: dict[str, jax.Array]) -> sampling.Snapshot:
     structure = jax.tree.structure(sampling.Snapshot(params, params))
     return structure.unflatten([memory[str(number)] for number in range(structure.num_leaves)])
+
+
+@jax.jit
+def _is_finite(tree: Any) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
+def _are_not_finite(loss_fn: LossFn, params: Any, data: Any, batch_size: int) -> np.ndarray:
+    """Which examples have such gradients, ``(N,)`` bool; or all, if only their sum is not."""
+    lengths = jax.jit(per_example.norms(loss_fn))
+    number = len(jax.tree.leaves(data)[0])
+    rows = [jnp.arange(at, min(at + batch_size, number)) for at in range(0, number, batch_size)]
+    found = [np.asarray(lengths(params, trees.take(data, some))) for some in rows]
+    is_bad = ~np.isfinite(np.concatenate(found))
+    return is_bad if is_bad.any() else ~is_bad

@@ -109,6 +109,10 @@ def test_claims_about_the_plan_can_fail():
     held = lambda found: [claim.holds for claim in told.plan_claims(config, by_hand, found)]
     assert held(good) == [True] * 4
     assert held(good | {0.1: told.PlanFound(0.9, 0.0, 90, 0.0)}) == [False, True, True, True]
+    assert held(good | {0.0: told.PlanFound(1.0, 1.0, 100, 0.0)}) == [True] * 5
+    # Nothing found, nothing wrong: but exact copies are there to be found.
+    nothing = told.PlanFound(1.0, 0.0, 400, 0.0)
+    assert held(good | {0.0: nothing}) == [True, False, True, True, True]
     assert held(good | {None: told.PlanFound(0.0, np.nan, 99, 0.1)}) == [True, False, True, True]
     bad = told.PlanFound(1.0, 0.955, 140, 0.1)
     assert held(good | {0.02: bad}) == [True, True, False, True]
