@@ -28,8 +28,7 @@ from jaxrobust.training._plans import (
 )
 from jaxrobust.training._state import TrainState
 from jaxrobust.training._steps import LossFn
-from jaxrobust.training._strata import has_strata, spent, with_next
-from jaxrobust.training._strata import made as strata_made
+from jaxrobust.training._strata import has_strata, spent, strata_made, with_next
 
 _ERRORS = 2.0  # standard errors by which the loss must be lower in the middle
 _UNIFORM: Report = {"sampler": "uniform"}

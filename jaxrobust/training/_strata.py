@@ -29,7 +29,7 @@ def with_next(state: TrainState, check_every: int | None, refresh: int) -> Train
     return state._replace(memory=state.memory | memory)
 
 
-def made(state: TrainState, only_once: bool) -> TrainState:
+def strata_made(state: TrainState, only_once: bool) -> TrainState:
     """With strata or scores of this step, which nobody has looked at."""
     memory = {
         "only_once": np.int32(only_once), "made_at": np.int32(state.step), "looked": np.float32(0),
