@@ -373,10 +373,10 @@ class _Resample:
         """With the next look at the strata or scores, or the next refresh if that comes first."""
         wait = self.check_every
         if wait is None and self.automatic:  # strata that are kept for long may become stale
-            # Half of what can be afforded since they were made, for the rest is for the next ones.
+            # Half of what can be afforded since they were made, but all for the first look.
             costs = self._costs(state, data)
-            looked = float(state.memory["looked"]) + costs.look + costs.probes
-            due = int(state.memory["made_at"]) + math.ceil(2 * looked / self.overhead)
+            looked = 2 * float(state.memory["looked"]) + costs.look + costs.probes
+            due = int(state.memory["made_at"]) + math.ceil(looked / self.overhead)
             wait = max(self.every, due - int(state.step))
         return with_next(state, wait, refresh)
 
