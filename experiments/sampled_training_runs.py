@@ -191,7 +191,7 @@ def _plan(method: str, loss_fn, compared, batch_size: int, every: int):
     options |= {"every": every, "dim": 64}
     if method == AUTOMATIC:  # a look is cheap and refreshes become rare, so it looks more often
         options |= {"first": max(50, every // 5), "every": max(50, every // 2)}
-        options |= {"num_clusters": batch_size, "allocation": "equal"}
+        options |= {"num_clusters": batch_size, "allocation": "proportional"}
     options["automatic"] = method == AUTOMATIC
     if method in (IMPORTANCE, AUTOMATIC):
         return training.resample(loss_fn, **options), None

@@ -833,6 +833,26 @@ def test_all_that_a_plan_does_is_a_small_share_of_the_steps(
         assert [event for event in kept if not event[1]]
 
 
+@pytest.mark.parametrize("num_clusters", [None, 4])
+def test_a_loss_that_rises_ends_strata(num_clusters):
+    """At the next call, whatever that was for; a rise by less than the plateau does not."""
+    params, data = many()
+    plan = training.resample(
+        loss, num_clusters=num_clusters, first=0, every=8, plateau=1.0, cost=0.0, overhead=np.inf,
+        dim=16,
+    )  # fmt: skip
+    state = start(params, sampling.uniform(2_048, 8))._replace(recent_loss=jnp.float32(1.0))
+    made, _ = plan.call(state, data)
+    assert not sampling_is_uniform(made)
+    later = made._replace(step=jnp.int32(8))
+    rising, report = plan.call(later._replace(recent_loss=jnp.float32(2.1)), data)
+    assert sampling_is_uniform(rising)
+    assert report == {"sampler": "uniform", "rise": pytest.approx(1.1)}
+    for value in (1.9, np.nan, -1.0):
+        _, report = plan.call(later._replace(recent_loss=jnp.float32(value)), data)
+        assert "rise" not in report
+
+
 @pytest.mark.parametrize("every", [20, 450, 5_000])
 def test_from_uniform_draws_on_a_plan_gets_to_its_refresh(every, monkeypatch):
     """However short the time between two looks is beside what a look costs."""
