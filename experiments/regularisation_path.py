@@ -184,7 +184,8 @@ def least_of(
     largest = best * size
     gap = np.asarray(path.gap * path.objective)
     most = number * (np.log1p(np.exp(-largest)) + gap)  # of the loss of the smallest margin
-    return -np.log(np.expm1(most)) / np.where(largest > 0, largest, np.nan)
+    there = largest > 0  # of zero weights nothing is said
+    return np.where(there, -np.log(np.expm1(most)) / np.where(there, largest, 1), 0)
 
 
 def reached(x: jax.Array, y: jax.Array, w: jax.Array, norm: Norm) -> np.ndarray:

@@ -26,9 +26,10 @@ _SLACK = 2e-5  # by which part the point is put beyond that, so that rounding do
 
 
 class MinimumNormInfo(NamedTuple):
-    """What happened on the way, in the run that came nearest."""
+    """What happened on the way, in the run that came nearest, or in a first one if none came."""
 
-    losses: jax.Array  # (num_steps, B) float: what was maximised, at the start and every step
+    # (num_steps, B) float: what was maximised, at the start and every step but the last.
+    losses: jax.Array
     # (num_steps, B) float: the smallest norm that succeeded up to there; infinite before there was
     # any.
     distances: jax.Array
@@ -112,7 +113,7 @@ def minimum_norm(
       bounds: lowest and highest valid input, as in :func:`apgd`.
       loss: what is maximised, one that is 0 where the class changes: ``"margin"``,
         ``"targeted_margin"``, ``"dlr"``, ``"targeted_dlr"``, or a function of this kind.
-      num_steps: gradients for each restart.
+      num_steps: gradients for each restart, besides one at x.
       num_restarts: runs, with a targeted loss of every target; the first begins at x if there is a
         gradient, the others at random points within the distance that was found before.
       num_targets: of a targeted loss, as in :func:`apgd`.

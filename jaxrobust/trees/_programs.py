@@ -7,6 +7,7 @@ the body of a loop, is a program each, and the loop around a body is one of Pyth
 """
 
 import functools
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -26,51 +27,54 @@ def compiled(function: Callable[..., Any], num_static: int) -> Callable[..., Any
     """Like ``jax.jit``, and as fast for convolutions in loops as outside of them, on a CPU.
 
     Args:
-      function: of hashable arguments, and then of pytrees of arrays, none of them by name. It must
-        depend on nothing else that is traced.
+      function: of hashable arguments, and then of pytrees of arrays, none of them by name.
       num_static: how many of the first arguments are hashable.
 
     Returns:
       A function of the same arguments and results. Under a transformation, on other backends, and
       without convolutions in loops it is ``jax.jit`` of the function. Otherwise it waits where a
-      loop of unknown length decides whether to go on.
+      loop of unknown length decides whether to go on, and at choices with such loops in them.
+      ``jax.debug_nans`` looks at what comes out of each piece.
     """
     whole = jax.jit(function, static_argnums=tuple(range(num_static)))
 
     @functools.wraps(function)
     def call(*arguments):
-        leaves, structure = jax.tree.flatten(arguments[num_static:])
-        if jax.default_backend() != "cpu" or any(isinstance(leaf, Tracer) for leaf in leaves):
+        leaves = jax.tree.leaves(arguments[num_static:])
+        if not _may_be_cut(leaves):
             return whole(*arguments)
-        shapes = tuple(jax.typeof(leaf) for leaf in leaves)
-        with_doubles = bool(jax.config.read("jax_enable_x64"))
-        cut = _cut(function, arguments[:num_static], structure, shapes, with_doubles)
-        if cut is None:
+        traced = whole.trace(*arguments)
+        # More inputs than arguments: the function closes over something that is being traced.
+        run = _cut(traced.jaxpr) if len(traced.jaxpr.in_avals) == len(leaves) else None
+        if run is None:
             return whole(*arguments)
-        return jax.tree.unflatten(cut.structure, cut.run(leaves))
+        arrays = [z if isinstance(z, jax.Array) else jnp.asarray(z) for z in leaves]
+        found = [z if isinstance(z, jax.Array) else jnp.asarray(z) for z in run(arrays)]
+        return jax.tree.unflatten(jax.tree.structure(traced.out_info), found)
 
     return call
 
 
-class _Cut(NamedTuple):
-    """A program in pieces."""
+def _may_be_cut(leaves: Sequence[Any]) -> bool:
+    """Whether nothing is being traced, and loops may be slow."""
+    if jax.default_backend() != "cpu" or jax.config.read("jax_disable_jit"):
+        return False
+    # Inside of `jit` known arguments are no tracers, but what is made of them is.
+    is_traced = core.unsafe_am_i_under_a_jit_DO_NOT_USE()
+    return not is_traced and not any(isinstance(leaf, Tracer) for leaf in leaves)
 
-    run: Run
-    structure: Any  # of its outputs
+
+# By the traced program, which JAX keeps as long as the function, arguments of the same kind and the
+# settings of JAX; the pieces must not refer to it, or it would never go.
+_known: "weakref.WeakKeyDictionary[Any, Run | None]" = weakref.WeakKeyDictionary()
 
 
-@functools.lru_cache(maxsize=128)
-def _cut(
-    function: Callable[..., Any], static: tuple, structure: Any, shapes: tuple, with_doubles: bool
-) -> _Cut | None:
-    """None for programs without slow loops."""
-    del with_doubles  # what is traced depends on it
-    as_arrays = [jax.ShapeDtypeStruct(s.shape, s.dtype, weak_type=s.weak_type) for s in shapes]
-    given = jax.tree.unflatten(structure, as_arrays)
-    closed, shown = jax.make_jaxpr(functools.partial(function, *static), return_shape=True)(*given)
-    if not _has_slow_loops(closed.jaxpr):
-        return None
-    return _Cut(_pieces(closed.jaxpr, closed.consts), jax.tree.structure(shown))
+def _cut(closed: core.ClosedJaxpr) -> Run | None:
+    """A program in pieces; None without slow loops."""
+    if closed not in _known:
+        jaxpr = closed.jaxpr
+        _known[closed] = _pieces(jaxpr, closed.consts) if _has_slow_loops(jaxpr) else None
+    return _known[closed]
 
 
 # What is slow -------------------------------------------------------------------------------------
@@ -88,9 +92,18 @@ def _is_slow(eqn: core.JaxprEqn) -> bool:
     name = eqn.primitive.name
     if name == "scan" and eqn.params["length"] == 0:
         return False
+    if name == "while" and eqn.params["cond_jaxpr"].out_avals[0].shape:
+        return False  # of `vmap`: every row has an end of its own
     if name in ("scan", "while"):
         return any(_SLOW in _primitives(body) for body in bodies(eqn))
-    return (name in _CALLS or name == "cond") and any(map(_has_slow_loops, bodies(eqn)))
+    is_plain = name == "cond" or (name in _CALLS and not _is_placed(eqn))
+    return is_plain and any(map(_has_slow_loops, bodies(eqn)))
+
+
+def _is_placed(eqn: core.JaxprEqn) -> bool:
+    """Whether a call says on which devices its arguments or results are."""
+    places = [*eqn.params["in_shardings"], *eqn.params["out_shardings"]]
+    return any(type(place).__name__ != "UnspecifiedValue" for place in places)
 
 
 def bodies(eqn: core.JaxprEqn) -> Iterator[core.Jaxpr]:
@@ -130,29 +143,42 @@ class _Piece(NamedTuple):
 
 def _pieces(jaxpr: core.Jaxpr, consts: Sequence[Any]) -> Run:
     """A program as a sequence of programs, and loops between them."""
+    inputs, outputs = [*jaxpr.constvars, *jaxpr.invars], list(jaxpr.outvars)
     if not _has_slow_loops(jaxpr):
-        return _program(jaxpr.eqns, [*jaxpr.constvars, *jaxpr.invars], jaxpr.outvars, consts)
+        return _program(list(jaxpr.eqns), inputs, outputs, consts)
     pieces: list[_Piece] = []
     between: list[core.JaxprEqn] = []
     for number, eqn in enumerate(jaxpr.eqns):
         if _is_slow(eqn):
             pieces += _between(between, jaxpr, number)
-            pieces.append(
-                _Piece(_LOOPS.get(eqn.primitive.name, _call)(eqn), eqn.invars, eqn.outvars)
-            )
+            run = _LOOPS.get(eqn.primitive.name, _call)(eqn)
+            pieces.append(_Piece(run, list(eqn.invars), list(eqn.outvars)))
             between = []
         else:
             between.append(eqn)
     pieces += _between(between, jaxpr, len(jaxpr.eqns))
+    last = _last_readers(pieces, outputs)
 
     def run(arguments: Sequence[Any]) -> list[Any]:
-        values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
-        for piece in pieces:
-            outputs = piece.run(_read(values, piece.inputs))
-            values.update(zip(piece.outputs, outputs, strict=True))
-        return _read(values, jaxpr.outvars)
+        values = dict(zip(inputs, [*consts, *arguments], strict=True))
+        for piece, done in zip(pieces, last, strict=True):
+            found = piece.run(_read(values, piece.inputs))
+            values.update(zip(piece.outputs, found, strict=True))
+            for variable in done:
+                del values[variable]
+        return _read(values, outputs)
 
     return run
+
+
+def _last_readers(pieces: Sequence[_Piece], outputs: Sequence[Any]) -> list[list[Any]]:
+    """For every piece what nobody needs after it."""
+    needed, last = set(_variables(outputs)), []
+    for piece in reversed(pieces):
+        there = dict.fromkeys([*_variables(piece.inputs), *piece.outputs])
+        last.append([variable for variable in there if variable not in needed])
+        needed.update(there)
+    return last[::-1]
 
 
 def _read(values: dict[Any, Any], atoms: Sequence[Any]) -> list[Any]:
@@ -238,9 +264,10 @@ def _scan(eqn: core.JaxprEqn) -> Run:
         sliced = arguments[num_consts + num_carry :]
         buffers: list[Any] = []
         for at in places:
-            found = step([*fixed, *state, *_row(sliced, at)])
+            found = step([*fixed, *state, *(_row(sliced, at) if sliced else ())])
             state, rows = found[:num_carry], found[num_carry:]
-            buffers = _with_row(buffers or _repeated(rows, len(places)), rows, at)
+            if rows:
+                buffers = _with_row(buffers or _repeated(rows, len(places)), rows, at)
         return [*state, *buffers]
 
     return run

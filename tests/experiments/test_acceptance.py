@@ -8,7 +8,7 @@ from experiments.claims import Claim
 
 
 def test_numbers_that_others_recorded(monkeypatch):
-    values = {name: expected for name, (_, _, _, expected) in acceptance.NORMS.items()}
+    values = {name: expected for name, (_, _, expected) in acceptance.NORMS.items()}
     monkeypatch.setattr(acceptance, "smallest_norms", lambda: values)
     assert all(claim.holds for claim in acceptance.golden(Config()))
     for name in values:
@@ -56,3 +56,5 @@ def test_bad_sizes():
     for name in ("seeds", "examples", "steps"):
         with pytest.raises(ValueError, match=f"{name} must be at least 1"):
             Config(**{name: 0})
+    with pytest.raises(ValueError, match="steps must be at least 1000, got 500"):
+        Config(steps=500)

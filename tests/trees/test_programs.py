@@ -1,6 +1,7 @@
 """Programs whose loops run in Python: the same results as those of `jit`, and as few programs."""
 
 import functools
+import gc
 import logging
 
 import jax
@@ -29,7 +30,8 @@ def scanned(kernel, x, scales):
         return (x, number + 1), (jnp.sum(x), 2 * scale)
 
     (x, number), (sums, doubled) = jax.lax.scan(step, (x + 1, 0), scales)
-    return {"x": x - 1, "number": number, "sums": sums, "doubled": doubled, "one": 1}
+    more = {"one": 1, "flag": True, "half": 0.5, "same": scales, "known": np.arange(3.0, dtype="f")}
+    return {"x": x - 1, "number": number, "sums": sums, "doubled": doubled, **more}
 
 
 def backwards(kernel, x, scales):
@@ -94,7 +96,9 @@ def test_results_are_those_of_jit(function):
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), found, expected
     )
-    assert jax.tree.map(jnp.dtype, found) == jax.tree.map(jnp.dtype, expected)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert isinstance(one, jax.Array)
+        assert (one.dtype, one.weak_type) == (other.dtype, other.weak_type)
 
 
 @pytest.mark.parametrize("function", PROGRAMS, ids=lambda f: f.__name__)
@@ -119,12 +123,30 @@ def test_no_compiled_loop_has_a_convolution(function, monkeypatch):
 
 def test_nothing_is_compiled_twice(caplog):
     run = trees.compiled(lambda *arguments: scanned(*arguments), 0)
-    run(KERNEL, IMAGES, SCALES)
+    said = lambda: [r.message for r in caplog.records if "Finished XLA compilation" in r.message]
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        run(KERNEL, IMAGES, SCALES)
+        assert said()
+        caplog.clear()
         run(2 * KERNEL, 2 * IMAGES, 2 * SCALES)
-        assert not [r.message for r in caplog.records if "Compiling jit(program)" in r.message]
+        assert not [m for m in said() if "multiply" not in m]
+        caplog.clear()
         run(KERNEL, IMAGES[:2], SCALES)  # other shapes
-    assert [r.message for r in caplog.records if "program" in r.message]
+    assert said()
+
+
+def test_pieces_go_with_the_function():
+    before = len(_programs._known)
+
+    def run(scale):
+        function = lambda kernel, x, scales: scanned(scale * kernel, x, scales)["x"]
+        return trees.compiled(function, 0)(KERNEL, IMAGES, SCALES)
+
+    run(1.0)
+    assert len(_programs._known) > before
+    jax.clear_caches()
+    gc.collect()
+    assert len(_programs._known) == 0
 
 
 def test_static_arguments_and_new_ones():
@@ -148,6 +170,72 @@ def test_under_transformations_it_is_jit():
     assert float(jnp.sum(values)) == pytest.approx(float(expected), rel=1e-4)
     slope = jax.grad(lambda x: trees.compiled(scanned, 0)(KERNEL, x, SCALES)["sums"][-1])(IMAGES)
     assert bool(jnp.any(slope != 0))
+
+
+def test_known_arguments_inside_of_jit():
+    """What is made of them is traced all the same, so that no loop may wait for it."""
+    for function in (until, scanned, chosen):
+        run = trees.compiled(function, 0)
+        found = jax.jit(lambda run=run: run(KERNEL, IMAGES, SCALES))()
+        expected = function(KERNEL, IMAGES, SCALES)
+        alike = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+        jax.tree.map(alike, found, expected)
+    shapes = jax.eval_shape(lambda: trees.compiled(until, 0)(KERNEL, IMAGES, SCALES))
+    assert shapes[0].shape == IMAGES.shape
+
+
+def test_a_function_that_closes_over_what_is_traced():
+    inner = lambda kernel: trees.compiled(lambda x, s: scanned(kernel, x, s)["sums"], 0)
+    with jax.checking_leaks():
+        found = jax.jit(lambda kernel: inner(kernel)(IMAGES, SCALES))(KERNEL)
+    np.testing.assert_allclose(found, scanned(KERNEL, IMAGES, SCALES)["sums"], rtol=1e-5)
+    slope = jax.grad(lambda kernel: jnp.sum(inner(kernel)(IMAGES, SCALES)))(KERNEL)
+    assert bool(jnp.any(slope != 0))
+
+
+def test_rows_with_ends_of_their_own():
+    """A condition for every row: such a loop stays as it is."""
+
+    def grown(kernel, x, scales):
+        small = lambda z: jnp.max(z) < 5
+        more = lambda z: layer(kernel, z[None])[0] + z + 1
+        return jax.vmap(lambda z: jax.lax.while_loop(small, more, z))(x * scales[0])
+
+    run = trees.compiled(grown, 0)
+    x = IMAGES * jnp.asarray([1.0, 2.0, 0.1, 9.0])[:, None, None, None]
+    np.testing.assert_allclose(run(KERNEL, x, SCALES), grown(KERNEL, x, SCALES), rtol=1e-4)
+
+
+def test_settings_of_jax_make_another_program():
+    draw = lambda x: (
+        jax.random.uniform(jax.random.key(0), x.shape)
+        + jax.lax.fori_loop(0, 2, lambda _, x: layer(KERNEL, x), x)
+    )
+    run = trees.compiled(draw, 0)
+    for partitionable in (True, False, True):
+        with jax.threefry_partitionable(partitionable):
+            np.testing.assert_allclose(run(IMAGES), jax.jit(draw)(IMAGES), rtol=1e-5, atol=1e-6)
+
+
+def test_arguments_that_are_no_arrays_yet():
+    """Of NumPy, and numbers; what is returned as it came is an array too."""
+    run = trees.compiled(lambda kernel, x, scale: (scanned(kernel, scale * x, SCALES), x, scale), 0)
+    found, same, scale = run(np.asarray(KERNEL), np.asarray(IMAGES), 1.0)
+    np.testing.assert_allclose(found["x"], scanned(KERNEL, IMAGES, SCALES)["x"], rtol=1e-5)
+    assert isinstance(same, jax.Array)
+    assert isinstance(scale, jax.Array)
+
+
+def test_a_batch_that_is_spread():
+    """Over explicit axes and automatic ones: results are where those of `jit` are."""
+    for kind in (jax.sharding.AxisType.Explicit, jax.sharding.AxisType.Auto):
+        mesh = jax.make_mesh((4,), ("batch",), axis_types=(kind,))
+        x = jax.device_put(IMAGES, jax.NamedSharding(mesh, jax.P("batch")))
+        with jax.set_mesh(mesh):
+            loop = lambda x: jax.lax.fori_loop(0, 3, lambda _, x: layer(KERNEL, x), x)
+            found, expected = trees.compiled(loop, 0)(x), jax.jit(loop)(x)
+        assert found.sharding.is_equivalent_to(expected.sharding, 4)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_programs_without_slow_loops_are_left_alone(monkeypatch):
