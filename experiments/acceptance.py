@@ -38,8 +38,8 @@ GOLDEN = (
     "CVXPY and CLARABEL on the data of the public code of Faghri et al., arXiv:2102.08868; the "
     "same digits are in its comments"
 )
-# min ||w|| with all margins at least 1: 10 examples in 100 dimensions, and l1 also with 3. Of l4 and
-# l1.5 the comments have powers; these are the norms.
+# min ||w|| with all margins at least 1: 10 examples in 100 dimensions, and l1 also with 3. Of l4
+# and l1.5 the comments have powers; these are the norms.
 NORMS = {
     "linf": (norms.linf, 10, 0.0422),
     "l2": (norms.l2, 10, 0.3411),

@@ -76,7 +76,7 @@ def of_five(by: dict[str, Run]) -> list[Claim]:
             2.5,
         ),
         Claim.at_most(
-            SPEC,
+            OWN,
             "and by less than to choose the hardest negative costs on digits, 57 (rsum, told less "
             "not told, mean over seeds, at most a tenth of it either way)",
             [abs(gains[method].mean()) for method in told],

@@ -75,7 +75,10 @@ def untrained(texts: Texts, seeds: int) -> Run:
 
 
 def ahead(one: Run, other: Run, what: str = "rsum", first: bool = False) -> float:
-    """The mean of :func:`gap`, less two standard errors: above 0 it is told from chance."""
+    """The mean of :func:`gap`, less two standard errors.
+
+    By chance it is above 0 in 4 % of runs with 8 seeds, in 9 % of those with 3.
+    """
     return surely(gap(one, other, what, first))
 
 

@@ -97,10 +97,12 @@ def problem_of(
     threat = Threat(radii, *_room(x.astype(wide), ends))
     _check_norm(norm, x, bounds)
     num_classes = _checked_scores(predict, params, x)
-    if not isinstance(y, Tracer) and (np.min(y) < 0 or np.max(y) >= num_classes):
+    # By NumPy, for under jit even the minimum of a known array of JAX is traced.
+    known = None if isinstance(y, Tracer) else np.asarray(y)
+    if known is not None and (known.min() < 0 or known.max() >= num_classes):
         raise ValueError(
             f"y must hold classes 0..{num_classes - 1}, as predict has {num_classes} scores, got "
-            f"values from {int(np.min(y))} to {int(np.max(y))}"
+            f"values from {known.min()} to {known.max()}"
         )
     return norm, Problem(params, x, jnp.asarray(y, jnp.int32), threat, ends), num_classes
 

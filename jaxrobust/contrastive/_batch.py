@@ -177,8 +177,8 @@ def batch_of(
     raw = picked_scores(similarity, x, y, own[:, None])[:, 0]
     scale = jnp.asarray(pairs.check_number("scale", scale), raw.dtype)
     bias = jnp.asarray(pairs.check_number("bias", bias), raw.dtype)
-    add = lambda a, b: (a + b).astype(raw.dtype)
-    lengths = jax.tree.map(add, *(lengths_of(similarity, z) for z in (x, y)))
+    lengths = lengths_of(similarity, x).of_pairs(lengths_of(similarity, y))
+    lengths = jax.tree.map(lambda leaf: leaf.astype(raw.dtype), lengths)
     items = Items(own, known.ids, valid, lengths)
     if axis_name is not None:
         items = numbered_on_all(items, axis_name, has_ids)

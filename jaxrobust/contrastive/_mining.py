@@ -155,7 +155,8 @@ class Soft:
     def losses(self, anchors: Anchors) -> jax.Array:
         """The hinge of the soft maximum."""
         there = ~(anchors.sums[0] == -jnp.inf)  # NaN is, and must not be lost
-        softest = jnp.where(there, anchors.sums[0], 0) / self.beta
+        total = jnp.where(there, anchors.sums[0], 0)
+        softest = total / jnp.asarray(self.beta, total.dtype)
         slack = softest - anchors.positive_scores
         return jnp.where(there, statistics.hinge(slack, anchors.smooth), 0)
 

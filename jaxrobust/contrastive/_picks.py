@@ -195,7 +195,7 @@ class ByDistance(Pick):
     def priorities(self, tile: Tile) -> jax.Array:
         """Logarithms of the weights, with noise."""
         distances = jnp.sqrt(jnp.maximum(2 - 2 * tile.scores, 0))
-        clipped = jnp.maximum(distances, self.cutoff)
+        clipped = jnp.maximum(distances, jnp.asarray(self.cutoff, distances.dtype))
         spread = jnp.maximum(1 - clipped**2 / 4, 1e-8)  # antipodes: log 0
         log_weights = -(self.dim - 2) * jnp.log(clipped) - (self.dim - 3) / 2 * jnp.log(spread)
         allowed = tile.negative & ~(distances >= self.limit)  # NaN is not lost

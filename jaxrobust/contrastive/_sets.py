@@ -76,7 +76,7 @@ def set_of(
     has_ring = check_communication(communication, axis_name)
     similarity = similarity_of(similarity)
     z = centering(similarity, z, valid, axis_name)(z)
-    lengths = jax.tree.map(lambda leaf: 2 * leaf, lengths_of(similarity, z))
+    lengths = lengths_of(similarity, z)
     items = Items(jnp.arange(len(z), dtype=jnp.int32), labels, valid, lengths)
     candidates, others, number = z, items, len(z)
     if axis_name is not None:

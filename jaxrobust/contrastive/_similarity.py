@@ -214,10 +214,17 @@ def centering(
 
 
 class Lengths(NamedTuple):
-    """Squared lengths ``(n,)`` that rounding of scores grows with, without a gradient."""
+    """What rounding of scores grows with, ``(n,)`` each, without a gradient."""
 
-    differences: jax.Array  # where scores are roots of differences of such squares; 0 otherwise
-    products: jax.Array  # where scores are inner products; 0 otherwise
+    # Squared lengths, of pairs the sums of them: where scores are roots of differences of such
+    # squares; 0 otherwise.
+    differences: jax.Array
+    # Lengths, of pairs the products of them: where scores are inner products; 0 otherwise.
+    products: jax.Array
+
+    def of_pairs(self, other: "Lengths") -> "Lengths":
+        """Of each item and another one."""
+        return Lengths(self.differences + other.differences, self.products * other.products)
 
 
 def lengths_of(similarity: Similarity, z: jax.Array) -> Lengths:
@@ -227,7 +234,9 @@ def lengths_of(similarity: Similarity, z: jax.Array) -> Lengths:
     if not (similarity.of_differences or similarity.of_products):
         return Lengths(nothing, nothing)
     squares = jnp.sum(z**2, axis=-1)
-    return Lengths(squares, nothing) if similarity.of_differences else Lengths(nothing, squares)
+    if similarity.of_differences:
+        return Lengths(squares, nothing)
+    return Lengths(nothing, jnp.sqrt(squares))
 
 
 def prepared(similarity: Similarity, z: jax.Array) -> jax.Array:

@@ -33,12 +33,14 @@ def info_nce(
     axis_name: Any = None,
     communication: Communication = "gather",
 ) -> jax.Array:
-    r"""The cross-entropy of finding the partner among the batch (InfoNCE, NT-Xent, CLIP).
+    r"""The cross-entropy of finding the partner among the batch (InfoNCE, CLIP).
 
     .. math:: \ell_i = -\log\frac{e^{d_i/\tau}}{e^{d_i/\tau}+\sum_{j\in N_i}e^{s_{ij}/\tau}}
 
     with the negatives :math:`N_i`, other positives left out: see :func:`multi_positive` for the
     loss that pulls these as well. The mean over anchors; for both directions, the mean of the two.
+    NT-Xent, whose negatives are also the others of the same view, is :func:`sup_con` of both views
+    one behind the other, with a label for each pair.
 
     Args:
       x: ``(B, D)`` floating, embeddings.
@@ -243,19 +245,21 @@ def hard_negative_nce(
 
     Source:
       Robinson et al., arXiv:2010.04592, Eqs. 3 and 4, and their code (mean of weights 1); Chuang
-      et al., arXiv:2007.00224, Eq. 8.
+      et al., arXiv:2007.00224, Eq. 8. Ours: negatives are those of the other side, :math:`n_i` at
+      most B - 1; in their code two views of images are one set, with 2 (B - 1) of them.
     """
     check_range("beta", beta, 0, None)
     check_range("positive_rate", positive_rate, 0, 1, below=True)
-    beta, positive_rate = (
-        jax.lax.stop_gradient(jnp.asarray(value, jnp.result_type(float)))
-        for value in (beta, positive_rate)
-    )
     batch = batch_of(
         x, y, scale=_inverse(temperature), similarity=similarity, positives=positives, valid=valid,
         weights=weights, directions=directions, memory_x=memory_x, memory_y=memory_y,
         block_size=block_size, axis_name=axis_name, communication=communication,
     )  # fmt: skip
+
+    beta, positive_rate = (
+        jax.lax.stop_gradient(jnp.asarray(value, batch.scale.dtype))
+        for value in (beta, positive_rate)
+    )
 
     def losses(values, positive_scores):
         harder, weighing, counted = values

@@ -218,13 +218,17 @@ class LogSumExp:
     def pull(self, tile: Tile, state: LogSum, cotangent: jax.Array) -> jax.Array:
         """Beta times the softmax."""
         share = jnp.exp(self._exponents(tile) - _finite(self.value(state))[:, None])
-        return share * (self.scale * cotangent)[:, None]
+        return share * (self._beta(cotangent) * cotangent)[:, None]
 
     def pull_positive(self, state: LogSum, cotangent: jax.Array) -> None:
         """They are not asked."""
 
+    def _beta(self, like: jax.Array) -> jax.Array:
+        """Under x64 that of a schedule is float64: sums are not."""
+        return jnp.asarray(self.scale, like.dtype)
+
     def _exponents(self, tile: Tile) -> jax.Array:
-        exponents = self.scale * (tile.margins + tile.scores)
+        exponents = self._beta(tile.scores) * (tile.margins + tile.scores)
         return jnp.where(chosen(tile, self.over), exponents, -jnp.inf)
 
 

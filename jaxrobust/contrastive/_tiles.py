@@ -14,7 +14,7 @@ class Items(NamedTuple):
     index: jax.Array  # (n,) int32: number in the whole batch, which decides ties
     ids: jax.Array  # (n,) int: two items with the same id are positives of each other
     valid: jax.Array  # (n,) bool: False for padding, which is neither anchor nor candidate
-    lengths: Lengths  # leaves (n,): squared lengths, sums of those of the item and its partner
+    lengths: Lengths  # leaves (n,): of the item and its partner; within one set, of the item alone
 
 
 class Tile(NamedTuple):
@@ -89,8 +89,8 @@ def rounding_of(scores: jax.Array, lengths: Lengths) -> jax.Array:
 
     A distance that is the root of a difference of squares has the error of these, which is most of
     it where embeddings are far from the middle and close to each other. An inner product has that
-    of the product of the lengths, which is at most half of the sum of their squares.
+    of the product of the lengths.
     """
     few, size = 16 * jnp.finfo(scores.dtype).eps, jnp.abs(scores)
     of_root = jnp.sqrt(scores**2 + few * lengths.differences) - size
-    return few * (1 + size + lengths.products / 2) + of_root
+    return few * (1 + size + lengths.products) + of_root

@@ -117,8 +117,7 @@ def _semi_hard(
         keys = (jnp.where(negative, scores, jnp.inf), -known.items_y.index)
         ordered, numbers = jax.lax.stop_gradient(jax.lax.sort(keys, num_keys=2))
         fixed = jax.lax.stop_gradient(scores)
-        of_pairs = jax.tree.map(lambda a, b: (a + b) / 2, lengths, known.items_y.lengths)
-        least = fixed - rounding_of(fixed, of_pairs)
+        least = fixed - rounding_of(fixed, lengths.of_pairs(known.items_y.lengths))
         below = jnp.searchsorted(ordered, least, side="left") - 1
         easiest = jnp.argmin(keys[0])
         chosen = scores[jnp.where(below >= 0, -numbers[jnp.maximum(below, 0)], easiest)]

@@ -57,11 +57,10 @@ def compiled(function: Callable[..., Any], num_static: int) -> Callable[..., Any
 
 def _may_be_cut(leaves: Sequence[Any]) -> bool:
     """Whether nothing is being traced, and loops may be slow."""
-    if jax.default_backend() != "cpu" or jax.config.read("jax_disable_jit"):
+    if jax.default_backend() != "cpu" or jax.config.jax_disable_jit:  # pyright: ignore
         return False
-    # Inside of `jit` known arguments are no tracers, but what is made of them is.
-    is_traced = core.unsafe_am_i_under_a_jit_DO_NOT_USE()
-    return not is_traced and not any(isinstance(leaf, Tracer) for leaf in leaves)
+    # Inside of `jit` known arguments are no tracers, but what is made of known numbers is.
+    return not any(isinstance(leaf, Tracer) for leaf in [*leaves, jnp.zeros(())])
 
 
 # By the traced program, which JAX keeps as long as the function, arguments of the same kind and the
@@ -151,8 +150,8 @@ def _pieces(jaxpr: core.Jaxpr, consts: Sequence[Any]) -> Run:
     for number, eqn in enumerate(jaxpr.eqns):
         if _is_slow(eqn):
             pieces += _between(between, jaxpr, number)
-            run = _LOOPS.get(eqn.primitive.name, _call)(eqn)
-            pieces.append(_Piece(run, list(eqn.invars), list(eqn.outvars)))
+            loop = _LOOPS.get(eqn.primitive.name, _call)(eqn)
+            pieces.append(_Piece(loop, list(eqn.invars), list(eqn.outvars)))
             between = []
         else:
             between.append(eqn)

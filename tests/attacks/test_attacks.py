@@ -273,6 +273,42 @@ def test_the_smallest_perturbation_without_a_gradient_at_x():
     assert np.all(nowhere.info.has_zero_gradient)
 
 
+def convolutions(params, x):
+    """A network of one convolution, (B, 5, 5, 1) to three classes."""
+    kernel, last = params
+    dimensions = jax.lax.conv_dimension_numbers(x.shape, kernel.shape, ("NHWC", "HWIO", "NHWC"))
+    hidden = jax.lax.conv_general_dilated(x, kernel, (2, 2), "SAME", None, None, dimensions)
+    return jax.nn.relu(hidden).reshape(len(x), -1) @ last
+
+
+@pytest.mark.parametrize("name", [*ATTACKS, "minimum_norm"])
+def test_a_network_with_convolutions(name, monkeypatch):
+    """On a CPU its loops run in Python, but for those inside of `jit`: with the same result."""
+    from jaxrobust.trees import _programs
+
+    rng = np.random.default_rng(0)
+    as_float = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+    params, x = (as_float(3, 3, 1, 4), as_float(36, 3)), as_float(6, 5, 5, 1)
+    y = jnp.argmax(convolutions(params, x), axis=1)
+    attack: Any = {**ATTACKS, "minimum_norm": attacks.minimum_norm}[name]
+    options: Any = {} if name == "minimum_norm" else {"eps": 0.3}
+    run = lambda key, x: attack(convolutions, params, x, y, norm="l2", key=key, **options)
+    cut = []
+    pieces = _programs._pieces
+    monkeypatch.setattr(_programs, "_pieces", lambda *given: cut.append(1) or pieces(*given))
+    found = run(KEY, x)
+    assert cut or jax.default_backend() != "cpu"
+    number = len(cut)
+    whole = jax.jit(run)(KEY, x)
+    assert len(cut) == number
+    # A choice between two points that are equally good may fall otherwise.
+    same = (
+        np.isclose(found.perturbations, whole.perturbations, atol=1e-4).reshape(6, -1).all(axis=1)
+    )
+    assert np.mean(same) >= 0.8
+    np.testing.assert_array_equal(found.success, whole.success)
+
+
 def test_far_from_the_boundary_the_entropy_still_counts():
     """In single precision the difference of two sums would be 0 for all points."""
     w = np.array([[1.0, 0.5, -0.25]], np.float32)

@@ -86,25 +86,52 @@ def test_retrieval():
     assert whole.rsum == blocks.rsum == 600
 
 
-@pytest.mark.parametrize(
-    "mining",
-    [
-        contrastive.ramp(0, 10)(jnp.int32(3)),
-        contrastive.ramp(0, 10)(jnp.int32(11)),
-        contrastive.switch(5)(jnp.int32(3)),
-        contrastive.mixed(np.float64(0.3)),
-        contrastive.temperature_annealing(1.0, 10.0, 5)(jnp.int32(3)),
-        contrastive.top_k_annealing(5, 5)(jnp.int32(3)),
-        contrastive.soft(np.float64(3.0)),
-    ],
-    ids=["ramp", "after it", "switch", "mixed", "temperature", "top-k", "soft"],
-)
-def test_single_precision_under_x64(x64, mining):
+# Made under x64: what they hold is float64 then.
+MININGS = {
+    "ramp": lambda: contrastive.ramp(0, 10)(jnp.int64(3)),
+    "after it": lambda: contrastive.ramp(0, 10)(jnp.int64(11)),
+    "switch": lambda: contrastive.switch(5)(jnp.int64(3)),
+    "mixed": lambda: contrastive.mixed(np.float64(0.3)),
+    "temperature": lambda: contrastive.temperature_annealing(1.0, 10.0, 5)(jnp.int64(3)),
+    "top-k": lambda: contrastive.top_k_annealing(5, 5)(jnp.int64(3)),
+    "soft": lambda: contrastive.soft(np.float64(3.0)),
+    "selective": lambda: contrastive.selective(np.float64(0.1)),
+    "by distance": lambda: contrastive.distance_weighted(
+        jax.random.key(0), cutoff=np.float64(0.5), limit=jnp.float64(1.9)
+    ),
+}
+
+
+@pytest.mark.parametrize("block_size", [None, 4])
+@pytest.mark.parametrize("name", MININGS)
+def test_single_precision_under_x64(x64, name, block_size):
     x, y = (moved(z) for z in far_apart(6))
-    for loss in (contrastive.hinge_loss, jax.jit(contrastive.hinge_loss)):
-        value, _ = loss(x, y, mining=mining)
-        assert value.dtype == jnp.float32
+    for loss in (
+        contrastive.hinge_loss,
+        jax.jit(contrastive.hinge_loss, static_argnames="block_size"),
+    ):
+        value, info = loss(x, y, mining=MININGS[name](), block_size=block_size)
+        assert value.dtype == info.hardest_gap.dtype == jnp.float32
         assert np.isfinite(value)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        functools.partial(contrastive.info_nce, temperature=np.float64(0.1)),
+        functools.partial(contrastive.multi_positive, temperature=np.float64(0.1)),
+        functools.partial(
+            contrastive.hard_negative_nce, temperature=np.float64(0.1), beta=np.float64(1.0),
+            positive_rate=np.float64(0.1),
+        ),
+        functools.partial(contrastive.sigmoid_loss, scale=np.float64(10), bias=np.float64(-10)),
+    ],
+    ids=["info_nce", "multi_positive", "hard_negative_nce", "sigmoid"],
+)  # fmt: skip
+def test_losses_in_single_precision_under_x64(x64, loss):
+    x, y = (moved(z) for z in far_apart(6))
+    value, gradient = jax.value_and_grad(loss)(x, y)
+    assert value.dtype == gradient.dtype == jnp.float32
 
 
 def test_rows_of_length_1_in_half_precision():
@@ -169,3 +196,25 @@ def test_ties_of_long_embeddings(block_size):
     assert active.sum() > 20
     np.testing.assert_allclose(chosen[active], y[wanted[active]], atol=1e-3)
     assert info.num_anchors == 64
+
+
+@pytest.mark.parametrize("far", [1.0, 1e4])
+def test_inner_products_do_not_tell_which_side_is_long(far):
+    """Of x times c and y over c: the same scores, so the same semi-hard negatives."""
+    rng = np.random.default_rng(1)
+    x, y = (contrastive.normalized(jnp.asarray(rng.normal(size=(32, 8)), jnp.float32)),) * 2
+    y = contrastive.normalized(y + 0.1 * jnp.asarray(rng.normal(size=(32, 8)), jnp.float32))
+    run = functools.partial(
+        contrastive.hinge_loss, similarity="dot", mining="semi_hard", margin=2.0, reduction="sum",
+        ignore_above=0.5,
+    )  # fmt: skip
+    expected, info = run(x, y)
+    found, other = run(far * x, y / far)
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+    assert other.accuracy == info.accuracy == 1
+    labels = jnp.arange(32) // 2
+    triplets = functools.partial(
+        contrastive.triplet_loss, labels=labels, mining="semi_hard", similarity="dot", margin=2.0
+    )
+    short = x * jnp.where(labels % 2 == 0, far, 1 / far)[:, None]
+    assert np.isfinite(jax.tree.leaves(triplets(short))[0])
