@@ -133,8 +133,10 @@ def hinge_loss(
 
     Returns:
       The loss ``()``, in float32 at least, and :class:`Info`. An anchor without negatives has loss
-      0. Of negatives that are equally hard the one with the lowest number is mined; at a hinge of 0
-      exactly the gradient is 0. Zero embeddings have cosine similarity 0 and gradient 0.
+      0. Of negatives that are equally hard, as computed, the one with the lowest number is mined
+      (scores of two copies may differ in the last digit, and other blocks may round otherwise); at
+      a hinge of 0 exactly the gradient is 0. Zero embeddings have cosine similarity 0 and no
+      gradient.
 
     Raises:
       ValueError: for shapes that do not fit, embeddings or margins that are not finite (unless

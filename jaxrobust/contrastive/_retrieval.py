@@ -174,7 +174,8 @@ def _metrics(options: _Options, x, y, ids_x, ids_y) -> Retrieval:
 def _both(options: _Options, x, y, ids_x, ids_y) -> Retrieval:
     similarity = options.similarity
     centered = centering(similarity, x)
-    x, y = (prepared(similarity, centered(z)) for z in (x, y))
+    # In float32 at least: nothing of embeddings in half precision is rounded once more.
+    x, y = (prepared(similarity, trees.promote(centered(z))) for z in (x, y))
     flipped = lambda a, b: similarity.scores(b, a).T
     one = _ranking(options, similarity.scores, x, y, ids_x, ids_y)
     other = _ranking(options, flipped, y, x, ids_y, ids_x)

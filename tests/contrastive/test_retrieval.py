@@ -320,3 +320,17 @@ def test_bad_input():
     for arguments, options, message in cases:
         with pytest.raises(ValueError, match=message):
             contrastive.retrieval_metrics(*arguments, **options)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean", "order"])
+def test_half_precision_is_ranked_as_single(dtype, similarity):
+    """By the same numbers: normalized rows are not rounded again."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(60, 24)), dtype)
+    y = jnp.asarray(np.asarray(x, float) + 0.8 * rng.normal(size=x.shape), dtype)
+    found = contrastive.retrieval_metrics(x, y, similarity=similarity)
+    wide = contrastive.retrieval_metrics(
+        x.astype(jnp.float32), y.astype(jnp.float32), similarity=similarity
+    )
+    jax.tree.map(np.testing.assert_array_equal, found, wide)
