@@ -49,6 +49,7 @@ NORMS = {
     "l4": (norms.lp(4), 10, 0.12161),
     "l1.5": (norms.lp(1.5), 10, 0.65275),
 }
+THREATS = ("linf", "l2", "l1", "Fourier-linf", "Fourier-l1")
 DIGITS = 6e-5  # half of the last digit that was recorded, and a little
 DIGITS_OF_CONES = 1e-3  # the solver warned that those with cones may be less exact
 
@@ -138,7 +139,7 @@ def geometry_of_optimizers(config: Config) -> list[Claim]:
 def attacks_on_linear(config: Config) -> list[Claim]:
     """Every attack and its closed form."""
     sizes = attack_quality.Config(examples=config.examples)
-    return attack_quality.linear_claims(*attack_quality.on_linear(sizes))
+    return attack_quality.linear_claims(*attack_quality.on_linear(sizes, threats=THREATS))
 
 
 PARTS: dict[str, Callable[[Config], list[Claim]]] = {

@@ -19,6 +19,7 @@ import dataclasses
 import functools
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -89,11 +90,11 @@ def run(config: Config, progress=silent) -> Result:
     seconds = {"linear classifiers": time.perf_counter() - begin}
     progress(0.6, "network")
     begin = time.perf_counter()
-    network, starts = of_network(config, progress)
+    network, starts, beyond = of_network(config, progress)
     seconds["network"] = time.perf_counter() - begin
     return Result(
         summary=summarise(linear, network),
-        claims=[*linear_claims(linear, feasible), *network_claims(network, config.images)],
+        claims=[*linear_claims(linear, feasible), *network_claims(network, beyond, config.images)],
         series={"linear": linear, "network": network, "losses": starts},
         tables=[linear_table(linear), network_table(network)],
         wall_time=seconds,
@@ -101,15 +102,15 @@ def run(config: Config, progress=silent) -> Result:
 
 
 def on_linear(
-    config: Config, progress=silent
+    config: Config, progress=silent, threats: Sequence[str] = tuple(THREATS)
 ) -> tuple[dict[str, dict[str, np.ndarray]], list[float]]:
-    """Of all threats, in double precision; see :func:`of_linear`."""
+    """Of several threats, in double precision; see :func:`of_linear`."""
     linear: dict[str, dict[str, np.ndarray]] = {}
     feasible: list[float] = []
     with jax.enable_x64(True):
-        for number, (name, (norm, shape)) in enumerate(THREATS.items()):
-            progress(0.6 * number / len(THREATS), f"linear, {name}")
-            linear[name], beyond = of_linear(norm, shape, config)
+        for number, name in enumerate(threats):
+            progress(0.6 * number / len(threats), f"linear, {name}")
+            linear[name], beyond = of_linear(*THREATS[name], config)
             feasible += beyond
     return linear, feasible
 
@@ -190,8 +191,11 @@ def closed_form(norm, shape, w, x, labels, eps) -> tuple[np.ndarray, np.ndarray]
     return np.where(own, -np.inf, reach).max(axis=1), np.where(own, 0, moved).max(axis=1)
 
 
-def of_network(config: Config, progress) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
-    """Robust accuracies in % by norm and attack, and mean losses of APGD and PGD on the way."""
+def of_network(config: Config, progress) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Robust accuracies in % by norm and attack, mean losses of APGD and PGD on the way.
+
+    And by how much inputs, in float32, leave the ball (by norm and attack).
+    """
     found = robust_networks.images(data.digits(), (8, 8, 1), num_test=config.images)
     params = robust_networks.init(jax.random.key(config.seed), (8, 8, 1))
     params = robust_networks.trained(
@@ -200,6 +204,7 @@ def of_network(config: Config, progress) -> tuple[dict[str, dict[str, float]], d
     x, y = found.x_test, found.y_test
     rows: dict[str, dict[str, float]] = {}
     losses: dict[str, Any] = {}
+    beyond: dict[str, dict[str, float]] = {}
     for number, (name, eps) in enumerate(RADII.items()):
         progress(0.7 + 0.3 * number / len(RADII), f"network, {name}")
         given: Any = {"norm": name, "eps": eps, "bounds": BOUNDS}
@@ -225,11 +230,23 @@ def of_network(config: Config, progress) -> tuple[dict[str, dict[str, float]], d
             "ensemble": percent(whole),
         }
         short = attack(num_steps=STEPS, step_size=STEP_SIZES[0])
+        several = {"PGD": short, APGD: auto, "ensemble": whole}
+        beyond[name] = {of: outside(name, eps, x, r.inputs) for of, r in several.items()}
         losses[name] = {
             "APGD": np.asarray(auto.info.losses).mean(axis=1),
             f"PGD, step {STEP_SIZES[0]}": np.asarray(short.info.losses).mean(axis=1),
         }
-    return rows, losses
+    return rows, losses, beyond
+
+
+def outside(norm: str, eps: float, x: Any, inputs: Any) -> float:
+    """By which part of the radius inputs are outside of the ball; infinite if out of bounds."""
+    low, high = BOUNDS
+    if np.min(inputs) < low or np.max(inputs) > high:
+        return float("inf")
+    moved = (np.asarray(inputs, np.float64) - np.asarray(x, np.float64)).reshape(len(x), -1)
+    order = np.inf if norm == "linf" else 2
+    return float(np.linalg.norm(moved, order, axis=1).max() / eps - 1)
 
 
 def linear_claims(linear: dict[str, dict[str, np.ndarray]], beyond: list[float]) -> list[Claim]:
@@ -266,7 +283,9 @@ def linear_claims(linear: dict[str, dict[str, np.ndarray]], beyond: list[float])
     return made
 
 
-def network_claims(network: dict[str, dict[str, float]], images: int) -> list[Claim]:
+def network_claims(
+    network: dict[str, dict[str, float]], beyond: dict[str, dict[str, float]], images: int
+) -> list[Claim]:
     """Where no closed form is known."""
     auto = [row[APGD] - row["PGD, best of all"] for row in network.values()]
     whole = [row["ensemble"] - row["PGD, best of all"] for row in network.values()]
@@ -288,6 +307,13 @@ def network_claims(network: dict[str, dict[str, float]], images: int) -> list[Cl
             "the attacks matter: accuracy without one less that under the ensemble, in points",
             [row["no attack"] - row["ensemble"] for row in network.values()],
             10.0,
+        ),
+        Claim.at_most(
+            OWN,
+            "inputs are in ball and box, in single precision (by which part of the radius they are "
+            "outside of the ball)",
+            [value for by in beyond.values() for value in by.values()],
+            1e-6,
         ),
     ]
 

@@ -26,7 +26,6 @@ THESIS = (
 MOST_STEPS, MOST_SECONDS, MOST_SECONDS_CNN = 0.35, 0.6, 0.5
 MOST_SECONDS_CLEAN = 1.05
 MOST_AUTOMATIC = 1.05
-LONG = 50_000  # steps of a run in which a refresh can be afforded long before the end
 LEAST_GAIN = 0.7  # of the time, in at least one setting that is limited by noise
 
 Runs = dict[float, list[Curve]]
@@ -297,10 +296,26 @@ def loss_ratios(
     return {m: (float(steps), float(seconds)) for m, (steps, seconds) in ratios.items()}
 
 
-def length_of(methods: dict[str, Runs]) -> int:
-    """Steps of a run."""
-    every = [c for curves in methods[UNIFORM].values() for c in curves if c.steps.size]
-    return int(max((curve.steps[-1] for curve in every), default=0))
+def told_promise(methods: dict[str, Runs]) -> str:
+    """What looks promised of strata, over the runs of the automatic mode at all rates."""
+    reports = [r for runs in methods[AUTOMATIC].values() for c in runs for r in c.reports]
+    found = {
+        name: [float(r[name]) for r in reports if name in r]
+        for name in ("noise_share", "ratio_ahead", "ratio")
+    }
+    told = [
+        f"{words} {np.median(found[name]):.2f}"
+        for name, words in (
+            ("noise_share", "the share of noise was"),
+            ("ratio_ahead", "the ratio of variances that probes promised"),
+            ("ratio", "that of refreshes"),
+        )
+        if found[name]
+    ]
+    looked = sum("gain_between" in r for r in reports)
+    return f"in {looked} of {len(reports)} calls it looked whether noise is the limit" + (
+        f"; in the median {', '.join(told)}" if told else ", and made no refresh"
+    )
 
 
 def share_of_switches(methods: dict[str, Runs]) -> float:
@@ -400,10 +415,9 @@ def automatic_gains(
             "in the noise-limited setting where it most often did",
             switches[most],
             0.5,
-            should_hold=source == "mnist" and length_of(runs[most]) >= LONG,
-            reason=f"claimed for MNIST and runs of {LONG:,} steps or more: looks and refreshes "
-            f"wait until they are a small share of all steps, and here, in "
-            f"{length_of(runs[most]):,} steps, {told_refreshing(runs[most], AUTOMATIC)}",
+            should_hold=False,
+            reason=f"it leaves them if that promises more than it costs, with strata that cannot "
+            f"be worse than uniform draws as training goes on; {told_promise(runs[most])}",
         ),
         Claim.at_most(
             OWN,

@@ -61,10 +61,21 @@ def test_claims_about_linear_classifiers(lacking, beyond, number):
         ({"auto": 60.0 + 2 * ONE}, 1),
         ({"ensemble": 60.0 + ONE}, 1),
         ({"clean": 65.0}, 1),
+        ({"beyond": 2e-6}, 1),
     ],
 )
 def test_claims_about_the_network(options, number):
-    assert len(failing(attack_quality.network_claims(network(**options), IMAGES))) == number
+    beyond = {"linf": {"PGD": options.pop("beyond", 3e-7)}}
+    claims = attack_quality.network_claims(network(**options), beyond, IMAGES)
+    assert len(failing(claims)) == number
+
+
+def test_how_far_inputs_are_outside():
+    x = np.full((2, 3), 0.5, np.float32)
+    inputs = x + np.asarray([[0.1, 0, 0], [0.1, -0.2, 0]], np.float32)
+    assert attack_quality.outside("linf", 0.1, x, inputs) == pytest.approx(1.0, rel=1e-5)
+    assert attack_quality.outside("l2", 0.1, x, inputs) == pytest.approx(5**0.5 - 1, rel=1e-5)
+    assert attack_quality.outside("l2", 0.1, x, inputs + 0.45) == np.inf
 
 
 @pytest.mark.slow

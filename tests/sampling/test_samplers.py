@@ -473,8 +473,9 @@ class TestRedundancyRemoved:
 
 
 def test_shards_are_the_global_draw():
-    sampler = SAMPLERS["stratified"]
-    draw, _ = sampling.uniform(50, 8).next(sampler.init(jax.random.key(0)))
+    sampler = sampling.importance(np.arange(1.0, 51.0), 8)  # so that all weights differ
+    draw, _ = sampler.next(sampler.init(jax.random.key(0)))
+    assert len(set(np.asarray(draw.weights).tolist())) > 4
     for number in (1, 2, 8):
         parts = [sampling.shard(draw, i, number) for i in range(number)]
         joined = jax.tree.map(lambda *rows: jnp.concatenate(rows), *parts)
