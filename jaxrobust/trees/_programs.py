@@ -240,15 +240,48 @@ def _while(eqn: core.JaxprEqn) -> Run:
     number = len(eqn.outvars)
     num_going = len(going.jaxpr.invars) - number
     goes_on, step = (_pieces(part.jaxpr, part.consts) for part in (going, body))
+    num_fixed = len(body.jaxpr.invars) - number
+    counter = _counter(going.jaxpr, body.jaxpr, num_fixed) if num_going == 0 else None
 
     def run(arguments: Sequence[Any]) -> list[Any]:
         fixed = list(arguments[: len(arguments) - number])
         state = list(arguments[len(fixed) :])
+        of_step = fixed[num_going:]
+        if counter is not None:  # nobody waits for a step to begin the next one
+            for _ in range(int(state[counter[0]]), int(state[counter[1]])):
+                state = step([*of_step, *state])
+            return state
         while bool(goes_on([*fixed[:num_going], *state])[0]):
-            state = step([*fixed[num_going:], *state])
+            state = step([*of_step, *state])
         return state
 
     return run
+
+
+def _counter(going: core.Jaxpr, body: core.Jaxpr, num_fixed: int) -> tuple[int, int] | None:
+    """Which parts of the state are a counter and its end, as `fori_loop` makes them; or None.
+
+    The condition is counter < end, and a step adds one to the counter and leaves the end alone.
+    """
+    if len(going.eqns) != 1 or going.eqns[0].primitive.name != "lt":
+        return None
+    if list(going.outvars) != list(going.eqns[0].outvars):
+        return None
+    places = {variable: number for number, variable in enumerate(going.invars)}
+    atoms = [a for a in going.eqns[0].invars if not isinstance(a, core.Literal) and a in places]
+    if len(atoms) != 2:
+        return None
+    at, end = (places[atom] for atom in atoms)
+    state = body.invars[num_fixed:]
+    is_next = any(
+        eqn.primitive.name == "add"
+        and eqn.outvars[0] is body.outvars[at]
+        and eqn.invars[0] is state[at]
+        and isinstance(eqn.invars[1], core.Literal)
+        and eqn.invars[1].val == 1
+        for eqn in body.eqns
+    )
+    return (at, end) if is_next and body.outvars[end] is state[end] else None
 
 
 def _scan(eqn: core.JaxprEqn) -> Run:
