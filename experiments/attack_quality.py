@@ -11,7 +11,7 @@ and the ensemble against both.
 Gaussian data; the network on the digits (8x8 images), trained adversarially against linf.
 
 Presets:
-    quick: 90 s on 2 cores; 8 examples, 60 images, 3 restarts
+    quick: 2 min on 2 cores; 4 examples, 60 images, 3 restarts
     full: (estimated) 30 min on 2 cores; 128 examples, all 359 test images, 50 restarts
 """
 
@@ -36,7 +36,7 @@ from jaxrobust.norms import Norm
 TOUR = False
 CLOSED_FORM = "the dual norm (exact)"
 OWN = "this library: measured, no paper"
-SIGNAL, IMAGE = (48,), (6, 6, 3)
+SIGNAL, IMAGE = (32,), (4, 4, 3)
 THREATS: dict[str, tuple[Norm, tuple[int, ...]]] = {
     "linf": (norms.linf, SIGNAL),
     "l2": (norms.l2, SIGNAL),
@@ -65,7 +65,7 @@ class Config:
 
     seed: int = 0
     """Of data, network and attacks."""
-    examples: int = 8
+    examples: int = 4
     """Examples of every linear classifier."""
     images: int = 60
     """Images that the network is attacked on."""
