@@ -12,6 +12,7 @@ Presets:
 import dataclasses
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -172,15 +173,16 @@ PARTS: dict[str, Callable[[Config], list[Claim]]] = {
 
 def table(found: dict[str, list[Claim]], seconds: dict[str, float]) -> Table:
     """Claims and seconds of every part."""
-    rows = [
-        (
-            name, len(claims), sum(c.holds for c in claims),
-            sum(c.should_hold and not c.holds for c in claims), f"{seconds[name]:.0f}",
-        )
+    counts = {
+        name: (len(claims), sum(c.holds for c in claims),
+               sum(c.should_hold and not c.holds for c in claims))
         for name, claims in found.items()
-    ]  # fmt: skip
-    rows.append(("all", *(sum(row[i] for row in rows) for i in (1, 2, 3)),
-                 f"{sum(seconds.values()):.0f}"))  # fmt: skip
+    }  # fmt: skip
+    rows: list[tuple[Any, ...]] = [
+        (name, *numbers, f"{seconds[name]:.0f}") for name, numbers in counts.items()
+    ]
+    total = [sum(numbers) for numbers in zip(*counts.values(), strict=True)]
+    rows.append(("all", *total, f"{sum(seconds.values()):.0f}"))
     columns = ("part", "claims", "hold", "should hold and do not", "seconds")
     return Table("What must come out, by part", columns, rows)
 
