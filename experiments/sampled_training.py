@@ -18,13 +18,13 @@ compilation is measured by itself, in runs that are not counted. The automatic m
 sampling, which are to differ by few percent, run three times in turn, and the fastest counts.
 
 Presets:
-    quick: 1 min on 2 cores; digits, 5 seeds, batch size 8
-    sizes: 30 min on 2 cores; digits, 5 seeds, batch sizes 8 to 256, convex and not, with copies
+    quick: 160 s on 2 cores; digits, 5 seeds, batch size 8
+    sizes: 34 min on 2 cores; digits, 5 seeds, batch sizes 8 to 256, convex and not, with copies
         and without
     mnist: 3 min on 2 cores; the first part on MNIST, 50 images x 360 copies and 2,000 others, 5
         seeds (needs the MNIST files, see `jaxrobust.data.mnist`)
     cnn: 7 min on 2 cores; the first part with a small CNN on MNIST
-    noise: 9 min on 2 cores; the second part alone on 5,000 images of MNIST, 10 % wrong labels
+    noise: 21 min on 2 cores; the second part alone on 5,000 images of MNIST, 10 % wrong labels
     full: 4 h on 2 cores; both parts on MNIST, batch sizes 8 to 256
 """
 
