@@ -26,7 +26,7 @@ from experiments import gradient_variance_claims as told
 from experiments import gradient_variance_plots, gradient_variance_tables, random_features, silent
 from experiments.gradient_estimators import Moments
 from experiments.gradient_variance_claims import FRESH, ROWS, Row
-from experiments.gradient_variance_regression import COPIES, measure_regression
+from experiments.gradient_variance_regression import SETTINGS, measure_regression
 from experiments.random_features import BATCH, Problem
 from experiments.report import Result
 from jaxrobust import clustering, sampling
@@ -45,7 +45,7 @@ class Config:
     sweep_seeds: int = 2
     """Problems for every setting of the sweep."""
     ratios: tuple[float, ...] = (1.0, 3.0, 10.0)
-    """Features per example, of the sweep."""
+    """Features per example, of the sweep, with and without copies."""
     learning_rates: tuple[float, ...] = (0.1, 0.01, 0.001)
     """Of the sweep."""
     teacher: int = 1_000
@@ -101,9 +101,9 @@ def run(config: Config, progress=silent) -> Result:
         sweep[setting] = measure_path(setting, config.sweep_seeds)
     swept = time.perf_counter()
     regression = {}
-    for name, copies in COPIES.items():
-        progress(0.9, f"linear regression, {name}")
-        regression[name] = measure_regression(config.regression_steps, *copies)
+    for number, data in enumerate(SETTINGS):
+        progress(0.9 + 0.1 * number / len(SETTINGS), f"linear regression, {data.title}")
+        regression[data.title] = measure_regression(config.regression_steps, data)
     seconds = {"table": tabulated - begin, "sweep": swept - tabulated}
     seconds["regression"] = time.perf_counter() - swept
     return Result(
@@ -233,5 +233,6 @@ def plot(result: Result) -> dict:
     return {
         "table": gradient_variance_plots.table(result),
         "sweep": gradient_variance_plots.sweep(result),
+        "copies": gradient_variance_plots.copies(result),
         "regression": gradient_variance_plots.regression(result),
     }

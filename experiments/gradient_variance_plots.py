@@ -105,12 +105,39 @@ def sweep(result: Result):
     )
 
 
-def draw(ax, x, settings) -> None:
+def copies(result: Result):
+    """Variance relative to SG-B over the features per example, by share of copies."""
+    usual = told.USUAL
+    found = [
+        one
+        for one in result.series["sweep"].values()
+        if one["learning_rate"] == usual.learning_rate and one["teacher"] == usual.teacher
+    ]
+    figure, axes = plots.subplots(1, len(told.SHARES), width=11, height=4.0, sharey=True)
+    for ax, share in zip(axes, told.SHARES, strict=True):
+        chosen = sorted((one for one in found if one["duplicated"] == share),
+                        key=lambda one: one["ratio"])  # fmt: skip
+        ticks = [one["ratio"] for one in chosen]
+        draw(ax, ticks, chosen, relative=True)
+        ax.set_xscale("log")
+        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.minorticks_off()
+        plots.describe(ax, title=f"{100 * share:.0f} % copies", x="features per example",
+                       y="variance / SG-B" if ax is axes[0] else "")  # fmt: skip
+    plots.direct_labels(axes[-1])
+    return plots.finish(figure), (
+        f"Variance relative to plain batches of 10, step {usual.learning_rate:g}, over the number "
+        "of features per example (mean over seeds and measured steps, with clusters and "
+        "snapshots made 500 steps before), where a share of the examples are copies of 5 points."
+    )
+
+
+def draw(ax, x, settings, relative: bool = False) -> None:
     """Variances of some settings, on a logarithmic axis."""
     ax.set_yscale("log")
     for name in (SG, DOUBLE, GC, SVRG):
-        values = [np.asarray(one["average variance"][name]).ravel() for one in settings]
-        means = [np.mean(v) for v in values]
+        of = lambda one, name=name: np.mean(one["average variance"][name])
+        means = [of(one) / (of(one, SG) if relative else 1) for one in settings]
         plots.line(ax, x, means, label=name, index=LOOKS[name], markevery=1)
     ax.autoscale_view()  # now, for the heights of labels follow from the limits
 
@@ -118,17 +145,24 @@ def draw(ax, x, settings) -> None:
 def regression(result: Result):
     """Average variance over training steps, with copies and without."""
     found = result.series["regression"]
-    figure, axes = plots.subplots(1, len(found), width=3.2 * len(found), height=4.0, sharey=True)
-    for ax, (name, series) in zip(axes, found.items(), strict=True):
+    columns = 5
+    rows = -(-len(found) // columns)
+    figure, axes = plots.subplots(rows, columns, width=3.0 * columns, height=3.6 * rows,
+                                  sharey=True, sharex=True)  # fmt: skip
+    axes = np.asarray(axes).ravel()
+    for ax in axes[len(found) :]:
+        ax.set_visible(False)
+    for ax, (name, series) in zip(axes, found.items(), strict=False):
         ax.set_yscale("log")
         for estimator in (SG, DOUBLE, GC, HARTIGAN, IMPORTANCE, SVRG):
             plots.line(ax, series["steps"], series[estimator], label=estimator,
                        index=LOOKS[estimator])  # fmt: skip
         ax.autoscale_view()
         plots.describe(ax, title=name[0].upper() + name[1:], x="training steps",
-                       y="variance per weight" if ax is axes[0] else "")  # fmt: skip
-    plots.direct_labels(axes[-1])
+                       y="variance per weight" if ax in axes[::columns] else "")  # fmt: skip
+    plots.direct_labels(axes[len(found) - 1])
     return plots.finish(figure), (
         "Linear regression with 500 Gaussian points in 1000 dimensions and some more points that "
-        "are there many times; batches of 10, clusters and snapshots up to 1000 steps old."
+        "are there many times; signal to noise (SNR) 10 unless told otherwise; batches of 10, "
+        "clusters and snapshots up to 1000 steps old."
     )

@@ -1,5 +1,7 @@
 """Linear regression with more weights than examples, for the experiment `gradient_variance`."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,23 +11,43 @@ from jaxrobust import clustering, sampling
 
 DIM, NUMBER, BATCH = 1_000, 500, 10
 LEARNING_RATE = 5e-5
-SIGNAL_TO_NOISE = 10
-# Points that are there besides, and how many times each. Of the published runs only these options
-# are known, and not which one the figure is of.
-COPIES = {
-    "no copies": (0, 0), "5 x 1,000 copies": (5, 1_000), "10 x 100 copies": (10, 100),
-    "5 x 100 copies": (5, 100), "100 x 100 copies": (100, 100),
-}  # fmt: skip
+SIGNAL_TO_NOISE = 10.0
+
+
+class Data(NamedTuple):
+    """Of a regression: what there is besides the NUMBER Gaussian points, and the noise."""
+
+    points: int = 0  # more points
+    times: int = 0  # that each of them is there
+    signal_to_noise: float = (
+        SIGNAL_TO_NOISE  # variance of the targets without noise, over the noise
+    )
+
+    @property
+    def title(self) -> str:
+        """How the report calls it."""
+        copies = f"{self.points} x {self.times:,} copies" if self.points else "no copies"
+        noisier = self.signal_to_noise != SIGNAL_TO_NOISE
+        return copies + (f", SNR {self.signal_to_noise:g}" if noisier else "")
+
+
+# Of the published runs these options are known, and not which one a figure is of.
+MOST_COPIED = (5, 1_000)
+SETTINGS = (
+    *(Data(*copies) for copies in ((0, 0), (5, 100), (10, 100), (100, 100), MOST_COPIED)),
+    *(Data(*copies, snr) for copies in ((0, 0), MOST_COPIED) for snr in (5.0, 2.0)),
+)
 POINTS = 5  # of the trajectory
 REFRESH = 1_000  # steps before each, the clusters are made
 
 
-def make(points: int = 0, times: int = 0, seed: int = 0) -> tuple[jax.Array, jax.Array]:
+def make(setting: Data, seed: int = 0) -> tuple[jax.Array, jax.Array]:
     """Gaussian inputs and noisy linear targets: NUMBER, and some more points so many times each."""
+    points, times, signal_to_noise = setting
     generator = np.random.default_rng(seed)
     x = generator.normal(size=(NUMBER + points, DIM))
     truth = generator.normal(size=DIM) / np.sqrt(DIM)
-    y = x @ truth + generator.normal(size=len(x)) / np.sqrt(SIGNAL_TO_NOISE)
+    y = x @ truth + generator.normal(size=len(x)) / np.sqrt(signal_to_noise)
     places = np.concatenate([np.arange(NUMBER), NUMBER + np.repeat(np.arange(points), times)])
     return jnp.asarray(x[places], jnp.float32), jnp.asarray(y[places], jnp.float32)
 
@@ -57,9 +79,9 @@ def gradients(params: jax.Array, data: tuple[jax.Array, jax.Array]) -> jax.Array
     return jax.vmap(jax.grad(loss_fn), (None, 0))(params, data)[:, 0]
 
 
-def measure_regression(steps: int, points: int, times: int) -> dict[str, np.ndarray]:
+def measure_regression(steps: int, setting: Data) -> dict[str, np.ndarray]:
     """Variance per weight at some steps of one trajectory, by estimator; and those steps."""
-    data = make(points, times)
+    data = make(setting)
     rows = steps // REFRESH
     shape = (rows, REFRESH, BATCH)
     drawn = np.random.default_rng(1).integers(0, len(data[1]), shape, np.int32)

@@ -71,7 +71,7 @@ REGRESSION = {
         **{k: np.array([v, v]) for k, v in
            {SG: 1, DOUBLE: 0.5, GC: 0.4, HARTIGAN: 0.3, IMPORTANCE: 0.6, SVRG: 0.01}.items()},
     }
-    for name in gradient_variance_regression.COPIES
+    for name in (data.title for data in gradient_variance_regression.SETTINGS)
 }  # fmt: skip
 
 
@@ -131,7 +131,7 @@ def test_svrg_has_no_variance_at_its_snapshot():
 
 
 def test_the_regression_is_that_of_its_gradients():
-    data = gradient_variance_regression.make(3, 7)
+    data = gradient_variance_regression.make(gradient_variance_regression.Data(3, 7))
     assert len(data[0]) == 500 + 3 * 7
     assert len(np.unique(data[0], axis=0)) == 503
     params = jnp.ones((1, gradient_variance_regression.DIM)) / 100
@@ -162,24 +162,58 @@ def test_claims_about_the_table_hold_for_it_and_fail_for_others(table):
 
 def test_claims_about_training_can_hold_and_fail(sweep):
     config = Config()
-    claims = told.sweep_claims(config, sweep) + told.copies_claims(sweep)
+    claims = told.sweep_claims(config, sweep) + told.copies_claims(config, sweep)
     assert {c.statement for c in claims if not c.holds} <= {
         c.statement for c in claims if not c.should_hold
     }
     flipped = {
         row: variances(1 / np.mean(v.average[SG]), gc=1.2, svrg=0.9) for row, v in sweep.items()
     }
-    wrong = told.sweep_claims(config, flipped) + told.copies_claims(flipped)
+    wrong = told.sweep_claims(config, flipped) + told.copies_claims(config, flipped)
     failing = [c for c in wrong if not c.holds]
     assert len(failing) >= 7
     assert all(claim.holds for claim in told.regression_claims(REGRESSION))
     high = {name: {**by, SVRG: by[SG], HARTIGAN: by[SG]} for name, by in REGRESSION.items()}
-    assert [c.holds for c in told.regression_claims(high)] == [False, *[True] * 5, False]
+    assert [c.holds for c in told.regression_claims(high)] == [False, *[True] * 9, False]
     worse = {name: {**by, GC: by[SG]} for name, by in REGRESSION.items()}
     found = told.regression_claims(worse)
-    assert [c.holds for c in found] == [True, *[False] * 5, True]
-    assert [c.should_hold for c in found[1:6]] == [False, True, False, False, False]
+    assert [c.holds for c in found] == [True, *[False] * 9, True]
+    assert [c.should_hold for c in found[1:-1]] == [False] * 4 + [True] + [False] * 2 + [True] * 2
     assert "GC 1.00, importance sampling 0.60, Hartigan's exact moves 0.30" in found[1].reason
+
+
+def test_claims_over_the_features_per_example_can_fail(sweep):
+    config = Config(ratios=(0.1, 1.0, 10.0))
+    path = lambda ratio: {"gc": ratio, "svrg": 0.2 * ratio**0.1}
+    made = {row: variances(1.0, **path(row.ratio)) for row in told.settings_of(config)}
+    grid = {row: v for row, v in made.items() if not row.duplicated}
+    (shrinks,) = told.advantage_claims(config, grid)
+    assert shrinks.holds
+    assert shrinks.measured[0] == pytest.approx(0.1, rel=1e-3)
+    assert "0.1: 0.16, 1: 0.20, 10: 0.25" in shrinks.statement
+    upside_down = {row: variances(1.0, gc=1, svrg=row.ratio**-0.1) for row in grid}
+    assert not told.advantage_claims(config, upside_down)[0].holds
+    assert told.advantage_claims(Config(ratios=(1.0,)), grid) == []
+
+    most = lambda by: [variances(1.0, **by(ratio)) for ratio in (0.1, 3.0, 10.0)]
+    crosses = lambda ratio: {"gc": 0.1 / ratio, "svrg": 0.2}
+    claims = told.crossing_claims([0.1, 3.0, 10.0], most(crosses))
+    assert [claim.holds for claim in claims] == [True] * 3
+    assert [claim.should_hold for claim in claims] == [False, True, True]
+    back = told.crossing_claims([0.1, 3.0, 10.0], most(lambda ratio: {"gc": ratio, "svrg": 0.2}))
+    assert [claim.holds for claim in back] == [False] * 3
+    assert len(told.crossing_claims([1.0, 3.0, 5.0], most(crosses))) == 1
+
+
+def test_noise_of_the_regression_is_as_told():
+    clean, noisy = (
+        np.asarray(
+            gradient_variance_regression.make(gradient_variance_regression.Data(0, 0, snr))[1]
+        )
+        for snr in (1e12, 2.0)
+    )
+    assert np.var(noisy - clean) == pytest.approx(0.5, rel=0.15)
+    assert np.var(clean) == pytest.approx(1.0, rel=0.2)
 
 
 def test_the_report_is_drawn(table, sweep):
