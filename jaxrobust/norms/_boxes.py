@@ -24,28 +24,37 @@ from jaxrobust.norms._magnitudes import Magnitudes
 
 def project(p: float, a: Magnitudes, caps: Magnitudes, radius: jax.Array) -> Magnitudes:
     """Magnitudes of the projection on the lp ball and the box; no derivative of it is right."""
+    if p == 2:
+        return _project_l2(a, caps, radius)
     inside = [jnp.minimum(leaf, cap) for leaf, cap in zip(a, caps, strict=True)]
     if p == math.inf:
         return [jnp.minimum(leaf, radius) for leaf in inside]
     unit = _magnitudes.scaling(radius)[1]
     scaled, limits = ([leaf / unit for leaf in leaves] for leaves in (a, caps))
-    if p == 1:
-        moved = _soft_threshold(scaled, limits)
-    elif p == 2:  # outside of the ball it is the maximiser for the direction of a
-        moved = _shortened(_stretch(a, limits))
-    else:
-        moved = _shrink(p, scaled, limits)
+    moved = _soft_threshold(scaled, limits) if p == 1 else _shrink(p, scaled, limits)
     moved = [jnp.minimum(leaf * unit, cap) for leaf, cap in zip(moved, caps, strict=True)]
-    if p == 2:  # as a sum of squares: overflow is outside, and what vanishes is inside
-        is_in_ball = _magnitudes.total([(leaf / unit) ** 2 for leaf in inside]) <= 1
-        is_in_ball = (is_in_ball & (radius > 0)) | (radius == jnp.inf)
-    else:
-        is_in_ball = _magnitudes.value(p, inside, _ones(a)) <= radius
+    is_in_ball = _magnitudes.value(p, inside, _ones(a)) <= radius
     # A ball that is a point, or whose radius is NaN.
     nothing = jnp.where(radius >= 0, 0, jnp.nan)
     moved = [jnp.where(radius > 0, leaf, nothing) for leaf in moved]
     found = [jnp.where(is_in_ball, *both) for both in zip(inside, moved, strict=True)]
-    return found if p == 2 else _kept(p, found, caps, radius)
+    return _kept(p, found, caps, radius)
+
+
+def _project_l2(a: Magnitudes, caps: Magnitudes, radius: jax.Array) -> Magnitudes:
+    """For p = 2: outside of the ball it is the maximiser for the direction of a."""
+    unit = _magnitudes.scaling(radius)[1]
+    inside = [jnp.minimum(leaf, cap) for leaf, cap in zip(a, caps, strict=True)]
+    # As a sum of squares: overflow is outside, and what vanishes is inside.
+    is_in_ball = _magnitudes.total([(leaf / unit) ** 2 for leaf in inside]) <= 1
+    is_in_ball = (is_in_ball & (radius > 0)) | (radius == jnp.inf)
+    moved = _shortened(_stretch(a, [cap / unit for cap in caps]))
+    # A ball that is a point, or whose radius is NaN.
+    nothing = jnp.where(radius >= 0, 0, jnp.nan)
+    return [
+        jnp.where(is_in_ball, one, jnp.where(radius > 0, jnp.minimum(unit * other, cap), nothing))
+        for one, other, cap in zip(inside, moved, caps, strict=True)
+    ]
 
 
 def lmo(p: float, a: Magnitudes, caps: Magnitudes, radius: jax.Array) -> Magnitudes:
@@ -79,7 +88,7 @@ def _fill(a: jax.Array, caps: jax.Array, radius: jax.Array) -> jax.Array:
 
 
 def _stretch(a: Magnitudes, caps: Magnitudes) -> Magnitudes:
-    """For p = 2 and radius 1: u = min(s a, cap) with one s for all.
+    """For p = 2 and radius 1: u = min(s a, cap) with one s for all, of length 1 or at its caps.
 
     In s^2 the square of the norm is concave and has kinks where entries reach their caps: Newton
     comes from below and is exact after the last kink. Each round is one pass.
@@ -105,9 +114,7 @@ def _stretch(a: Magnitudes, caps: Magnitudes) -> Magnitudes:
     is_on = lambda carry: carry[0] > carry[1]
     t, _ = jax.lax.while_loop(is_on, onwards, (first, jnp.zeros_like(first)))
     s = jnp.sqrt(t)
-    at_cap = [jnp.where(leaf > 0, cap, 0) for leaf, cap in zip(a, caps, strict=True)]
-    parts = zip(capped(t), at_cap, a, strict=True)
-    return [jnp.where(w, cap, s * (leaf / unit)) for w, cap, leaf in parts]
+    return [jnp.minimum(s * (leaf / unit), cap) for leaf, cap in zip(a, caps, strict=True)]
 
 
 def _shortened(u: Magnitudes) -> Magnitudes:

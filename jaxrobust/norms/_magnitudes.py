@@ -69,6 +69,12 @@ def lmo(p: float, a: Magnitudes, c: Weights) -> Magnitudes:
         return [jnp.sign(leaf) for leaf in a]
     if p == 1:
         return _one_hot_at_largest(a, c)
+    if p == 2:
+        top = largest(a)
+        scaled = [leaf / scaling(top)[1] for leaf in a]
+        square = total([w * leaf**2 for leaf, w in zip(scaled, c, strict=True)])
+        norm = jnp.where(top == 0, 1, jnp.sqrt(square))
+        return [leaf / norm for leaf in scaled]
     # q - 1 = 1/(p-1): u = a^(q-1) / ||a||_q^(q-1); scaled by the largest magnitude as in `value`.
     exponent = 1 / (p - 1)
     top = largest(a)
