@@ -139,8 +139,8 @@ def geometry_of_optimizers(config: Config) -> list[Claim]:
 
 def attacks_on_linear(config: Config) -> list[Claim]:
     """Every attack and its closed form."""
-    sizes = attack_quality.Config(examples=config.examples)
-    return attack_quality.linear_claims(*attack_quality.on_linear(sizes, threats=THREATS))
+    sizes = attack_quality.Config(threats=THREATS, examples=config.examples)
+    return attack_quality.linear_claims(*attack_quality.on_linear(sizes))
 
 
 PARTS: dict[str, Callable[[Config], list[Claim]]] = {

@@ -30,6 +30,11 @@ LEAST_GAIN = 0.7  # of the time, in at least one setting that is limited by nois
 
 Runs = dict[float, list[Curve]]
 # By setting (model and batch size), then by method.
+ONE_RUN = (
+    "Of uniform sampling and of the automatic mode the best time of 3 runs, in turn, for these are "
+    "compared closely; of all others one run, which on a shared machine makes them look slower by "
+    "some percent."
+)
 Unbiased = dict[str, dict[str, Runs]]
 
 
@@ -447,6 +452,7 @@ def unbiased_tables(reached: str, ratios: dict[str, dict[str, tuple[float, float
                 (method, *(cell(ratios[setting][method][column]) for setting in settings))
                 for method in UNBIASED
             ],
+            ONE_RUN if column else "",
         )
         for column, what in enumerate(("Steps", "Seconds"))
     ]

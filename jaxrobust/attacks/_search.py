@@ -78,20 +78,23 @@ def restarted(
     """The best of several runs ``(key, target (B,))``: one for each target, or restart."""
     number = num_restarts if targets is None else len(targets)
     keys = jax.random.split(key, number)
+    if number == 1:
+        return run(keys[0], None if targets is None else targets[0])
 
+    # All runs in one loop, the first one too: it would be compiled once more.
     def again(before: Outcome, given: tuple[Any, ...]) -> tuple[Outcome, None]:
-        now = run(*given)
-        is_better = _is_better(now.best.loss, now.best.margin, before.best)
+        is_first, *rest = given
+        now = run(*rest)
+        is_better = is_first | _is_better(now.best.loss, now.best.margin, before.best)
         best = choose(is_better, now.best, before.best)
         losses = jnp.where(is_better[None, :], now.losses, before.losses)
-        lacks = now.trail.has_no_gradient & before.trail.has_no_gradient
-        is_finite = now.trail.is_finite & before.trail.is_finite
+        lacks = now.trail.has_no_gradient & (is_first | before.trail.has_no_gradient)
+        is_finite = now.trail.is_finite & (is_first | before.trail.is_finite)
         return Outcome(best, losses, Trail(lacks, is_finite)), None
 
-    pick = lambda rows: (keys[rows], None if targets is None else targets[rows])
-    outcome = run(*pick(0))
-    if number > 1:
-        outcome, _ = jax.lax.scan(again, outcome, pick(slice(1, None)))
+    shapes = jax.eval_shape(run, keys[0], None if targets is None else targets[0])
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    outcome, _ = jax.lax.scan(again, nothing, (jnp.arange(number) == 0, keys, targets))
     return outcome
 
 

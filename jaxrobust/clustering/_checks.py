@@ -16,10 +16,18 @@ def check_points(name: str, points: Any, *, distances: bool = True) -> jax.Array
 
     With ``distances`` such that squared distances, and sums of N of them, are finite as well.
     """
+    return check_and_sum(name, points, distances=distances)[0]
+
+
+def check_and_sum(
+    name: str, points: Any, *, distances: bool = True
+) -> tuple[jax.Array, float | None]:
+    """The same; and 4 N times the sum of squares, unless traced or without ``distances``."""
     trees.check_floating(name, points)
     if jnp.ndim(points) != 2:
         raise ValueError(f"{name} must be of shape (N, d), got {jnp.shape(points)}")
-    if not isinstance(points, Tracer) and not _all_finite(points, distances):
+    total = None if isinstance(points, Tracer) else float(_total(points, distances))
+    if total is not None and not np.isfinite(total):
         (bad,) = np.nonzero(~np.asarray(_are_finite(points)))
         if bad.size == 0:
             raise ValueError(
@@ -30,7 +38,8 @@ def check_points(name: str, points: Any, *, distances: bool = True) -> jax.Array
         raise ValueError(
             f"{name} must be finite; {bad.size} of {len(points)} are not: {_some(bad)}"
         )
-    return trees.promote(trees.bring_together(jnp.asarray(points)))
+    ready = trees.promote(trees.bring_together(jnp.asarray(points)))
+    return ready, total if distances else None
 
 
 def check_rows(name: str, points: Any) -> jax.Array:
@@ -42,7 +51,7 @@ def check_rows(name: str, points: Any) -> jax.Array:
             raise TypeError(f"{name} must be arrays of numbers, got {dtype or type(leaf).__name__}")
         if jnp.issubdtype(dtype, jnp.complexfloating):
             raise TypeError(f"{name} must be arrays of real numbers, got {dtype}")
-    number = check_data(name, points)
+    number = trees.check_examples(name, points)
     leaves = trees.bring_together(leaves)
     promoted = trees.promote([jnp.asarray(leaf).reshape(number, -1) for leaf in leaves])
     return check_points(name, jnp.concatenate(promoted, axis=1), distances=False)
@@ -66,18 +75,6 @@ def check_assignments(name: str, assignments: Any, num_points: int, num_clusters
     return trees.bring_together(assignments).astype(jnp.int32)
 
 
-def check_data(name: str, data: Any) -> int:
-    """The number of examples, which all leaves ``(N, ...)`` have, at least one."""
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(data)]
-    lengths = {shape[:1] for shape in shapes}
-    if len(lengths) != 1 or lengths == {()} or lengths == {(0,)}:
-        raise ValueError(
-            f"{name} must have arrays (N, ...) with one number of examples, at least 1, in all "
-            f"leaves; got shapes {shapes}"
-        )
-    return shapes[0][0]
-
-
 def check_tolerance(name: str, value: Any) -> None:
     """Raises for a tolerance that is negative or NaN, unless it is traced."""
     if not isinstance(value, Tracer) and not np.all(np.asarray(value) >= 0):
@@ -85,12 +82,13 @@ def check_tolerance(name: str, value: Any) -> None:
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _all_finite(points: jax.Array, distances: bool) -> jax.Array:
+def _total(points: jax.Array, distances: bool) -> jax.Array:
+    """Finite if all points are, and with ``distances`` their objective as well."""
     # A sum of numbers is many times faster than an "all". Zero times what is not finite is NaN.
     if not distances:
-        return jnp.isfinite(jnp.sum(points * 0))
+        return jnp.sum(points * 0)
     # The objective is at most 4 N times the sum of squares.
-    return jnp.isfinite(4.0 * points.shape[0] * jnp.sum(trees.promote(points) ** 2))
+    return 4.0 * points.shape[0] * jnp.sum(trees.promote(points) ** 2)
 
 
 @jax.jit  # one program: no mask of the size of the points

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxrobust import trees
 from jaxrobust.clustering._checks import (
+    check_and_sum,
     check_assignments,
     check_points,
     check_tolerance,
@@ -97,7 +98,8 @@ def fit(
 
     Returns:
       :class:`Clustering`. Works under ``jit`` with ``num_clusters`` and the options static; sums
-      are in float32 at least.
+      are in float32 at least. Points so small that squared distances would vanish are scaled by a
+      power of two (unless traced); spreads and objective may vanish then.
 
     Raises:
       ValueError: for points that are not ``(N, d)`` or not finite (unless traced), a
@@ -111,7 +113,7 @@ def fit(
       can raise J; the exact change of a move is derived here. Hartigan, *Clustering Algorithms*,
       1975; Lloyd, 1982.
     """
-    points = check_points("points", points)
+    points, total = check_and_sum("points", points)
     num_clusters = trees.check_count("num_clusters", num_clusters, most=points.shape[0])
     if objective not in OBJECTIVES:
         raise ValueError(f"objective must be one of {OBJECTIVES}, got {objective!r}")
@@ -122,6 +124,19 @@ def fit(
     check_tolerance("tolerance", tolerance)
     init = check_init(init, SEEDINGS, points.shape[0], num_clusters)
     sample_size = check_sample_size(sample_size, num_clusters)
+
+    unit = _unit_of_small(points, total)
+    if unit != 1:
+        again = fit(
+            points / unit, num_clusters, key=key, objective=objective, algorithm=algorithm,
+            init=init, max_passes=max_passes, tolerance=tolerance, block_size=block_size,
+            sample_size=sample_size,
+        )  # fmt: skip
+        return again._replace(
+            centers=unit * again.centers,
+            spreads=unit * (unit * again.spreads),
+            objective=unit * (unit * again.objective),
+        )
 
     limits = {"max_passes": max_passes, "tolerance": tolerance}
     sums = None
@@ -146,6 +161,14 @@ def fit(
         num_passes=found.number,
         converged=found.converged,
     )
+
+
+def _unit_of_small(points: jax.Array, total: float | None) -> float:
+    """A power of two, to divide points by whose squared distances would vanish; 1 for others."""
+    if total is None or total > float(jnp.finfo(points.dtype).tiny) ** 0.5:
+        return 1.0
+    largest = float(jnp.max(jnp.abs(points)))
+    return 2.0 ** round(np.log2(largest)) if largest > 0 else 1.0
 
 
 def _from_sample(

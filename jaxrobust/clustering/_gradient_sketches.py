@@ -10,7 +10,6 @@ from jax.core import Tracer
 
 from jaxrobust import per_example, trees
 from jaxrobust.clustering._batches import batch_at, batch_starts, join_batches, map_batches
-from jaxrobust.clustering._checks import check_data
 from jaxrobust.per_example import Landmarks
 
 LossFn = Callable[[Any, Any], jax.Array]
@@ -53,7 +52,7 @@ def gradient_sketches(
         below 1, a ``num_landmarks`` out of range.
       ValueError, TypeError: as :func:`per_example.sketches`, for what cannot be differentiated.
     """
-    num_examples = check_data("data", data)
+    num_examples = trees.check_examples("data", data)
     batch_size = trees.check_count("batch_size", batch_size)
     dim = trees.check_count("dim", dim)
     data = trees.bring_together(data)

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jaxrobust import per_example, trees
 from jaxrobust.clustering import _rank_one as rank_one
 from jaxrobust.clustering._checks import (
-    check_data,
     check_points,
     check_tolerance,
 )
@@ -113,7 +112,9 @@ def gradient_clusters(
       divides by the size of the batch, so that those of a smaller last batch were larger; and the
       squared norms, which do not change, are found once.
     """
-    num_clusters = trees.check_count("num_clusters", num_clusters, most=check_data("data", data))
+    num_clusters = trees.check_count(
+        "num_clusters", num_clusters, most=trees.check_examples("data", data)
+    )
     batch_size = trees.check_count("batch_size", batch_size)
     if method not in METHODS:
         raise ValueError(f"method must be one of {METHODS}, got {method!r}")
@@ -131,7 +132,8 @@ def gradient_clusters(
         return fit(sketches(), num_clusters, key=fit_key, **options)
     if method == "gram":
         gram = _gram(loss_fn, params, data)
-        check_points("gradients", jnp.diagonal(gram)[:, None])  # of which an entry is not finite
+        squared = jnp.diagonal(gram)[:, None]
+        check_points("gradients", squared, distances=False)  # of which an entry is not finite
         return fit(_coordinates(gram), num_clusters, key=fit_key, **options)
     if method == "rank1":
         return _rank_one(loss_fn, params, data, num_clusters, fit_key, batch_size, **options)
@@ -151,9 +153,11 @@ def _exact(
     max_passes: int = 10,
     tolerance: float = 1e-3,
 ) -> Clustering:
-    init = check_init(init, SEEDINGS, check_data("data", data), num_clusters)
+    init = check_init(init, SEEDINGS, trees.check_examples("data", data), num_clusters)
     max_passes = trees.check_count("max_passes", max_passes)
     check_tolerance("tolerance", tolerance)
+    # Means in a narrow dtype would be as far off as members of a cluster are from each other.
+    params = trees.promote(params)
     squared = squared_norms(loss_fn, params, data, batch_size)
     check_points("gradients", squared[:, None], distances=False)
     points = sketches() if isinstance(init, str) else squared[:, None]
@@ -176,7 +180,7 @@ def _rank_one(
     min_size: int = 1,
     assignment: rank_one.Assignment = "running",
 ) -> Clustering:
-    num_examples = check_data("data", data)
+    num_examples = trees.check_examples("data", data)
     init = check_init(init, ("zero",), num_examples, num_clusters)
     max_passes = trees.check_count("max_passes", max_passes)
     min_size = trees.check_count("min_size", min_size, most=num_examples)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxrobust import per_example, trees
 from jaxrobust.sampling._checks import check_count
@@ -87,12 +88,16 @@ def svrg(loss_fn: LossFn, *, coefficient: float = 1.0, batch_size: int = 128) ->
       for ``jit``.
 
     Raises:
-      ValueError: if ``batch_size`` is not positive; at the call, as :func:`value_and_grad`.
+      ValueError: if ``batch_size`` is not positive, or ``coefficient`` not finite (unless traced);
+        at the call, for data without examples or of different lengths, and as
+        :func:`value_and_grad`.
 
     Source:
       Johnson and Zhang, 2013; the coefficient: Yin et al., arXiv:2311.05589.
     """
     batch_size = check_count("batch_size", batch_size)
+    if not isinstance(coefficient, Tracer) and not np.all(np.isfinite(np.asarray(coefficient))):
+        raise ValueError(f"coefficient must be finite, got {coefficient}")
     weighted = value_and_grad(loss_fn)
 
     def snapshot(params: Any, data: Any) -> Snapshot:
@@ -113,7 +118,7 @@ def mean_gradient(loss_fn: LossFn, params: Any, data: Any, batch_size: int) -> A
 
     Compiled once per loss function and shapes, where it is not traced.
     """
-    num_examples = jax.tree.leaves(data)[0].shape[0]
+    num_examples = trees.check_examples("data", data)
     size = min(batch_size, num_examples)
     numbers = np.arange(-(-num_examples // size), dtype=np.int32)
     if per_example.slow_in_loops(loss_fn)(params, data):

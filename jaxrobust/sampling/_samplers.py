@@ -20,6 +20,7 @@ Allocation = Literal["equal", "proportional", "neyman"]
 ALLOCATIONS = ("equal", "proportional", "neyman")
 # Scores become integers that add up to about this, so that sums are exact.
 _SCORE_TOTAL = 2.0**30
+_PART = 2**16  # of scores that are added up in float32
 # A share that is rounded up to the least that can be drawn.
 _LEAST_SHARE = 1e-30
 
@@ -265,8 +266,20 @@ def _running(
     # Relative to the largest: no sum of them overflows, and no reciprocal underflows.
     largest = jnp.zeros(sizes.shape, scores.dtype).at[strata].max(scores)[strata]
     scores = jnp.where(largest > 0, scores / jnp.where(largest > 0, largest, 1), 1)
-    share = scores / jnp.zeros(sizes.shape, scores.dtype).at[strata].add(scores)[strata]
+    share = scores / _sums(scores, strata, sizes.size)[strata]
     of_all = sizes[strata] / scores.size
     mixed = of_all * (1 - uniform_share) * share + uniform_share / scores.size
     # At least 1: an example that is never drawn would bias the estimate.
     return jnp.cumsum(jnp.floor(mixed * _SCORE_TOTAL).astype(jnp.int32) + 1, dtype=jnp.int32)
+
+
+def _sums(values: jax.Array, strata: jax.Array, number: int) -> jax.Array:
+    """Of every stratum, ``(K,)``.
+
+    Added one after the other, more than 2**24 ones would stay 2**24 in float32, and the integers
+    that they are made into would overflow: sums of parts first.
+    """
+    parts = -(-values.size // _PART)
+    part = jnp.arange(values.size, dtype=jnp.int32) // _PART
+    sums = jnp.zeros((number, parts), values.dtype).at[strata, part].add(values)
+    return jnp.sum(sums, axis=1)

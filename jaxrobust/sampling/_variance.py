@@ -20,7 +20,29 @@ class _Strata(NamedTuple):
     """The gradients, stratum by stratum."""
 
     within: jax.Array  # (K,): variance of what one draw contributes for the mean of its stratum
-    products: jax.Array  # (K, K): inner products of the means
+    # One of both: the means (K, d), or their inner products (K, K).
+    means: jax.Array | None
+    products: jax.Array | None
+
+    def squares(self, combinations: jax.Array) -> jax.Array:
+        r""":math:`\|\sum_k c_k \mu_k\|^2` for every row of ``(S, K)``, ``(S,)``."""
+        if self.means is None:
+            products = jnp.matmul(combinations, self.products, precision=_HIGHEST)
+            return jnp.maximum(jnp.sum(products * combinations, axis=1), 0)
+        # What all have in common apart: coefficients of sum 0 take it away without rounding.
+        middle = jnp.mean(self.means, axis=0)
+        off = jnp.matmul(combinations, self.means - middle[None, :], precision=_HIGHEST)
+        common = jnp.sum(combinations, axis=1)[:, None] * middle[None, :]
+        return jnp.sum((off + common) ** 2, axis=1)
+
+    def scatter(self, shares: jax.Array) -> jax.Array:
+        """The variance of the mean of a random stratum, drawn with these shares, of sum 1."""
+        if self.means is None:
+            squares = jnp.sum(shares * jnp.diagonal(self.products))
+            return jnp.maximum(squares - self.squares(shares[None, :])[0], 0)
+        middle = jnp.matmul(shares, self.means, precision=_HIGHEST)
+        off = jnp.sum((self.means - middle[None, :]) ** 2, axis=1)
+        return jnp.sum(shares * off)
 
 
 def variance(
@@ -47,7 +69,8 @@ def variance(
       gram: what ``gradients`` is.
 
     Returns:
-      ``()``, float32 at least. Divided by the number of entries it is the paper's "average
+      ``()``, float32 at least; with ``gram`` to rounding errors of the squared norms, for the
+      inner products have these already. Divided by the number of entries it is the paper's "average
       variance". For :func:`redundancy_removed` it is the variance about the mean that sampler
       has; with more draws than groups it is NaN if the number of groups is traced.
 
@@ -112,7 +135,7 @@ def _of_strata(sampler: Sampler, points: jax.Array | None, products: jax.Array |
     places = jnp.arange(sampler.num_examples)
     stratum = jnp.searchsorted(jnp.cumsum(sampler.sizes), places, side="right")
     stratum = jnp.zeros_like(order).at[order].set(stratum.astype(order.dtype))
-    chances = _chances(sampler, stratum, order)
+    chances = _chances(sampler, stratum, order, _dtype(points, products))
     strata = _summarize(points, products, stratum, chances, sampler.sizes)
 
     # The number of draws from each stratum is a step function of the random offset.
@@ -126,15 +149,14 @@ def _of_strata(sampler: Sampler, points: jax.Array | None, products: jax.Array |
     within = jnp.sum(factors**2 * spreads * strata.within[None, :], axis=1)
     # What the mean of the estimate, given the numbers of draws, varies by.
     shifts = factors - jnp.sum(lengths[:, None] * factors, axis=0)[None, :]
-    between = jnp.sum(jnp.matmul(shifts, strata.products, precision=_HIGHEST) * shifts, axis=1)
-    return jnp.sum(lengths * (within + jnp.maximum(between, 0)))
+    return jnp.sum(lengths * (within + strata.squares(shifts)))
 
 
-def _chances(sampler: Sampler, stratum: jax.Array, order: jax.Array) -> jax.Array:
+def _chances(sampler: Sampler, stratum: jax.Array, order: jax.Array, dtype: Any) -> jax.Array:
     """The probability of every example among those of its stratum, ``(N,)``."""
     if sampler.running is None:
-        return 1 / sampler.sizes[stratum].astype(jnp.float32)
-    score = jnp.diff(sampler.running, prepend=0).astype(jnp.float32)
+        return 1 / sampler.sizes[stratum].astype(dtype)
+    score = jnp.diff(sampler.running, prepend=0).astype(dtype)
     score = jnp.zeros_like(score).at[order].set(score)
     totals = jnp.zeros(sampler.sizes.shape, score.dtype).at[stratum].add(score)
     return score / totals[stratum]
@@ -152,11 +174,13 @@ def _summarize(
     factor = 1 / (sizes[stratum] * chances)  # a draw contributes factor * g
     share = 1 / jnp.maximum(sizes, 1)
     if points is not None:
-        means = jnp.zeros((num_strata, points.shape[1]), points.dtype).at[stratum].add(points)
-        means = means * share[:, None]
+        middle = jnp.mean(points, axis=0)[None, :]  # sums of what is left of it are more exact
+        sums = jnp.zeros((num_strata, points.shape[1]), points.dtype)
+        means = middle + sums.at[stratum].add(points - middle) * share[:, None]
         distances = jnp.sum((points * factor[:, None] - means[stratum]) ** 2, axis=1)
-        of_means = jnp.matmul(means, means.T, precision=_HIGHEST)
+        of_means = None
     else:
+        means = None
         assert products is not None
         with_means = jnp.zeros((num_strata, stratum.size), products.dtype).at[stratum].add(products)
         with_means = with_means * share[:, None]  # <mean_k, g_i>
@@ -166,7 +190,11 @@ def _summarize(
         distances = jnp.diagonal(products) * factor**2 - 2 * factor * own
         distances = jnp.maximum(distances + jnp.diagonal(of_means)[stratum], 0)
     within = jnp.zeros(num_strata, distances.dtype).at[stratum].add(chances * distances)
-    return _Strata(within, of_means)
+    return _Strata(within, means, of_means)
+
+
+def _dtype(points: jax.Array | None, products: jax.Array | None) -> Any:
+    return (products if points is None else points).dtype
 
 
 def _of_mean(draws: jax.Array, sizes: jax.Array, replacement: bool) -> jax.Array:
@@ -189,13 +217,11 @@ def _of_groups(
     places = jnp.arange(sampler.num_examples)
     group = jnp.searchsorted(jnp.cumsum(sampler.sizes), places, side="right")
     group = jnp.zeros_like(sampler.members).at[sampler.members].set(group.astype(jnp.int32))
-    chances = 1 / sampler.sizes[group].astype(jnp.float32)
+    chances = 1 / sampler.sizes[group].astype(_dtype(points, products))
     groups = _summarize(points, products, group, chances, sampler.sizes)
-    is_there = (sampler.sizes > 0) / number
+    is_there = (sampler.sizes > 0).astype(groups.within.dtype) / number
     within = jnp.sum(is_there * groups.within)
-    squares = jnp.sum(is_there * jnp.diagonal(groups.products))
-    mean = jnp.matmul(is_there, jnp.matmul(groups.products, is_there, precision=_HIGHEST))
-    between = jnp.maximum(squares - mean, 0)
+    between = groups.scatter(is_there)
     left = (number - sampler.batch_size) / jnp.maximum(number - 1, 1)
     total = (within + left * between) / sampler.batch_size
     return jnp.where(sampler.batch_size <= number, total, jnp.nan)
@@ -209,10 +235,8 @@ def _of_one_cluster(
     places = jnp.arange(sampler.num_examples)
     cluster = jnp.searchsorted(jnp.cumsum(sampler.sizes), places, side="right")
     cluster = jnp.zeros_like(sampler.members).at[sampler.members].set(cluster.astype(jnp.int32))
-    chances = 1 / sampler.sizes[cluster].astype(jnp.float32)
+    chances = 1 / sampler.sizes[cluster].astype(_dtype(points, products))
     clusters = _summarize(points, products, cluster, chances, sampler.sizes)
-    shares = sampler.shares
+    shares = sampler.shares.astype(clusters.within.dtype)
     within = jnp.sum(shares * clusters.within) / sampler.batch_size
-    squares = jnp.sum(shares * jnp.diagonal(clusters.products))
-    mean = jnp.matmul(shares, jnp.matmul(clusters.products, shares, precision=_HIGHEST))
-    return within + jnp.maximum(squares - mean, 0)
+    return within + clusters.scatter(shares)

@@ -42,7 +42,7 @@ def visit(
     pass_seed = _mix(pass_seed + seed[1])
 
     def swap_or_not(number, place):
-        word = _mix(pass_seed ^ _mix(seed[2] + number.astype(jnp.uint32)))
+        word = _mix(pass_seed ^ _mix(seed[2] + jnp.uint32(number)))
         mirror = _to_range(word, size) - place
         mirror = jnp.where(mirror < 0, mirror + size, mirror)
         larger = jnp.maximum(place, mirror).astype(jnp.uint32)

@@ -5,6 +5,7 @@ And whether noise is what holds the loss up.
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -170,7 +171,8 @@ def _without_replacement(variance: float, like: sampling.Sampler) -> float:
 
 
 def _over(ours: float, uniform: float) -> float:
-    return ours / uniform if uniform > 0 else float(ours > 0)
+    # Where uniform draws have no variance others are no better: 1, or worse.
+    return ours / uniform if uniform > 0 else math.inf if ours > 0 else 1.0
 
 
 def ratio_of_scores(points: jax.Array, scores: jax.Array, like: sampling.Sampler) -> float:
@@ -239,7 +241,8 @@ def _ratio_of_others(
     )  # fmt: skip
     plain = sampling.uniform(others.shape[0], size, replacement=True)
     ours, uniform = sampling.variance(mirrored, sampler), sampling.variance(others, plain)
-    return jnp.where(uniform > 0, ours / jnp.where(uniform > 0, uniform, 1), ours > 0)
+    nothing = jnp.where(ours > 0, jnp.inf, 1.0)  # as `_over`
+    return jnp.where(uniform > 0, ours / jnp.where(uniform > 0, uniform, 1), nothing)
 
 
 @functools.partial(jax.jit, static_argnums=1)

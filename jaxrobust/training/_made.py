@@ -34,7 +34,9 @@ class Made(NamedTuple):
 def by_scores(points: jax.Array, judge: Judge | None, state: TrainState, num_probes: int,
               key: jax.Array) -> Made:  # fmt: skip
     """Importance sampling; without a judge the points are exact, and tell the ratio themselves."""
-    sampler = sampling.importance(jnp.linalg.norm(points, axis=1), state.sampler.batch_size)
+    scores = jnp.linalg.norm(points, axis=1)
+    scores = jnp.where(jnp.max(scores) > 0, scores, 1)  # nothing to tell them apart by: uniform
+    sampler = sampling.importance(scores, state.sampler.batch_size)
     if judge is None:
         return Made(sampler, looks.ratio(points, sampler), 0.0, {})
     rows = some_rows(key, sampler.num_examples, num_probes)

@@ -119,8 +119,7 @@ def resample(
         of the steps so far, counted as ``cost`` is; looks at strata or scores at most half of it.
         The looks of ``check_every`` are asked for, and do not count. Above 0; more for long runs
         whose strata are known to pay, ``inf`` for no limit.
-      num_probes: examples whose gradients are looked at; at least 8 for every cluster before the
-        first refresh.
+      num_probes: examples whose gradients are looked at; at least 8 for every cluster.
       max_passes: of :func:`clustering.fit`.
       dim: length of a sketch.
       batch_size: examples whose gradients are sketched at once.
@@ -337,9 +336,9 @@ class _Resample:
         return sketcher(self.loss_fn, state, key, self.dim, self.batch_size)
 
     def _num_probes(self, state: TrainState) -> int:
-        """More where clusters of them are to tell what those of all would bring."""
+        """Some of each cluster: a stratum of which there is one looks as if it had no variance."""
         number, enough = self.num_probes, 0
-        if self.automatic and self.num_clusters is not None and not has_strata(state):
+        if self.num_clusters is not None:
             enough = PROBES_PER_CLUSTER * self.num_clusters
         return min(max(number, enough), state.sampler.num_examples)
 

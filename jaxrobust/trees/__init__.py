@@ -9,7 +9,7 @@ with its own, where these are sharded over explicit mesh axes; and :func:`compil
 """
 
 from jaxrobust.trees._algebra import add, dot, l2_norm, scale, size, stack, unstack
-from jaxrobust.trees._checks import broadcasts_to, check_count
+from jaxrobust.trees._checks import broadcasts_to, check_count, check_examples
 from jaxrobust.trees._devices import (
     bring_together,
     first_axis,
@@ -30,6 +30,7 @@ __all__ = [
     "broadcasts_to",
     "cast_like",
     "check_count",
+    "check_examples",
     "check_floating",
     "compiled",
     "dot",

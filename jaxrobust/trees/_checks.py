@@ -3,6 +3,7 @@
 import operator
 from typing import Any
 
+import jax
 import numpy as np
 
 
@@ -28,3 +29,15 @@ def broadcasts_to(shape: tuple[int, ...], like: tuple[int, ...]) -> bool:
         return np.broadcast_shapes(shape, like) == like
     except ValueError:
         return False
+
+
+def check_examples(name: str, data: Any) -> int:
+    """The number of examples, which all leaves ``(N, ...)`` have, at least one."""
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(data)]
+    lengths = {shape[:1] for shape in shapes}
+    if len(lengths) != 1 or lengths == {()} or lengths == {(0,)}:
+        raise ValueError(
+            f"{name} must have arrays (N, ...) with one number of examples, at least 1, in all "
+            f"leaves; got shapes {shapes}"
+        )
+    return shapes[0][0]

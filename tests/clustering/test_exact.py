@@ -70,6 +70,19 @@ def test_what_is_returned_is_that_of_the_gradients(x64):
     np.testing.assert_allclose(found.objective, oracles.pairwise(points, assignments), rtol=1e-10)
 
 
+def test_params_in_half_precision():
+    """Means are float32: rounded, they would be as far off as the members are from each other."""
+    x = np.repeat([2.9, 3.1], 10)[:, None] + 0.05 * np.random.default_rng(0).normal(size=(20, 3))
+    x = jnp.asarray(x, jnp.float32)
+    found = clustering.gradient_clusters(
+        lambda params, example: jnp.dot(params, example), jnp.ones(3, jnp.bfloat16), x, 2, key=KEY,
+        method="exact", init=np.arange(20) // 10,
+    )  # fmt: skip
+    assert found.centers.dtype == jnp.float32
+    wanted = clustering.objective(x, found.assignments, 2)
+    np.testing.assert_allclose(found.objective, wanted, rtol=1e-3)
+
+
 @pytest.mark.slow
 def test_no_pass_raises_the_objective_and_it_ends_near_that_of_single_moves():
     params, data = problem()

@@ -146,6 +146,19 @@ def test_copies_are_found(objective):
     assert len(np.unique(found.assignments)) == 6
 
 
+@pytest.mark.parametrize("objective", oracles.OBJECTIVES)
+def test_points_whose_squares_vanish(objective):
+    points = normal(15, 3).astype(np.float32)[np.arange(15) // 5] + 1e-3 * normal(15, 3, seed=1)
+    plain = clustering.fit(jnp.asarray(points, jnp.float32), 3, key=KEY, objective=objective)
+    for scale in (2.0**-80, 2.0**-30):  # 1e-24, 1e-9
+        small = jnp.asarray(scale * points, jnp.float32)
+        found = clustering.fit(small, 3, key=KEY, objective=objective)
+        np.testing.assert_array_equal(found.assignments, plain.assignments)
+        np.testing.assert_allclose(found.centers / scale, plain.centers, rtol=1e-6)
+    np.testing.assert_allclose(found.objective / scale**2, plain.objective, rtol=1e-5)
+    np.testing.assert_allclose(found.spreads / scale**2, plain.spreads, rtol=1e-5)
+
+
 def test_no_cluster_stays_empty():
     points = normal(50, 3)
     found = clustering.fit(points, 7, key=KEY, init=jnp.zeros(50, jnp.int32))

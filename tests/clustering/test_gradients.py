@@ -29,6 +29,40 @@ def test_gram_is_as_the_gradients_themselves():
     np.testing.assert_allclose(found.objective, again, rtol=1e-4)
 
 
+def test_gram_of_large_gradients():
+    """Whose squared norms are finite, but not the squares of these."""
+    x = 1e9 * np.random.default_rng(0).normal(size=(30, 3))
+    found = clustering.gradient_clusters(
+        lambda params, example: jnp.dot(params, example), jnp.ones(3), jnp.asarray(x, jnp.float32),
+        4, key=KEY, method="gram",
+    )  # fmt: skip
+    again = clustering.objective(jnp.asarray(x, jnp.float32), found.assignments, 4)
+    np.testing.assert_allclose(found.objective, again, rtol=1e-3)
+
+
+def test_a_sketch_reads_every_example_once():
+    """And `rank1` as often as its passes say: what a refresh costs."""
+    params, data = problem(60)
+    read = []
+
+    def counted(params, example):
+        jax.debug.callback(lambda: read.append(20))  # once for a whole batch
+        return loss(params, example)
+
+    def reads(method, **options):
+        read.clear()
+        found = clustering.gradient_clusters(
+            counted, params, data, 5, key=KEY, method=method, batch_size=20, **options
+        )
+        jax.block_until_ready(found)
+        jax.effects_barrier()
+        return sum(read)
+
+    assert reads("sketch") == 60
+    # The norms, and two for every pass: distances and factors; distances to the first centers.
+    assert reads("rank1", max_passes=3) == 60 * (1 + 1 + 3 * 2)
+
+
 def test_sketches_find_clusters_nearly_as_good():
     params, data = problem()
     points = gradients_as_points(params, data)

@@ -80,7 +80,8 @@ def test_how_far_inputs_are_outside():
 
 @pytest.mark.slow
 def test_a_short_run():
-    config = Config(examples=3, images=20, restarts=1, training_steps=60)
+    sizes = {"examples": 3, "images": 20, "restarts": 1, "training_steps": 60}
+    config = Config(threats=tuple(THREATS), **sizes)
     result = attack_quality.run(config)
     about_linear = result.claims[: len(LEAST) + 5]
     assert not failing(about_linear)

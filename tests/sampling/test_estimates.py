@@ -136,6 +136,17 @@ def test_snapshot_by_a_loop_in_python_is_the_same(slow, monkeypatch):
     assert len(traces) == first > 0
 
 
+def test_what_svrg_refuses():
+    for value in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="coefficient must be finite"):
+            sampling.svrg(loss, coefficient=value)
+    snapshot = sampling.svrg(loss).snapshot
+    params, (x, y) = problem(6)
+    for wrong in ((x[:0], y[:0]), (x, y[:4])):
+        with pytest.raises(ValueError, match="data must have arrays"):
+            snapshot(params, wrong)
+
+
 def test_svrg_at_the_snapshot_has_no_variance():
     params, data = problem()
     svrg = sampling.svrg(loss)

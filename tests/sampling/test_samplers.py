@@ -1,6 +1,7 @@
 """Samplers: unbiased by enumeration, right marginals, the same under every transformation."""
 
 import functools
+import itertools
 from typing import Any
 
 import chex
@@ -13,6 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from sampling import oracles
 
 from jaxrobust import sampling
+from jaxrobust.sampling import _samplers
 
 RNG = np.random.default_rng(0)
 ASSIGNMENTS = np.array([0, 0, 2, 2, 2, 2, 0, 3])  # cluster 1 is empty
@@ -229,7 +231,7 @@ SAMPLERS = {
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_same_draws_everywhere(name):
-    """Eagerly, jitted, in a scan, mapped over keys, and on a mesh of 8 devices."""
+    """Eagerly, jitted, without jit, in a scan, mapped over keys, and on a mesh of 8 devices."""
     sampler = SAMPLERS[name]
 
     def run(sampler, key):
@@ -248,6 +250,9 @@ def test_same_draws_everywhere(name):
         eager.append(draw)
     eager = jax.tree.map(lambda *rows: jnp.stack(rows), *eager)
     chex.assert_trees_all_equal(wanted, eager)
+    with jax.disable_jit():
+        draw, _ = sampler.next(sampler.init(keys[1]))
+    chex.assert_trees_all_equal(jax.tree.map(lambda leaf: leaf[0], wanted), draw)
     chex.assert_trees_all_equal(
         wanted, jax.tree.map(lambda x: x[1], jax.vmap(run, (None, 0))(sampler, keys))
     )
@@ -418,6 +423,36 @@ def test_scores_of_other_strata_change_nothing():
     assert 1 / (100 * chances[0].min()) <= 10 * (1 + 1e-5)
 
 
+FAR = 100 + 0.1 * np.random.default_rng(3).normal(size=(40, 20))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda groups: sampling.redundancy_removed(groups, 4), id="groups"),
+        pytest.param(lambda groups: sampling.one_cluster(groups, 4), id="one cluster"),
+        pytest.param(
+            lambda groups: sampling.stratified(groups, 4, allocation="proportional"), id="strata"
+        ),
+    ],
+)
+def test_variance_of_gradients_that_are_far_from_zero(make):
+    """What all gradients have in common adds nothing, and takes no digits away."""
+    groups = np.arange(40) // 2
+    sampler = make(groups)
+    near = sampling.variance(jnp.asarray(FAR - FAR.mean(axis=0), jnp.float32), sampler)
+    far = sampling.variance(jnp.asarray(FAR, jnp.float32), sampler)
+    # Numbers near 100 are rounded by 4e-6, 4e-5 of their deviation.
+    np.testing.assert_allclose(far, near, rtol=1e-4)
+
+
+def test_as_many_equal_scores_as_float32_cannot_count(monkeypatch):
+    """Added up in parts, which are small here: the running sums of float16 ones would stay 2048."""
+    monkeypatch.setattr(_samplers, "_PART", 64)
+    scores, strata = jnp.ones(8192, jnp.float16), jnp.arange(8192) // 6144
+    np.testing.assert_array_equal(_samplers._sums(scores, strata, 2), [6144, 2048])
+
+
 def test_variance_knows_what_is_seldom_drawn():
     """An outlier alone in a stratum that is hardly drawn is no reason for a variance of zero."""
     gradients = np.zeros((60_000, 1), np.float32)
@@ -454,6 +489,16 @@ class TestRedundancyRemoved:
         sampler = sampling.redundancy_removed(self.GROUPS, 2)
         exact = sampling.variance(jnp.asarray(GRADIENTS, jnp.float32), sampler)
         np.testing.assert_allclose(exact, within + between, **TOLERANCE)
+        # All pairs of groups, and of their members, as likely as each other.
+        members = [np.flatnonzero(g == self.GROUPS) for g in range(4)]
+        mean, square = np.zeros(3), 0.0
+        for one, other in itertools.combinations(range(4), 2):
+            for pair in itertools.product(members[one], members[other]):
+                chance = 1 / (6 * len(members[one]) * len(members[other]))
+                estimate = GRADIENTS[list(pair)].mean(axis=0)
+                mean, square = mean + chance * estimate, square + chance * (estimate**2).sum()
+        np.testing.assert_allclose(mean, means.mean(axis=0), rtol=1e-12)
+        np.testing.assert_allclose(exact, square - (mean**2).sum(), **TOLERANCE)
         indices = np.asarray(draws(sampler, 20000).indices)
         estimates = GRADIENTS[indices].mean(axis=1)
         error = np.sqrt((within + between) / 20000)

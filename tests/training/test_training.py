@@ -1034,6 +1034,50 @@ def test_ratio_now_is_that_of_the_gradients_of_the_probes():
     assert float(report["ratio"]) > 0
 
 
+def test_ratio_now_of_as_many_strata_as_draws():
+    """Of which some would have but one of the probes that are asked for, if there were no more."""
+    rng = np.random.default_rng(0)
+    number, size = 4_096, 256
+    x = jnp.asarray(rng.normal(size=(number, 5)) * rng.gamma(0.5, size=(number, 1)), jnp.float32)
+    data = (x, jnp.asarray(rng.normal(size=number), jnp.float32))
+    params, _ = problem()
+    gradients = per_example.gradients(loss)(params, data)
+    plan = training.resample(
+        loss, num_clusters=size, allocation="equal", first=0, every=50, check_every=1, stale=1e9,
+        automatic=False, dim=64, batch_size=1024,
+    )  # fmt: skip
+    state, _ = plan.call(start(params, sampling.uniform(number, size)), data)
+    uniform = sampling.variance(gradients, sampling.uniform(number, size))
+    good = np.asarray(clustering.fit(gradients_of(gradients), size, key=jax.random.key(0),
+                                     max_passes=2).assignments)  # fmt: skip
+    mixed = np.where(rng.uniform(size=number) < 0.3, rng.permutation(good), good)
+    for assignments in (good, mixed, rng.permutation(good)):
+        sampler = sampling.stratified(assignments, size, num_clusters=size)
+        wanted = float(sampling.variance(gradients, sampler) / uniform)
+        _, now = plan.call(state._replace(step=jnp.int32(1), sampler=sampler), data)
+        np.testing.assert_allclose(float(now["ratio_now"]), wanted, rtol=0.2)
+
+
+def gradients_of(tree):
+    """Side by side."""
+    return jnp.concatenate([leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(tree)], axis=1)
+
+
+@pytest.mark.parametrize("num_clusters", [None, 4])
+def test_gradients_that_are_all_zero_leave_draws_uniform(num_clusters):
+    """As of a hinge that is satisfied everywhere: nothing to draw by is no mistake."""
+    params, data = problem()
+    flat = lambda params, example: jnp.sum(params["v"]) * 0 + jnp.sum(example[0]) * 0
+    plan = training.resample(
+        flat, num_clusters=num_clusters, first=1, every=1, automatic=False, dim=64
+    )
+    after, records = training.train(flat, OPTIMIZER, start(params), data, 3, plan=plan)
+    assert int(after.step) == 3
+    told = [record for record in records if "ratio" in record]
+    assert told
+    assert all(record["ratio"] == 1 for record in told)
+
+
 @pytest.mark.parametrize("num_clusters", [None, 8])
 def test_ratio_now_knows_that_a_batch_is_a_small_part_of_all_examples(num_clusters):
     """A quarter of the examples are looked at, and a batch is half as many."""
