@@ -219,21 +219,24 @@ def diagonal(x, y, optima, steps) -> dict[str, np.ndarray]:
 
 
 def hidden(config: Config) -> dict[str, dict[str, np.ndarray]]:
-    """Soft and smallest margins of a ReLU network ``(S, T)``, and its largest fall ``(S,)``."""
+    """Soft and smallest margins of a ReLU network ``(S, T)``, and its largest falls ``(S,)``.
+
+    A soft margin is that of the params over the square of their norm: of the norm of the descent,
+    and for comparison of the others.
+    """
     found = {}
+    kept = linear_training.log_spaced(1, config.steps, 200)
     for name, norm in runs.NORMS.items():
-        both = [
-            runs.steepest_flow(norm, *runs.hidden_layer(seed), config.steps)
-            for seed in range(config.seeds)
-        ]
-        soft, least = (np.stack(part) for part in zip(*both, strict=True))
-        kept = linear_training.log_spaced(1, config.steps, 200)
-        found[name] = {
-            "steps": kept,
-            "soft": soft[:, kept - 1],
-            "least": least[:, kept - 1],
-            "fall": np.asarray([claims.fall(*run) for run in zip(soft, least, strict=True)]),
-        }
+        rows = []
+        for seed in range(config.seeds):
+            flow = runs.steepest_flow(norm, *runs.hidden_layer(seed), config.steps)
+            value, least, lengths = jax.tree.map(np.asarray, flow)
+            falls = {of: claims.fall(value, least, length) for of, length in lengths.items()}
+            others = [fall for of, fall in falls.items() if of != name]
+            soft = value / lengths[name] ** 2
+            rows.append((soft[kept - 1], least[kept - 1], falls[name], max(others)))
+        soft, least, fall, other = (np.stack(part) for part in zip(*rows, strict=True))
+        found[name] = {"steps": kept, "soft": soft, "least": least, "fall": fall, "other": other}
     return found
 
 

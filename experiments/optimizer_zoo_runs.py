@@ -277,10 +277,10 @@ def hidden_layer(seed: int) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def steepest_flow(norm: Norm, params: Any, x: jax.Array, y: jax.Array, num_steps: int):
-    """Soft margin ``-log(sum e^-m) / |params|^2`` and smallest margin, ``(num_steps,)`` each.
+    """Minus the logarithm of the loss, ``sum e^-m``; the smallest margin; lengths of the params.
 
-    Along the direction of steepest descent, and so far that log L falls by a little in every step:
-    the same curve as with any other steps so small.
+    ``(num_steps,)`` each, the lengths by norm. Along the direction of steepest descent, and so far
+    that log L falls by a little in every step: the same curve as with any other steps so small.
     """
     optimizer = optim.scale_by_normalized_steepest(norm)
 
@@ -292,10 +292,10 @@ def steepest_flow(norm: Norm, params: Any, x: jax.Array, y: jax.Array, num_steps
     def step(carry, _):
         params, state = carry
         (value, least), gradient = jax.value_and_grad(log_sum, has_aux=True)(params)
-        length = norm.value(params)
+        lengths = {name: one.value(params) for name, one in NORMS.items()}
         ascent, state = optimizer.update(gradient, state, params)
         far = STEP / norm.dual.value(gradient)
         params = jax.tree.map(lambda p, u: p - far * u, params, ascent)
-        return (params, state), (-value / length**2, least)
+        return (params, state), (-value, least, lengths)
 
     return jax.lax.scan(step, (params, optimizer.init(params)), length=num_steps)[1]

@@ -40,7 +40,7 @@ def found() -> Found:
             name: {of: two(0.98) for of in runs.MATRIX_NORMS} for name in runs.MATRIX_CONTENDERS
         },
         diagonal={"small": two(0.95), "large": two(0.75)},
-        hidden={name: {"fall": two(1e-5)} for name in runs.NORMS},
+        hidden={name: {"fall": two(0.5), "other": two(100.0)} for name in runs.NORMS},
     )
 
 
@@ -78,7 +78,7 @@ def spoil(part, value, *keys):
         (lambda: spoil("batches", 0.99, "sign descent", "one"), 1),
         (lambda: spoil("classes", 0.9, "spectral descent", "spectral"), 1),
         (lambda: spoil("diagonal", 0.95, "large"), 1),
-        (lambda: spoil("hidden", 0.1, "l2", "fall"), 1),
+        (lambda: spoil("hidden", 5.0, "l2", "fall"), 1),
         (lambda: spoil("hidden", np.nan, "l2", "fall"), 1),
     ],
 )
@@ -86,12 +86,21 @@ def test_claims_fail_for_other_numbers(made, number):
     assert len(failing(made())) == number
 
 
+def test_in_other_norms_margins_must_be_seen_to_fall():
+    made = found()
+    for row in made.hidden.values():
+        row["other"] = np.full(2, 5.0)
+    assert len(failing(made)) == 1
+
+
 def test_the_fall_of_a_margin():
     soft = np.asarray([0.5, -1.0, -0.2, 0.2, 0.4, 0.3, 0.6])
     least = np.asarray([-1.0, -1.0, 1.0, 1.0, 1.0, 1.0, 1.0])
-    assert optimizer_zoo_claims.fall(soft, least) == pytest.approx(0.1 / 0.6)
-    assert np.isnan(optimizer_zoo_claims.fall(soft, -np.ones(7)))
-    assert np.isnan(optimizer_zoo_claims.fall(-(soft**2), np.ones(7)))
+    length = np.linspace(2.0, 3.0, 7)
+    fall = optimizer_zoo_claims.fall(soft * length**2, least, length)
+    assert fall == pytest.approx(0.1 * length[5] ** 2 / runs.STEP)
+    assert np.isnan(optimizer_zoo_claims.fall(soft, -np.ones(7), length))
+    assert np.isnan(optimizer_zoo_claims.fall(-(soft**2), np.ones(7), length))
 
 
 def test_the_gap_in_a_ball_bounds_what_is_left(x64):
