@@ -77,10 +77,7 @@ def sweep(result: Result):
         chosen = sorted((one for one in grid if one["learning_rate"] == rate),
                         key=lambda one: one["ratio"])  # fmt: skip
         draw(ax, [one["ratio"] for one in chosen], chosen)
-        ax.set_xscale("log")
-        ticks = [one["ratio"] for one in chosen]
-        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        ax.minorticks_off()
+        name_ratios(ax, chosen)
         plots.describe(ax, title=f"Without copies,\nstep {rate:g}", x="features per example",
                        y="variance per weight" if ax is axes[0] else "")  # fmt: skip
     usual = told.USUAL
@@ -117,11 +114,8 @@ def copies(result: Result):
     for ax, share in zip(axes, told.SHARES, strict=True):
         chosen = sorted((one for one in found if one["duplicated"] == share),
                         key=lambda one: one["ratio"])  # fmt: skip
-        ticks = [one["ratio"] for one in chosen]
-        draw(ax, ticks, chosen, relative=True)
-        ax.set_xscale("log")
-        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        ax.minorticks_off()
+        draw(ax, [one["ratio"] for one in chosen], chosen, relative=True)
+        name_ratios(ax, chosen)
         plots.describe(ax, title=f"{100 * share:.0f} % copies", x="features per example",
                        y="variance / SG-B" if ax is axes[0] else "")  # fmt: skip
     plots.direct_labels(axes[-1])
@@ -130,6 +124,18 @@ def copies(result: Result):
         "of features per example (mean over seeds and measured steps, with clusters and "
         "snapshots made 500 steps before), where a share of the examples are copies of 5 points."
     )
+
+
+def name_ratios(ax, settings) -> None:
+    """A logarithmic axis with the ratios of the settings on it, as many as have room."""
+    ratios = sorted({one["ratio"] for one in settings})
+    named = ratios[:1]
+    for ratio in ratios[1:]:
+        if ratio > 1.6 * named[-1]:
+            named.append(ratio)
+    ax.set_xscale("log")
+    ax.set_xticks(named, [f"{ratio:g}" for ratio in named])
+    ax.minorticks_off()
 
 
 def draw(ax, x, settings, relative: bool = False) -> None:
@@ -145,9 +151,9 @@ def draw(ax, x, settings, relative: bool = False) -> None:
 def regression(result: Result):
     """Average variance over training steps, with copies and without."""
     found = result.series["regression"]
-    columns = 5
+    columns = 3
     rows = -(-len(found) // columns)
-    figure, axes = plots.subplots(rows, columns, width=3.0 * columns, height=3.6 * rows,
+    figure, axes = plots.subplots(rows, columns, width=3.8 * columns, height=3.0 * rows,
                                   sharey=True, sharex=True)  # fmt: skip
     axes = np.asarray(axes).ravel()
     for ax in axes[len(found) :]:
@@ -158,6 +164,8 @@ def regression(result: Result):
             plots.line(ax, series["steps"], series[estimator], label=estimator,
                        index=LOOKS[estimator])  # fmt: skip
         ax.autoscale_view()
+        last = int(np.max(series["steps"]))
+        ax.set_xticks([0, last // 2, last], [f"{at:,}" for at in (0, last // 2, last)])
         plots.describe(ax, title=name[0].upper() + name[1:], x="training steps",
                        y="variance per weight" if ax in axes[::columns] else "")  # fmt: skip
     plots.direct_labels(axes[len(found) - 1])
