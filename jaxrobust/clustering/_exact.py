@@ -15,24 +15,24 @@ from jaxrobust.clustering._result import Clustering
 LossFn = Callable[[Any, Any], jax.Array]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def squared_norms(loss_fn: LossFn, params: Any, data: Any, batch_size: int) -> jax.Array:
+@functools.partial(trees.compiled, num_static=2)
+def squared_norms(loss_fn: LossFn, batch_size: int, params: Any, data: Any) -> jax.Array:
     """Squared norms of all gradients, ``(N,)``."""
     norms = per_example.norms(loss_fn)
     return map_batches(lambda batch: norms(params, batch) ** 2, data, batch_size)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5, 8))
+@functools.partial(trees.compiled, num_static=3)
 def descend(
     loss_fn: LossFn,
+    num_clusters: int,
+    batch_size: int,
     params: Any,
     data: Any,
     squared: jax.Array,
     start: jax.Array,
-    num_clusters: int,
     max_passes: int,
     tolerance: float,
-    batch_size: int,
 ) -> Clustering:
     """Means and assignments in turn, none of which raises ``J``, from given assignments.
 

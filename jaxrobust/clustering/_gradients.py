@@ -158,12 +158,12 @@ def _exact(
     check_tolerance("tolerance", tolerance)
     # Means in a narrow dtype would be as far off as members of a cluster are from each other.
     params = trees.promote(params)
-    squared = squared_norms(loss_fn, params, data, batch_size)
+    squared = squared_norms(loss_fn, batch_size, params, data)
     check_points("gradients", squared[:, None], distances=False)
     points = sketches() if isinstance(init, str) else squared[:, None]
     start = start_from(init, key, points, num_clusters)
     return descend(
-        loss_fn, params, data, squared, start, num_clusters, max_passes, tolerance, batch_size
+        loss_fn, num_clusters, batch_size, params, data, squared, start, max_passes, tolerance
     )
 
 
@@ -186,12 +186,12 @@ def _rank_one(
     min_size = trees.check_count("min_size", min_size, most=num_examples)
     if assignment not in ("running", "frozen"):
         raise ValueError(f"assignment must be 'running' or 'frozen', got {assignment!r}")
-    squared = rank_one.squared_norms(loss_fn, params, data, batch_size)
+    squared = rank_one.squared_norms(loss_fn, batch_size, params, data)
     check_points("gradients", squared[:, None], distances=False)
     start = None if isinstance(init, str) else init
     return rank_one.iterate(
-        loss_fn, params, data, squared, start, key, num_clusters, max_passes, min_size,
-        assignment, batch_size,
+        loss_fn, num_clusters, assignment, batch_size, params, data, squared, start, key,
+        max_passes, min_size,
     )  # fmt: skip
 
 

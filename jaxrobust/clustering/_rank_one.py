@@ -26,8 +26,8 @@ class RankOne(NamedTuple):
     d: jax.Array  # (K, blocks, columns)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def squared_norms(loss_fn: LossFn, params: Any, data: Any, batch_size: int) -> jax.Array:
+@functools.partial(trees.compiled, num_static=2)
+def squared_norms(loss_fn: LossFn, batch_size: int, params: Any, data: Any) -> jax.Array:
     """Squared norms ``(N,)`` of the gradients of the leaves that have factors."""
     names = _factors_of_one(loss_fn, params, data).keys()
     by_leaf = per_example.norms(loss_fn, by_leaf=True)
@@ -40,19 +40,19 @@ def squared_norms(loss_fn: LossFn, params: Any, data: Any, batch_size: int) -> j
     return map_batches(of_batch, data, batch_size)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 6, 9, 10))
+@functools.partial(trees.compiled, num_static=4)
 def iterate(
     loss_fn: LossFn,
+    num_clusters: int,
+    assignment: Assignment,
+    batch_size: int,
     params: Any,
     data: Any,
     squared: jax.Array,
     start: jax.Array | None,
     key: jax.Array,
-    num_clusters: int,
     max_passes: int,
     min_size: int,
-    assignment: Assignment,
-    batch_size: int,
 ) -> Clustering:
     """So many assignments, each followed by new centers, from assignments or centers near zero."""
     num_examples = squared.size

@@ -13,7 +13,6 @@ from jaxrobust.per_example import _algebra
 from jaxrobust.per_example._backward import Pass, factors_of, map_chunks, recorded, run
 from jaxrobust.per_example._batching import map_examples
 from jaxrobust.per_example._norms import aux_of
-from jaxrobust.per_example._sites import bodies
 from jaxrobust.per_example._trace import LossFn, Traced, check_loss, explained, trace
 from jaxrobust.per_example._uses import from_leaf
 
@@ -107,7 +106,7 @@ def _of_leaf(traced: Traced, done: Pass, leaf: int, direction: jax.Array) -> jax
 
 def _has_custom_vjp(jaxpr: core.Jaxpr) -> bool:
     return any(
-        "custom_vjp" in eqn.primitive.name or any(map(_has_custom_vjp, bodies(eqn)))
+        "custom_vjp" in eqn.primitive.name or any(map(_has_custom_vjp, trees.bodies(eqn)))
         for eqn in jaxpr.eqns
     )
 

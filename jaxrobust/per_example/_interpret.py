@@ -11,7 +11,8 @@ from typing import Any
 import jax
 from jax.extend import core
 
-from jaxrobust.per_example._sites import CALLS, Path, Site, body_of, scan_sizes
+from jaxrobust import trees
+from jaxrobust.per_example._sites import CALLS, Path, Site, body_of
 from jaxrobust.per_example._views import shape_of
 
 Arrays = dict[Path, jax.Array]
@@ -104,7 +105,7 @@ def _enter(eqn, inputs, path: Path, sites, probes: Arrays) -> tuple[list[Any], A
 
 
 def _scan(eqn, body, consts, inputs, path: Path, sites, probes: Arrays) -> tuple[list, Arrays]:
-    num_consts, num_carry = scan_sizes(eqn, body)
+    num_consts, num_carry = trees.scan_sizes(eqn, body)
     fixed, start = inputs[:num_consts], inputs[num_consts : num_consts + num_carry]
 
     def step(carry, slices):

@@ -1,12 +1,13 @@
 """Which programs a backend runs slowly inside of compiled loops."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax.core import Tracer
 
+from jaxrobust import trees
 from jaxrobust.per_example._trace import LossFn
 
 
@@ -40,15 +41,4 @@ def _has_convolution(loss_fn: LossFn, structure: Any, shapes: tuple[Any, ...]) -
     as_arrays = [jax.ShapeDtypeStruct(shape.shape, shape.dtype) for shape in shapes]
     params, batch = jax.tree.unflatten(structure, as_arrays)
     closed = jax.make_jaxpr(jax.vmap(loss_fn, (None, 0)))(params, batch)
-    return "conv_general_dilated" in _primitives(closed.jaxpr)
-
-
-def _primitives(jaxpr: Any) -> Iterator[str]:
-    """Names of all primitives of a program, bodies included."""
-    for eqn in jaxpr.eqns:
-        yield eqn.primitive.name
-        for value in eqn.params.values():
-            for inner in value if isinstance(value, (tuple, list)) else (value,):
-                inner = getattr(inner, "jaxpr", inner)
-                if hasattr(inner, "eqns"):
-                    yield from _primitives(inner)
+    return "conv_general_dilated" in trees.primitives(closed.jaxpr)

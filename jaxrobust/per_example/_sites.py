@@ -8,13 +8,13 @@ other way are *opaque*.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from jaxrobust import trees
 from jaxrobust.per_example import _views
 from jaxrobust.per_example._views import Pieces, is_differentiable, shape_of
 
@@ -168,7 +168,7 @@ class _Walker:
     ) -> list[_Kind]:
         """Walks the body once; what the loop changes depends on the data."""
         length, body = eqn.params["length"], open_jaxpr(body_of(eqn))
-        num_consts, num_carry = scan_sizes(eqn, body)
+        num_consts, num_carry = trees.scan_sizes(eqn, body)
         inside: list[_Kind] = []
         for number, kind in enumerate(kinds):
             if num_consts <= number < num_consts + num_carry:
@@ -261,30 +261,6 @@ def body_of(eqn: core.JaxprEqn) -> core.Jaxpr | core.ClosedJaxpr:
 def open_jaxpr(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> core.Jaxpr:
     """The program without its constants."""
     return jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
-
-
-def bodies(eqn: core.JaxprEqn) -> Iterator[core.Jaxpr]:
-    """The programs in the parameters of an equation."""
-    for leaf in jax.tree.leaves(
-        list(eqn.params.values()), is_leaf=lambda x: isinstance(x, core.Jaxpr | core.ClosedJaxpr)
-    ):
-        if isinstance(leaf, core.Jaxpr | core.ClosedJaxpr):
-            yield open_jaxpr(leaf)
-
-
-def scan_sizes(eqn: core.JaxprEqn, body: core.Jaxpr) -> tuple[int, int]:
-    """How many inputs of a ``scan`` are constants, and how many are state; the rest are sliced."""
-    # Found by the shapes, for JAX names the numbers differently in different versions: what is
-    # sliced, or stacked, has one axis more outside of the body than inside.
-    num_carry = sum(
-        len(shape_of(outer)) == len(shape_of(inner))
-        for outer, inner in zip(eqn.outvars, body.outvars, strict=True)
-    )
-    num_sliced = sum(
-        len(shape_of(outer)) > len(shape_of(inner))
-        for outer, inner in zip(eqn.invars, body.invars, strict=True)
-    )
-    return len(eqn.invars) - num_carry - num_sliced, num_carry
 
 
 def _is_whole(pieces: Pieces, shape: tuple[int, ...]) -> bool:

@@ -13,7 +13,6 @@ from jax.extend import core
 from jaxrobust import trees
 from jaxrobust.per_example._devices import type_of_example
 from jaxrobust.per_example._plan import Plan, plan
-from jaxrobust.per_example._sites import bodies
 
 # Have named axes, but send nothing along those that are around the loss.
 _NO_COMMUNICATION = frozenset({"axis_index", "pvary", "shard_map"})
@@ -186,7 +185,7 @@ def _communication(jaxpr: core.Jaxpr) -> set[str]:
         named = eqn.params.get("axis_name", eqn.params.get("axes", ()))
         # Numbers are axes of arrays.
         axes |= {n for n in (named if isinstance(named, tuple) else (named,)) if isinstance(n, str)}
-        axes = axes.union(*map(_communication, bodies(eqn)))
+        axes = axes.union(*map(_communication, trees.bodies(eqn)))
     return axes
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxrobust import per_example, trees
+from jaxrobust import trees
 from jaxrobust.sampling._checks import check_count
 
 LossFn = Callable[[Any, Any], Any]
@@ -119,36 +119,26 @@ def mean_gradient(loss_fn: LossFn, params: Any, data: Any, batch_size: int) -> A
     Compiled once per loss function and shapes, where it is not traced.
     """
     num_examples = trees.check_examples("data", data)
-    size = min(batch_size, num_examples)
-    numbers = np.arange(-(-num_examples // size), dtype=np.int32)
-    if per_example.slow_in_loops(loss_fn)(params, data):
-        parts = (_sum_of_batch(loss_fn, params, data, number, size) for number in numbers)
-        total = functools.reduce(trees.add, parts)
-    else:
-        total = _sum_of_batches(loss_fn, params, data, numbers, size)
+    total = _sum_of_batches(loss_fn, min(batch_size, num_examples), params, data)
     return trees.cast_like(trees.scale(1 / num_examples, total), params)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def _sum_of_batches(loss_fn: LossFn, params: Any, data: Any, numbers: Any, size: int) -> Any:
+@functools.partial(trees.compiled, num_static=2)
+def _sum_of_batches(loss_fn: LossFn, size: int, params: Any, data: Any) -> Any:
+    """The sum of the gradients of all examples, in float32 at least."""
+    num_examples = jax.tree.leaves(data)[0].shape[0]
+
     def step(total, number):
-        return trees.add(total, _sum_of_batch(loss_fn, params, data, number, size)), None
+        place = number * size + jnp.arange(size)
+        # The last batch is filled up with copies that count nothing.
+        batch = trees.take(data, jnp.minimum(place, num_examples - 1))
+        weights = (place < num_examples).astype(jnp.float32)
+        found = value_and_grad(loss_fn)(params, batch, weights)[1]
+        return trees.add(total, trees.scale(size, trees.promote(found))), None
 
     start = jax.tree.map(jnp.zeros_like, trees.promote(params))
+    numbers = jnp.arange(-(-num_examples // size), dtype=jnp.int32)
     return jax.lax.scan(step, start, numbers)[0]
-
-
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def _sum_of_batch(loss_fn: LossFn, params: Any, data: Any, number: Any, size: int) -> Any:
-    """The sum of the gradients of one batch, in float32 at least."""
-    num_examples = jax.tree.leaves(data)[0].shape[0]
-    place = number * size + jnp.arange(size)
-    # The last batch is filled up with copies that count nothing.
-    rows = jnp.minimum(place, num_examples - 1)
-    batch = trees.take(data, rows)
-    weights = (place < num_examples).astype(jnp.float32)
-    found = value_and_grad(loss_fn)(params, batch, weights)[1]
-    return trees.scale(size, trees.promote(found))
 
 
 def _check_weights(batch: Any, weights: Any) -> None:

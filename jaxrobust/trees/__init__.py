@@ -5,7 +5,7 @@ A *tree* is any pytree of floating arrays. Sums accumulate in float32 at least
 elementwise products and sums, so that a TPU's default bfloat16 matrix passes do not enter a
 quantity that defines an algorithm. Besides: rows of arrays of examples, and what each device does
 with its own, where these are sharded over explicit mesh axes; and :func:`compiled`, which is
-``jit`` but for loops that are slow on a CPU.
+``jit`` but for loops that are slow on a CPU, with what looks into traced programs.
 """
 
 from jaxrobust.trees._algebra import add, dot, l2_norm, scale, size, stack, unstack
@@ -21,11 +21,13 @@ from jaxrobust.trees._devices import (
     vary_like,
 )
 from jaxrobust.trees._dtypes import accumulator, cast_like, check_floating, promote
+from jaxrobust.trees._jaxprs import bodies, primitives, scan_sizes
 from jaxrobust.trees._programs import compiled
 
 __all__ = [
     "accumulator",
     "add",
+    "bodies",
     "bring_together",
     "broadcasts_to",
     "cast_like",
@@ -39,8 +41,10 @@ __all__ = [
     "is_sharded",
     "l2_norm",
     "on_each_device",
+    "primitives",
     "promote",
     "scale",
+    "scan_sizes",
     "size",
     "stack",
     "take",

@@ -8,7 +8,7 @@ the body of a loop, is a program each, and the loop around a body is one of Pyth
 
 import functools
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.extend import core
+
+from jaxrobust.trees._jaxprs import bodies, primitives, scan_sizes
 
 _CALLS = frozenset({"jit", "pjit"})
 _SLOW = "conv_general_dilated"
@@ -94,7 +96,7 @@ def _is_slow(eqn: core.JaxprEqn) -> bool:
     if name == "while" and eqn.params["cond_jaxpr"].out_avals[0].shape:
         return False  # of `vmap`: every row has an end of its own
     if name in ("scan", "while"):
-        return any(_SLOW in _primitives(body) for body in bodies(eqn))
+        return any(_SLOW in primitives(body) for body in bodies(eqn))
     is_plain = name == "cond" or (name in _CALLS and not _is_placed(eqn))
     return is_plain and any(map(_has_slow_loops, bodies(eqn)))
 
@@ -103,32 +105,6 @@ def _is_placed(eqn: core.JaxprEqn) -> bool:
     """Whether a call says on which devices its arguments or results are."""
     places = [*eqn.params["in_shardings"], *eqn.params["out_shardings"]]
     return any(type(place).__name__ != "UnspecifiedValue" for place in places)
-
-
-def bodies(eqn: core.JaxprEqn) -> Iterator[core.Jaxpr]:
-    """The programs in the parameters of an equation."""
-    is_program = lambda leaf: isinstance(leaf, core.Jaxpr | core.ClosedJaxpr)
-    for leaf in jax.tree.leaves(list(eqn.params.values()), is_leaf=is_program):
-        if is_program(leaf):
-            yield leaf.jaxpr if isinstance(leaf, core.ClosedJaxpr) else leaf
-
-
-def _primitives(jaxpr: core.Jaxpr) -> Iterator[str]:
-    for eqn in jaxpr.eqns:
-        yield eqn.primitive.name
-        for body in bodies(eqn):
-            yield from _primitives(body)
-
-
-def scan_sizes(eqn: core.JaxprEqn, body: core.Jaxpr) -> tuple[int, int]:
-    """How many inputs of a ``scan`` are constants, and how many are state; the rest are sliced."""
-    # Found by the shapes, for JAX names the numbers differently in different versions: what is
-    # sliced, or stacked, has one axis more outside of the body than inside.
-    more_axes = lambda outer, inner: len(outer.aval.shape) - len(inner.aval.shape)
-    num_stacked = sum(map(more_axes, eqn.outvars, body.outvars))
-    num_sliced = sum(map(more_axes, eqn.invars, body.invars))
-    num_carry = len(eqn.outvars) - num_stacked
-    return len(eqn.invars) - num_carry - num_sliced, num_carry
 
 
 # Pieces -------------------------------------------------------------------------------------------

@@ -190,6 +190,27 @@ def test_sketches_batch_by_batch_are_the_same(monkeypatch):
     np.testing.assert_allclose(sketches(), looped, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("method", ["exact", "rank1"])
+def test_convolutions_looped_over_in_python_change_nothing(method):
+    """On a CPU; under `jit` the same loops are compiled."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(30, 1, 6, 6)), jnp.float32)
+    params = {"kernel": jnp.asarray(rng.normal(size=(2, 1, 3, 3)), jnp.float32)}
+
+    def convolutional(params, x):
+        out = jax.lax.conv_general_dilated(x[None], params["kernel"], (1, 1), "VALID")
+        return jnp.sum(jnp.tanh(out) ** 2)
+
+    def clusters(params, x):
+        return clustering.gradient_clusters(
+            convolutional, params, x, 4, key=KEY, method=method, batch_size=8, max_passes=3
+        )
+
+    looped, compiled = clusters(params, x), jax.jit(clusters)(params, x)
+    np.testing.assert_array_equal(looped.assignments, compiled.assignments)
+    np.testing.assert_allclose(looped.objective, compiled.objective, rtol=1e-4)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_single_precision_stays_so_where_double_is_there(method, x64):
     params, (x, labels) = problem(40)

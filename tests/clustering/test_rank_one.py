@@ -68,7 +68,7 @@ def test_distances_to_factored_centers(name, by_positions, monkeypatch, x64):
         rank_one.inner_products(factors, centers), points @ flat.T, rtol=1e-10, atol=1e-10
     )
     np.testing.assert_allclose(rank_one.squares(centers), np.sum(flat**2, axis=1), rtol=1e-10)
-    squared = rank_one.squared_norms(loss_fn, params, batch, 4)
+    squared = rank_one.squared_norms(loss_fn, 4, params, batch)
     np.testing.assert_allclose(squared, np.sum(points**2, axis=1), rtol=1e-10)
 
 

@@ -114,20 +114,31 @@ def test_svrg(coefficient):
     np.testing.assert_allclose(square - (mean**2).sum(), exact, rtol=1e-3)
 
 
-@pytest.mark.parametrize("slow", [False, True])
-def test_snapshot_by_a_loop_in_python_is_the_same(slow, monkeypatch):
-    """How losses with convolutions are looped over on a CPU; a later one compiles nothing."""
-    monkeypatch.setattr(per_example, "slow_in_loops", lambda loss_fn: lambda params, data: slow)
+def convolutional(params, example):
+    """A loss that is looped over in Python on a CPU."""
+    x, y = example
+    row = jnp.tile(x, 4)[None, None, :]
+    out = jax.lax.conv_general_dilated(row, params["kernel"], (1,), "SAME")
+    return (jnp.sum(jnp.tanh(out)) - y) ** 2
+
+
+@pytest.mark.parametrize("name", ["plain", "convolutional"])
+def test_snapshot_in_batches(name):
+    """The mean of the gradients; of other params and data it compiles nothing."""
+    loss_fn = loss if name == "plain" else convolutional
     traces = []
 
     def counted(params, example):
         traces.append(1)
-        return loss(params, example)
+        return loss_fn(params, example)
 
     svrg = sampling.svrg(counted, batch_size=4)
     for seed in range(2):
         params, data = problem(10, seed=seed)
-        mean = flat(per_example.gradients(loss)(params, data)).mean(axis=0)
+        if name == "convolutional":
+            kernel = np.random.default_rng(seed).normal(size=(2, 1, 3))
+            params = {"kernel": jnp.asarray(kernel, jnp.float32)}
+        mean = flat(per_example.gradients(loss_fn)(params, data)).mean(axis=0)
         found = svrg.snapshot(params, data).mean
         found = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(found)])
         np.testing.assert_allclose(found, mean, rtol=1e-5)
