@@ -20,6 +20,13 @@ def embeddings(seed=0, number=B, noise=0.7, dim=D):
     return jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
 
 
+def assert_rounded(gradient, slope):
+    """A gradient in bfloat16 is that in float32, but for the rounding of two terms of its size."""
+    assert gradient.dtype == jnp.bfloat16
+    limit = 2**-7 * float(jnp.max(jnp.abs(slope)))
+    np.testing.assert_allclose(gradient.astype(jnp.float32), slope, rtol=0, atol=limit)
+
+
 def numeric_gradient(function, arguments, number, step=1e-6):
     """Central differences by one of the arguments, in float64."""
     arguments = [np.array(a, np.float64) for a in arguments]
