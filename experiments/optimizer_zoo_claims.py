@@ -34,6 +34,7 @@ class Found(NamedTuple):
     powers: dict[str, np.ndarray]
     boxes: dict[str, np.ndarray]
     batches: dict[str, dict[str, np.ndarray]]
+    even: dict[str, dict[str, np.ndarray]]
     classes: dict[str, dict[str, np.ndarray]]
     diagonal: dict[str, np.ndarray]
     hidden: dict[str, dict[str, np.ndarray]]
@@ -215,6 +216,25 @@ def other_claims(found: Found, limits: dict[str, Any]) -> list[Claim]:
             "sign descent without momentum does not (linf margin of full batches less that of "
             "single examples, over the optimum)",
             found.batches["sign descent"]["all"] - found.batches["sign descent"]["one"],
+            0.05,
+            **limits,
+        ),
+        Claim.at_least(
+            SIGNUM,
+            "examples whose entries are of one size: with one of them in a batch Adam without ε "
+            "comes to the largest l2 margin (over the optimum)",
+            found.even["one"]["l2"],
+            0.9,
+            **limits,
+        ),
+        Claim.at_least(
+            SIGNUM,
+            "and with all of them to that of linf, each far from the other's (l2 margin of one "
+            "less that of all, and linf margin of all less that of one, over the optima)",
+            [
+                found.even["one"]["l2"] - found.even["all"]["l2"],
+                found.even["all"]["linf"] - found.even["one"]["linf"],
+            ],
             0.05,
             **limits,
         ),

@@ -19,6 +19,7 @@ DECAY = 5.0  # of weights: balls of radius 0.2, in which the least loss is at th
 NOISY, FEW = 200, 20  # examples and features of the data that are not separable
 NUM_CLASSES, FEATURES, EXAMPLES = 4, 20, 30  # of the multiclass data
 HIDDEN, INPUTS, POINTS = 40, 5, 8  # of the network with one hidden layer
+EVEN, EVEN_DIM = 12, 100  # of examples with entries of one size
 STEP = 0.01  # of steepest flow on it: by how much the logarithm of the loss falls, about
 
 
@@ -152,6 +153,14 @@ def descend_in_batches(
 
     w = jnp.zeros_like(x[0])
     return jax.lax.fori_loop(0, num_steps, step, (w, optimizer.init(w)))[0]
+
+
+def even(seed: int) -> tuple[jax.Array, jax.Array]:
+    """Examples whose entries are all of one size, each example's its own, with random signs."""
+    rng = np.random.default_rng(seed)
+    size = rng.uniform(0.5, 1.5, (EVEN, 1))
+    x = size * rng.choice([-1.0, 1.0], (EVEN, EVEN_DIM))
+    return jnp.asarray(x), jnp.asarray(np.where(rng.normal(size=EVEN) > 0, 1.0, -1.0))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -36,6 +36,10 @@ def found() -> Found:
             name: {"all": two(0.99), "one": two(0.8 if name == "sign descent" else 0.98)}
             for name in runs.SMALL_BATCHES
         },
+        even={
+            "all": {"l2": two(0.8), "linf": two(0.95)},
+            "one": {"l2": two(0.95), "linf": two(0.5)},
+        },
         classes={
             name: {of: two(0.98) for of in runs.MATRIX_NORMS} for name in runs.MATRIX_CONTENDERS
         },
@@ -76,6 +80,9 @@ def spoil(part, value, *keys):
         (lambda: spoil("boxes", 1.1, "AdamW, ε 0"), 2),
         (lambda: spoil("batches", 0.5, "Signum, β 0.99", "one"), 1),
         (lambda: spoil("batches", 0.99, "sign descent", "one"), 1),
+        (lambda: spoil("even", 0.88, "one", "l2"), 1),
+        (lambda: spoil("even", 0.95, "all", "l2"), 1),
+        (lambda: spoil("even", 0.5, "all", "linf"), 1),
         (lambda: spoil("classes", 0.9, "spectral descent", "spectral"), 1),
         (lambda: spoil("diagonal", 0.95, "large"), 1),
         (lambda: spoil("hidden", 5.0, "l2", "fall"), 1),
