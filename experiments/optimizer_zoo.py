@@ -179,26 +179,25 @@ def even(config: Config) -> dict[str, dict[str, np.ndarray]]:
 
 
 def batches(x, y, optima, steps) -> dict[str, dict[str, np.ndarray]]:
-    """Margins in linf over the optimum ``(S,)``, with all examples and with one in a batch."""
-    sizes = {"all": x.shape[1], "one": 1}
+    """Margins in linf over the optimum ``(S,)``, with all examples and with one in a batch.
+
+    And with one, corrected by SVRG.
+    """
+    runs_of = {"all": (x.shape[1], False), "one": (1, False), "one, SVRG": (1, True)}
+
+    def margins(make, size, corrected):
+        ends = [
+            runs.descend_in_batches(make, size, one, signs, jnp.int32(steps), corrected)
+            for one, signs in zip(x, y, strict=True)
+        ]
+        return np.asarray(
+            [float(linear.margin(w, *of, norms.linf)) for w, *of in zip(ends, x, y, strict=True)]
+        )
+
     return {
-        name: {
-            told: np.asarray(
-                [
-                    float(
-                        linear.margin(
-                            runs.descend_in_batches(make, size, one, signs, jnp.int32(steps)),
-                            one, signs, norms.linf,
-                        )
-                    )
-                    for one, signs in zip(x, y, strict=True)
-                ]
-            )
-            / optima
-            for told, size in sizes.items()
-        }
+        name: {told: margins(make, *options) / optima for told, options in runs_of.items()}
         for name, make in runs.SMALL_BATCHES.items()
-    }  # fmt: skip
+    }
 
 
 def several_classes(config: Config) -> dict[str, dict[str, np.ndarray]]:

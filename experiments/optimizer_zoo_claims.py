@@ -9,6 +9,7 @@ from experiments.claims import Claim
 
 ADAM = "Zhang, Zou & Cao 2024 (arXiv:2406.10650), abstract"
 SIGNUM = "Baek, Song & Yun 2025 (arXiv:2510.26303), abstract"
+BATCHES = "arXiv:2602.11557, abstract: variance reduction restores the bias of full batches"
 DECAYED = "Xie & Li 2024 (arXiv:2404.04454) and Chen et al. 2023 (arXiv:2310.05898), abstracts"
 CLASSES = "Fan, Schmidt & Thrampoulidis 2025 (arXiv:2502.04664), abstract"
 MIRROR = "Sun et al. 2022 (arXiv:2205.12808), abstract"
@@ -217,6 +218,14 @@ def other_claims(found: Found, limits: dict[str, Any]) -> list[Claim]:
             "single examples, over the optimum)",
             found.batches["sign descent"]["all"] - found.batches["sign descent"]["one"],
             0.05,
+            **limits,
+        ),
+        Claim.at_least(
+            BATCHES,
+            "but it does if the variance is taken out: single examples corrected by SVRG (ratio to "
+            "full batches)",
+            found.batches["sign descent"]["one, SVRG"] / found.batches["sign descent"]["all"],
+            0.95,
             **limits,
         ),
         Claim.at_least(

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from experiments import linear_training
-from jaxrobust import linear, norms, optim
+from jaxrobust import linear, norms, optim, sampling
 from jaxrobust.norms import Norm
 
 NORMS = {"l1": norms.l1, "l2": norms.l2, "linf": norms.linf}
@@ -134,25 +134,39 @@ def descend(
     return linear_training.recorded(step, start, lambda carry: Watched(carry[0], carry[2]), times)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 5))
 def descend_in_batches(
-    make: Callable[[], Any], batch_size: int, x: jax.Array, y: jax.Array, num_steps: jax.Array
+    make: Callable[[], Any],
+    batch_size: int,
+    x: jax.Array,
+    y: jax.Array,
+    num_steps: jax.Array,
+    corrected: bool = False,
 ) -> jax.Array:
-    """Weights after so many steps on batches drawn without replacement, epoch by epoch."""
-    optimizer = make()
-    number = len(x)
+    """Weights after so many steps on batches drawn without replacement, epoch by epoch.
+
+    With ``corrected`` by SVRG, whose snapshot is of the beginning of the epoch.
+    """
+    optimizer, number = make(), len(x)
+    svrg = sampling.svrg(lambda w, example: logistic(w, example[0][None], example[1][None])[0])
 
     def step(at, carry):
-        w, state = carry
+        w, state, snapshot = carry
         epoch, place = at * batch_size // number, at * batch_size % number
         order = jax.random.permutation(jax.random.fold_in(jax.random.key(0), epoch), number)
         rows = order[(place + jnp.arange(batch_size)) % number]
-        gradient = jax.grad(lambda w: logistic(w, x[rows], y[rows])[0])(w)
+        if corrected:
+            begins = place < batch_size
+            snapshot = jax.lax.cond(begins, lambda: svrg.snapshot(w, (x, y)), lambda: snapshot)
+            gradient = svrg.gradient(w, (x[rows], y[rows]), jnp.ones(batch_size), snapshot)
+        else:
+            gradient = jax.grad(lambda w: logistic(w, x[rows], y[rows])[0])(w)
         updates, state = optimizer.update(gradient, state, w)
-        return optax.apply_updates(w, updates), state
+        return optax.apply_updates(w, updates), state, snapshot
 
     w = jnp.zeros_like(x[0])
-    return jax.lax.fori_loop(0, num_steps, step, (w, optimizer.init(w)))[0]
+    start = w, optimizer.init(w), svrg.snapshot(w, (x, y)) if corrected else ()
+    return jax.lax.fori_loop(0, num_steps, step, start)[0]
 
 
 def even(seed: int) -> tuple[jax.Array, jax.Array]:

@@ -33,7 +33,11 @@ def found() -> Found:
             for name in (*runs.BOXED, optimizer_zoo.MUON)
         },
         batches={
-            name: {"all": two(0.99), "one": two(0.8 if name == "sign descent" else 0.98)}
+            name: {
+                "all": two(0.99),
+                "one": two(0.8 if name == "sign descent" else 0.98),
+                "one, SVRG": two(0.97),
+            }
             for name in runs.SMALL_BATCHES
         },
         even={
@@ -80,6 +84,7 @@ def spoil(part, value, *keys):
         (lambda: spoil("boxes", 1.1, "AdamW, ε 0"), 2),
         (lambda: spoil("batches", 0.5, "Signum, β 0.99", "one"), 1),
         (lambda: spoil("batches", 0.99, "sign descent", "one"), 1),
+        (lambda: spoil("batches", 0.9, "sign descent", "one, SVRG"), 1),
         (lambda: spoil("even", 0.88, "one", "l2"), 1),
         (lambda: spoil("even", 0.95, "all", "l2"), 1),
         (lambda: spoil("even", 0.5, "all", "linf"), 1),
