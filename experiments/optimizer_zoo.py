@@ -223,12 +223,17 @@ def several_classes(config: Config) -> dict[str, dict[str, np.ndarray]]:
 
 
 def diagonal(x, y, optima, steps) -> dict[str, np.ndarray]:
-    """Of u^2 - v^2 from small and large weights: l1 margin over the optimum, log L; ``(S,)``."""
+    """Of u^2 - v^2 from small and large weights: l1 margin over the optimum, log L; ``(S,)``.
+
+    From large ones also after a twentieth of the steps.
+    """
     found = {}
-    for told, scale in (("small", 0.01), ("large", 1.0)):
+    for told, scale, number_of_steps in (
+        ("small", 0.01, steps), ("large", 1.0, steps), ("large, early", 1.0, steps // 20)
+    ):  # fmt: skip
         share, losses = [], []
         for number, (one, signs) in enumerate(zip(x, y, strict=True)):
-            w, loss = runs.diagonal(jnp.asarray(scale), one, signs, jnp.int32(steps))
+            w, loss = runs.diagonal(jnp.asarray(scale), one, signs, jnp.int32(number_of_steps))
             share.append(float(linear.margin(w, one, signs, norms.l1)) / optima[number])
             losses.append(float(loss))
         found[told], found[f"{told}: log L"] = np.asarray(share), np.asarray(losses)
@@ -304,7 +309,7 @@ def others_table(found: Found) -> Table:
     for told, row in found.even.items():
         run = f"{ADAM_WITHOUT}, {told} in a batch, entries of one size"
         rows += [[run, f"{norm} margin", float(share.mean())] for norm, share in row.items()]
-    for told in ("small", "large"):
+    for told in ("small", "large", "large, early"):
         rows.append([f"diagonal network, {told} weights at first", "l1 margin",
                      float(found.diagonal[told].mean())])  # fmt: skip
     return Table("Other optimizers", ["run", "what", "value"], rows)

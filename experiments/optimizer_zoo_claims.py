@@ -255,6 +255,14 @@ def other_claims(found: Found, limits: dict[str, Any]) -> list[Claim]:
             0.05,
             **limits,
         ),
+        Claim.at_least(
+            RICH,
+            "and from large weights the nearer the lower the loss is (l1 margin in the end less "
+            "that after a twentieth of the steps, over the optimum)",
+            found.diagonal["large"] - found.diagonal["large, early"],
+            0.05,
+            **limits,
+        ),
         Claim.at_most(
             FLOW,
             "a ReLU network with one hidden layer under steepest flow (l1, l2, linf): once all "

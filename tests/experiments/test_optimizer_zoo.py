@@ -47,7 +47,7 @@ def found() -> Found:
         classes={
             name: {of: two(0.98) for of in runs.MATRIX_NORMS} for name in runs.MATRIX_CONTENDERS
         },
-        diagonal={"small": two(0.95), "large": two(0.75)},
+        diagonal={"small": two(0.95), "large": two(0.75), "large, early": two(0.62)},
         hidden={name: {"fall": two(0.5), "other": two(100.0)} for name in runs.NORMS},
     )
 
@@ -90,6 +90,7 @@ def spoil(part, value, *keys):
         (lambda: spoil("even", 0.5, "all", "linf"), 1),
         (lambda: spoil("classes", 0.9, "spectral descent", "spectral"), 1),
         (lambda: spoil("diagonal", 0.95, "large"), 1),
+        (lambda: spoil("diagonal", 0.74, "large, early"), 1),
         (lambda: spoil("hidden", 5.0, "l2", "fall"), 1),
         (lambda: spoil("hidden", np.nan, "l2", "fall"), 1),
     ],
