@@ -277,7 +277,7 @@ def other_claims(found: Found, limits: dict[str, Any]) -> list[Claim]:
             FLOW,
             "and in other norms than that of the descent it may fall (largest fall of all runs, "
             "likewise)",
-            max(seen(row["other"]) for row in found.hidden.values()),
+            np.nanmax([seen(row["other"]) for row in found.hidden.values()]),
             10 * FEW_STEPS,
             **limits,
         ),

@@ -104,7 +104,7 @@ def _apgd(
         start = threats.drawn(norm, problem.threat, key, problem.origin)
         return climb(norm, problem, look, start, options.num_steps)
 
-    outcome = search.restarted(run, key, options.num_restarts, targets)
+    outcome = search.restarted(run, problem, key, options.num_restarts, targets)
     return search.result(norm, problem, outcome, settings)
 
 
@@ -137,6 +137,7 @@ def climb(norm: Norm, problem: Problem, look: Any, start: jax.Array, num_steps: 
         steps.stretch_at(start, 0.0), of_each(0, jnp.int32), best.loss, of_each(False, bool),
     )  # fmt: skip
     losses = jnp.broadcast_to(seen.loss, (num_steps + 1, number))
+    begin = problem.alike((state, losses))
     one = functools.partial(_step, norm, problem, look)
 
     # The steps up to a check are a loop of their own: a branch in every step would copy all that
@@ -153,7 +154,7 @@ def climb(norm: Norm, problem: Problem, look: Any, start: jax.Array, num_steps: 
         check = lambda state: _check(state, end - begin)
         return (jax.lax.cond(is_check, check, lambda state: state, state), losses), None
 
-    (state, losses), _ = jax.lax.scan(stretch, (state, losses), spans(num_steps))
+    (state, losses), _ = jax.lax.scan(stretch, begin, spans(num_steps))
     return Outcome(state.best, losses, state.trail)
 
 

@@ -156,7 +156,8 @@ def _minimum_norm(
         seen = look(origin)
         at_x = is_first & (seen.has_gradient | (seen.margin >= 0))
         start = search.choose(at_x, origin, drawn)
-        state = _State(start, jnp.where(at_x, 0, radius), _nothing(origin, 0))
+        state = _State(start, jnp.where(at_x, 0, radius), _nothing(problem, 0))
+        state = problem.alike(state)
 
         def step(state: _State, given) -> tuple[_State, tuple[jax.Array, jax.Array]]:
             state, loss = _step(norm, problem, look, state, *given)
@@ -178,7 +179,7 @@ def _minimum_norm(
 
     is_first = jnp.arange(number) % options.num_restarts == 0
     given = jax.random.split(key, number), targets, is_first
-    found, _ = jax.lax.scan(run, _nothing(origin, options.num_steps), given)
+    found, _ = jax.lax.scan(run, _nothing(problem, options.num_steps), given)
     nearest = _halved(looker(predict, problem, "margin"), found.nearest)
     success = jnp.isfinite(found.distance)
     distance = jnp.where(success, jax.vmap(norm.value)(nearest), jnp.inf)
@@ -189,11 +190,12 @@ def _minimum_norm(
     return MinimumNorm(problem.at(nearest), nearest, distance, success, info, settings)
 
 
-def _nothing(origin: jax.Array, num_steps: int) -> _Found:
+def _nothing(problem: Problem, num_steps: int) -> _Found:
+    origin = problem.origin
     true = jnp.ones(len(origin), bool)
     nowhere = jnp.full(len(origin), jnp.inf, origin.dtype)
     steps = jnp.full((num_steps, len(origin)), jnp.inf, origin.dtype)
-    return _Found(origin, nowhere, true, true, steps, steps)
+    return problem.alike(_Found(origin, nowhere, true, true, steps, steps))
 
 
 def _long(problem: Problem) -> jax.Array:
@@ -260,6 +262,6 @@ def _halved(look: Any, delta: jax.Array) -> jax.Array:
         there = succeeds(middle)
         return jnp.where(there, low, middle), jnp.where(there, middle, high)
 
-    _, part = jax.lax.fori_loop(0, _HALVINGS, halve, (0 * ones, ones))
+    _, part = jax.lax.fori_loop(0, _HALVINGS, halve, trees.vary_like((0 * ones, ones), delta))
     further = jnp.where(part > 1e-6, jnp.minimum(part * (1 + _SLACK), 1), 0)  # 0: x itself
     return spread(jnp.where(succeeds(further), further, part), delta.ndim) * delta

@@ -113,9 +113,9 @@ def _pgd(predict: Predict, norm: Norm, options: Options, settings, problem: Prob
             seen = look(delta)
             return (delta, seen.gradient, *search.update(best, trail, delta, seen)), seen.loss
 
-        begin = start, seen.gradient, best, trail
+        begin = problem.alike((start, seen.gradient, best, trail))
         (_, _, best, trail), losses = jax.lax.scan(step, begin, (sizes, share))
         return Outcome(best, jnp.concatenate([seen.loss[None], losses]), trail)
 
-    outcome = search.restarted(run, key, options.num_restarts, targets)
+    outcome = search.restarted(run, problem, key, options.num_restarts, targets)
     return search.result(norm, problem, outcome, settings)

@@ -29,7 +29,11 @@ class Problem(NamedTuple):
     @property
     def origin(self) -> jax.Array:
         """``(B, *features)``: no perturbation, in float32 at least."""
-        return jnp.zeros(self.x.shape, trees.accumulator(self.x.dtype))
+        return self.alike(jnp.zeros(self.x.shape, trees.accumulator(self.x.dtype)))
+
+    def alike(self, state: Any) -> Any:
+        """What a loop carries, as such that varies over devices as x does, under `shard_map`."""
+        return trees.vary_like(state, self.x)
 
     def at(self, delta: jax.Array) -> jax.Array:
         """The perturbed inputs, as the model gets them."""

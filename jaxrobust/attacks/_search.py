@@ -71,6 +71,7 @@ def _lacks_gradient(seen: Seen) -> jax.Array:
 
 def restarted(
     run: Callable[[jax.Array, jax.Array | None], Outcome],
+    problem: Problem,
     key: jax.Array,
     num_restarts: int,
     targets: jax.Array | None,
@@ -94,7 +95,8 @@ def restarted(
 
     shapes = jax.eval_shape(run, keys[0], None if targets is None else targets[0])
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    outcome, _ = jax.lax.scan(again, nothing, (jnp.arange(number) == 0, keys, targets))
+    begin = problem.alike(nothing)
+    outcome, _ = jax.lax.scan(again, begin, (jnp.arange(number) == 0, keys, targets))
     return outcome
 
 

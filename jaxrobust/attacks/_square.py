@@ -112,7 +112,7 @@ def _square(
     margin = margins(start)
     is_finite = jnp.isfinite(margin)
     margin = jnp.where(jnp.isnan(margin), -jnp.inf, margin)  # above which anything is
-    walk = _Walk(start, margin, jnp.ones_like(margin), origin, is_finite)
+    walk = problem.alike(_Walk(start, margin, jnp.ones_like(margin), origin, is_finite))
     of_query = _published if is_published else functools.partial(_by_estimate, norm)
 
     def query(walk: _Walk, given):

@@ -99,7 +99,8 @@ def fit(
     Returns:
       :class:`Clustering`. Works under ``jit`` with ``num_clusters`` and the options static; sums
       are in float32 at least. Points so small that squared distances would vanish are scaled by a
-      power of two (unless traced); spreads and objective may vanish then.
+      power of two (unless traced); spreads and objective may vanish, and do for
+      :func:`objective` and :func:`assign`, which scale nothing.
 
     Raises:
       ValueError: for points that are not ``(N, d)`` or not finite (unless traced), a
@@ -168,7 +169,7 @@ def _unit_of_small(points: jax.Array, total: float | None) -> float:
     if total is None or total > float(jnp.finfo(points.dtype).tiny) ** 0.5:
         return 1.0
     largest = float(jnp.max(jnp.abs(points)))
-    return 2.0 ** round(np.log2(largest)) if largest > 0 else 1.0
+    return 2.0 ** round(np.log2(largest)) if largest >= jnp.finfo(points.dtype).tiny else 1.0
 
 
 def _from_sample(

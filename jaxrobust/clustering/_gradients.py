@@ -55,10 +55,12 @@ def gradient_clusters(
     ``exact``    Means of clusters and assignments in turn, by the gradients themselves; neither
                  step raises J. ``centers`` are mean gradients, leaves ``(K, *leaf)``; ``spreads``
                  and ``objective`` are exact up to rounding errors of order ``eps`` of the squared
-                 norms. A pass reads the data twice: once for the distances, at the cost of K
-                 forward passes in forward mode and the memory of ``batch_size * K`` examples, once
-                 for the means, at that of the gradient. Before: one pass for the norms, one for
-                 sketches to seed by, one for the means. Memory besides: ``(N, K)``.
+                 norms. Params and data in half precision are widened to float32, and the gradients
+                 are those of the loss there. A pass reads the data twice: once for the distances,
+                 at the cost of K forward passes in forward mode and the memory of
+                 ``batch_size * K`` examples, once for the means, at that of the gradient. Before:
+                 one pass for the norms, one for sketches to seed by, one for the means. Memory
+                 besides: ``(N, K)``.
     ``rank1``    The published method: a center is :math:`c_k d_k^T` for every matrix or kernel, and
                  for every block of one that has several, with :math:`c_k` the mean of
                  :math:`\frac1T\sum_t a_{it}` and :math:`d_k` that of :math:`\sum_t d_{it}` over
@@ -102,7 +104,8 @@ def gradient_clusters(
       ValueError: for data without examples or of different lengths, an unknown method, a
         ``batch_size`` below 1, gradients that are not finite (the message says of which examples;
         not when traced), and as :func:`fit`.
-      TypeError: for an option that the method does not have.
+      TypeError: for an option that the method does not have, or a loss that does not take what
+        ``exact`` has widened.
       ValueError, TypeError: as :func:`per_example.sketches`, for what cannot be differentiated.
 
     Source:
@@ -157,7 +160,7 @@ def _exact(
     max_passes = trees.check_count("max_passes", max_passes)
     check_tolerance("tolerance", tolerance)
     # Means in a narrow dtype would be as far off as members of a cluster are from each other.
-    params = trees.promote(params)
+    params, data = _widened(loss_fn, params, data)
     squared = squared_norms(loss_fn, batch_size, params, data)
     check_points("gradients", squared[:, None], distances=False)
     points = sketches() if isinstance(init, str) else squared[:, None]
@@ -165,6 +168,25 @@ def _exact(
     return descend(
         loss_fn, num_clusters, batch_size, params, data, squared, start, max_passes, tolerance
     )
+
+
+def _widened(loss_fn: LossFn, params: Any, data: Any) -> Any:
+    """Params and data in float32 at least, if the loss takes them."""
+    widen = lambda leaf: trees.promote(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+    wide = jax.tree.map(widen, (params, data))
+    given = [leaf.dtype for leaf in jax.tree.leaves((params, data))]
+    if given != [leaf.dtype for leaf in jax.tree.leaves(wide)]:
+        example = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), wide[1]
+        )
+        try:
+            jax.eval_shape(loss_fn, wide[0], example)
+        except TypeError as error:
+            raise TypeError(
+                "loss_fn must take params and data in float32 with method='exact', which widens "
+                f"those in half precision: {error}"
+            ) from error
+    return wide
 
 
 def _rank_one(

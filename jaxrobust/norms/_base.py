@@ -140,7 +140,9 @@ def check_box(name: str, x: Any, radius: Any, lower: Any, upper: Any) -> tuple[A
     trees.check_floating(name, x)
     check_nonnegative("radius", radius)
     wide = trees.promote(x)
-    return wide, _ends("lower", lower, wide, -1), _ends("upper", upper, wide, 1)
+    found = wide, _ends("lower", lower, wide, -1), _ends("upper", upper, wide, 1)
+    # Inside of `shard_map` a loop changes all that it carries to what varies over devices.
+    return trees.vary_like(found, jnp.asarray(radius))
 
 
 def _ends(name: str, ends: Any, like: Any, sign: int) -> Any:

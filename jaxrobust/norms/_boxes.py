@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrobust import trees
 from jaxrobust.norms import _lp_ball, _magnitudes
 from jaxrobust.norms._magnitudes import Magnitudes
 
@@ -112,7 +113,8 @@ def _stretch(a: Magnitudes, caps: Magnitudes) -> Magnitudes:
     whole = _magnitudes.total(shares)  # none is at its cap at first
     first = 1 / jnp.where(whole == 0, 1, whole)
     is_on = lambda carry: carry[0] > carry[1]
-    t, _ = jax.lax.while_loop(is_on, onwards, (first, jnp.zeros_like(first)))
+    begin = trees.vary_alike((first, jnp.zeros_like(first)))
+    t, _ = jax.lax.while_loop(is_on, onwards, begin)
     s = jnp.sqrt(t)
     return [jnp.minimum(s * (leaf / unit), cap) for leaf, cap in zip(a, caps, strict=True)]
 
@@ -146,7 +148,7 @@ def _grow(p: float, a: jax.Array, caps: jax.Array, radius: jax.Array) -> jax.Arr
         return after, growth(after), jnp.any(after != is_free)
 
     is_free = direction > 0
-    begin = is_free, growth(is_free), jnp.asarray(True)
+    begin = trees.vary_alike((is_free, growth(is_free), jnp.asarray(True)))
     is_free, s, _ = jax.lax.while_loop(lambda carry: carry[2], fewer, begin)
     return unit * jnp.where(is_free, s * direction, limits)
 
@@ -164,7 +166,8 @@ def _soft_threshold(a: Magnitudes, caps: Magnitudes) -> Magnitudes:
 
     top = _magnitudes.largest(a)
     steps = jnp.finfo(top.dtype).nmant + 4
-    t = jax.lax.fori_loop(0, steps, halve, (jnp.zeros_like(top), top))[1]
+    begin = trees.vary_alike((jnp.zeros_like(top), top))
+    t = jax.lax.fori_loop(0, steps, halve, begin)[1]
     # Between its kinks the norm is linear in t.
     kept = [(leaf > t) & (leaf - t < cap) for leaf, cap in zip(a, caps, strict=True)]
     number = _magnitudes.total([leaf.astype(t.dtype) for leaf in kept])
@@ -186,7 +189,8 @@ def _shrink(p: float, a: Magnitudes, caps: Magnitudes) -> Magnitudes:
 
     top = _magnitudes.value(p / (p - 1), a, _ones(a))
     steps = jnp.finfo(top.dtype).nmant + 12
-    return shrunk(jax.lax.fori_loop(0, steps, halve, (jnp.zeros_like(top), top))[1])
+    begin = trees.vary_alike((jnp.zeros_like(top), top))
+    return shrunk(jax.lax.fori_loop(0, steps, halve, begin)[1])
 
 
 def _kept(p: float, u: Magnitudes, caps: Magnitudes, radius: jax.Array) -> Magnitudes:
@@ -237,6 +241,7 @@ def alternate(
         return in_box, of_ball, minus(moved, in_box)
 
     nothing = jax.tree.map(jnp.zeros_like, x)
-    z, _, _ = jax.lax.fori_loop(0, num_sweeps, sweep, (x, nothing, nothing))
+    begin = trees.vary_alike((x, nothing, nothing))
+    z, _, _ = jax.lax.fori_loop(0, num_sweeps, sweep, begin)
     factor = fits(z)
     return jax.tree.map(lambda leaf: factor * leaf, z)

@@ -13,6 +13,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from jaxrobust import trees
 from jaxrobust.norms import _magnitudes
 from jaxrobust.norms._magnitudes import Magnitudes, Weights
 
@@ -32,7 +33,8 @@ def project(p: float, a: Magnitudes, c: Weights) -> Magnitudes:
         return jnp.where(outside, middle, low), jnp.where(outside, high, middle)
 
     steps = jnp.finfo(high.dtype).nmant + 4
-    low, high = jax.lax.fori_loop(0, steps, halve, (jnp.zeros_like(high), high))
+    bracket = trees.vary_alike((jnp.zeros_like(high), high))
+    low, high = jax.lax.fori_loop(0, steps, halve, bracket)
 
     # Near the ball, in many dimensions, the multiplier is far below the first upper end, and what
     # the halvings leave of the bracket is not small next to it: Newton goes on.

@@ -73,7 +73,7 @@ def lmo(p: float, a: Magnitudes, c: Weights) -> Magnitudes:
         top = largest(a)
         scaled = [leaf / scaling(top)[1] for leaf in a]
         square = total([w * leaf**2 for leaf, w in zip(scaled, c, strict=True)])
-        norm = jnp.where(top == 0, 1, jnp.sqrt(square))
+        norm = jnp.sqrt(jnp.where(top == 0, 1, square))  # whose derivative at 0 would be NaN
         return [leaf / norm for leaf in scaled]
     # q - 1 = 1/(p-1): u = a^(q-1) / ||a||_q^(q-1); scaled by the largest magnitude as in `value`.
     exponent = 1 / (p - 1)

@@ -266,20 +266,24 @@ def _running(
     # Relative to the largest: no sum of them overflows, and no reciprocal underflows.
     largest = jnp.zeros(sizes.shape, scores.dtype).at[strata].max(scores)[strata]
     scores = jnp.where(largest > 0, scores / jnp.where(largest > 0, largest, 1), 1)
-    share = scores / _sums(scores, strata, sizes.size)[strata]
+    share = scores / _sums(scores, strata, sizes)[strata]
     of_all = sizes[strata] / scores.size
     mixed = of_all * (1 - uniform_share) * share + uniform_share / scores.size
     # At least 1: an example that is never drawn would bias the estimate.
     return jnp.cumsum(jnp.floor(mixed * _SCORE_TOTAL).astype(jnp.int32) + 1, dtype=jnp.int32)
 
 
-def _sums(values: jax.Array, strata: jax.Array, number: int) -> jax.Array:
-    """Of every stratum, ``(K,)``.
+def _sums(values: jax.Array, strata: jax.Array, sizes: jax.Array) -> jax.Array:
+    """Of every stratum, ``(K,)``; values in the order of their strata.
 
     Added one after the other, more than 2**24 ones would stay 2**24 in float32, and the integers
-    that they are made into would overflow: sums of parts first.
+    that they are made into would overflow: sums of parts of strata first.
     """
-    parts = -(-values.size // _PART)
-    part = jnp.arange(values.size, dtype=jnp.int32) // _PART
-    sums = jnp.zeros((number, parts), values.dtype).at[strata, part].add(values)
-    return jnp.sum(sums, axis=1)
+    num_parts = -(-sizes // _PART)
+    ends = jnp.cumsum(num_parts)
+    place = jnp.arange(values.size, dtype=jnp.int32) - (jnp.cumsum(sizes) - sizes)[strata]
+    part = (ends - num_parts)[strata] + place // _PART
+    most = sizes.size + values.size // _PART
+    sums = jnp.zeros(most, values.dtype).at[part].add(values)
+    of_part = jnp.searchsorted(ends, jnp.arange(most), side="right")
+    return jnp.zeros(sizes.size, values.dtype).at[of_part].add(sums)  # of none: out of bounds

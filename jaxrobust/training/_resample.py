@@ -224,7 +224,7 @@ class _Resample:
         probes, rows = self._probes(state, data)
         now = looks.ratio_of_some(probes, state.sampler, rows)
         report: Report = {"ratio_now": now}
-        if now <= self.stale:
+        if now <= self.stale or not bool(jnp.any(probes)):  # nothing to be stale about
             return self._looked_again(state, data, refresh), report
         if self.automatic and int(state.memory.get("only_once", 0)):
             return self._uniform_for_longer(state, costs.look), report | _UNIFORM

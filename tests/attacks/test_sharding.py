@@ -64,6 +64,36 @@ def test_as_on_one_device(attack, norm):
             assert found.perturbations.sharding.spec[0] == "batch"
 
 
+SHARDED = {
+    **ATTACKS,
+    "pgd, restarts": functools.partial(ATTACKS["pgd"], num_restarts=2),
+    "pgd, no bounds": functools.partial(attacks.pgd, eps=0.1, num_steps=4),
+}
+
+
+@pytest.mark.parametrize(
+    ("attack", "norm"),
+    [
+        pytest.param(attack, norm, marks=() if fast else pytest.mark.slow)
+        for attack, norm, fast in (
+            *((name, "linf", name != "apgd, targeted") for name in SHARDED),
+            *(("pgd", norm, True) for norm in ("l1", "l2", "Fourier-linf")),
+            *((name, "l2", False) for name in SHARDED if name != "pgd"),
+            *((name, "l1.5", False) for name in ("pgd", "pgd, no bounds")),
+        )
+    ],
+)
+def test_under_shard_map_each_device_attacks_its_own_examples(attack, norm):
+    params, x, y = problem()
+    norm = NORMS.get(norm, norms.lp(1.5))
+    run = lambda x, y: SHARDED[attack](relu_network, params, x, y, norm=norm, key=KEY).perturbations
+    expected = np.concatenate([run(x[i : i + 2], y[i : i + 2]) for i in range(0, NUMBER, 2)])
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
+    by_batch = PartitionSpec("batch")
+    mapped = jax.shard_map(run, mesh=mesh, in_specs=(by_batch, by_batch), out_specs=by_batch)
+    np.testing.assert_allclose(jax.jit(mapped)(x, y), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_explicit_axes_are_an_error():
     params, x, y = problem()
     mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Explicit,))

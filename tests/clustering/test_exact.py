@@ -83,6 +83,29 @@ def test_params_in_half_precision():
     np.testing.assert_allclose(found.objective, wanted, rtol=1e-3)
 
 
+def test_data_in_half_precision():
+    """As of the same numbers in float32; an operation that takes one dtype takes the wider one."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(20, 1, 5, 5)), jnp.bfloat16)
+    params = {"kernel": jnp.asarray(rng.normal(size=(2, 1, 3, 3)), jnp.bfloat16)}
+
+    def convolutional(params, x):
+        out = jax.lax.conv_general_dilated(x[None], params["kernel"], (1, 1), "VALID")
+        return jnp.sum(out.astype(jnp.float32) ** 2)
+
+    run = lambda loss_fn, *given: clustering.gradient_clusters(
+        loss_fn, *given, 3, key=KEY, method="exact", init=np.arange(20) % 3
+    )
+    as_float32 = lambda tree: jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree)
+    found = run(convolutional, params, x)
+    wanted = run(convolutional, as_float32(params), as_float32(x))
+    np.testing.assert_array_equal(found.assignments, wanted.assignments)
+    np.testing.assert_allclose(found.objective, wanted.objective, rtol=1e-6)
+    narrow = lambda params, x: convolutional(params, x.astype(jnp.bfloat16))
+    with pytest.raises(TypeError, match="loss_fn must take params and data in float32"):
+        run(narrow, params, x)
+
+
 @pytest.mark.slow
 def test_no_pass_raises_the_objective_and_it_ends_near_that_of_single_moves():
     params, data = problem()

@@ -10,6 +10,7 @@ import pytest
 
 from jaxrobust import clustering, per_example
 from jaxrobust.clustering._batches import map_batches, sum_batches, sum_by_cluster
+from jaxrobust.trees import _programs
 from tests.clustering.problems import gradients_as_points, loss, problem
 
 KEY = jax.random.key(0)
@@ -191,7 +192,7 @@ def test_sketches_batch_by_batch_are_the_same(monkeypatch):
 
 
 @pytest.mark.parametrize("method", ["exact", "rank1"])
-def test_convolutions_looped_over_in_python_change_nothing(method):
+def test_convolutions_looped_over_in_python_change_nothing(method, monkeypatch):
     """On a CPU; under `jit` the same loops are compiled."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(30, 1, 6, 6)), jnp.float32)
@@ -206,7 +207,13 @@ def test_convolutions_looped_over_in_python_change_nothing(method):
             convolutional, params, x, 4, key=KEY, method=method, batch_size=8, max_passes=3
         )
 
-    looped, compiled = clusters(params, x), jax.jit(clusters)(params, x)
+    cuts, cut = [], _programs._cut
+    monkeypatch.setattr(_programs, "_cut", lambda closed: cuts.append(cut(closed)) or cuts[-1])
+    looped = clusters(params, x)
+    if jax.default_backend() == "cpu":
+        assert len(cuts) >= 2
+        assert all(cuts)  # the norms, and the passes
+    compiled = jax.jit(clusters)(params, x)
     np.testing.assert_array_equal(looped.assignments, compiled.assignments)
     np.testing.assert_allclose(looped.objective, compiled.objective, rtol=1e-4)
 

@@ -98,6 +98,8 @@ def test_lmo_of_zero_has_a_finite_derivative():
     for norm in (norms.l1, norms.lp(1.5), norms.l2, norms.linf, norms.fourier(norms.l1)):
         gradient = jax.jit(jax.grad(lambda g, norm=norm: jnp.sum(norm.lmo(g))))(np.zeros(8))
         assert np.all(np.isfinite(gradient)), norm
+    with jax.debug_nans(True):  # nor is there NaN on the way to it
+        jax.grad(lambda g: jnp.sum(norms.l2.lmo(g)))(jnp.zeros(8))
 
 
 def test_second_derivative_of_a_smooth_norm():

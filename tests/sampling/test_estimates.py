@@ -9,6 +9,7 @@ import pytest
 from sampling import oracles
 
 from jaxrobust import per_example, sampling
+from jaxrobust.trees import _programs
 
 RNG = np.random.default_rng(1)
 
@@ -123,10 +124,11 @@ def convolutional(params, example):
 
 
 @pytest.mark.parametrize("name", ["plain", "convolutional"])
-def test_snapshot_in_batches(name):
+def test_snapshot_in_batches(name, monkeypatch):
     """The mean of the gradients; of other params and data it compiles nothing."""
     loss_fn = loss if name == "plain" else convolutional
-    traces = []
+    traces, cuts, cut = [], [], _programs._cut
+    monkeypatch.setattr(_programs, "_cut", lambda closed: cuts.append(cut(closed)) or cuts[-1])
 
     def counted(params, example):
         traces.append(1)
@@ -145,6 +147,8 @@ def test_snapshot_in_batches(name):
         if seed == 0:
             first = len(traces)
     assert len(traces) == first > 0
+    if jax.default_backend() == "cpu":
+        assert [bool(run) for run in cuts] == [name == "convolutional"] * 2
 
 
 def test_what_svrg_refuses():

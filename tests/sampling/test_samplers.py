@@ -446,11 +446,22 @@ def test_variance_of_gradients_that_are_far_from_zero(make):
     np.testing.assert_allclose(far, near, rtol=1e-4)
 
 
+_samplers_sums = _samplers._sums
+
+
 def test_as_many_equal_scores_as_float32_cannot_count(monkeypatch):
     """Added up in parts, which are small here: the running sums of float16 ones would stay 2048."""
     monkeypatch.setattr(_samplers, "_PART", 64)
-    scores, strata = jnp.ones(8192, jnp.float16), jnp.arange(8192) // 6144
-    np.testing.assert_array_equal(_samplers._sums(scores, strata, 2), [6144, 2048])
+    sizes = jnp.asarray([6100, 0, 1, 2091])
+    strata = jnp.repeat(jnp.arange(4), sizes, total_repeat_length=8192)
+    ones = jnp.ones(8192, jnp.float16)
+    np.testing.assert_array_equal(_samplers._sums(ones, strata, sizes), [6100, 0, 1, 2092])
+    # These are what scores are divided by.
+    halves = lambda *args: 2 * _samplers_sums(*args)
+    plain = sampling.importance(np.ones(8), 3, uniform_share=0.0)
+    monkeypatch.setattr(_samplers, "_sums", halves)
+    smaller = sampling.importance(np.ones(8), 3, uniform_share=0.0)
+    np.testing.assert_allclose(smaller.running, plain.running / 2, rtol=1e-6)
 
 
 def test_variance_knows_what_is_seldom_drawn():

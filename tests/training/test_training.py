@@ -1076,6 +1076,13 @@ def test_gradients_that_are_all_zero_leave_draws_uniform(num_clusters):
     told = [record for record in records if "ratio" in record]
     assert told
     assert all(record["ratio"] == 1 for record in told)
+    # Nor are strata stale in which there is no variance.
+    plan = training.resample(
+        flat, num_clusters=num_clusters, first=1, every=9, check_every=1, stale=0.5,
+        automatic=False, dim=64,
+    )  # fmt: skip
+    _, records = training.train(flat, OPTIMIZER, start(params), data, 5, plan=plan)
+    assert [record["step"] for record in records if "ratio" in record] == [1]
 
 
 @pytest.mark.parametrize("num_clusters", [None, 8])
