@@ -19,7 +19,7 @@ Presets:
     full: 17 min on 2 cores; views, digits: 60 epochs, 8 seeds; batch sizes; copies
     wikipedia: 1 min on 2 cores; 2,173 pairs of Wikipedia (JAXROBUST_DATA)
     captions: 13 min on 2 cores; Multi30k (JAXROBUST_DATA), 10,000 images; bags of words
-    recurrent: about 30 min, estimated; the same of 5,000 images with GRUs, by five methods
+    recurrent: 80 min beside other work; the same of 5,000 images with GRUs, by five methods
 """
 
 import dataclasses

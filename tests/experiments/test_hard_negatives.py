@@ -230,7 +230,13 @@ def run_of(recall, rsum, cosine=0.5, precision=np.nan, loss=0.3):
 
 FAST, SLOW = [20, 30, 35, 40], [10, 20, 30, 45]
 CONFIG = types.SimpleNamespace(
-    epochs=61, epochs_of_deep=16, batch=128, equal_steps=1_024, problems=()
+    encoder="bag",
+    images=10_000,
+    epochs=61,
+    epochs_of_deep=16,
+    batch=128,
+    equal_steps=1_024,
+    problems=(),
 )
 
 
@@ -413,6 +419,12 @@ def test_claims_of_files_can_fail():
     by = {SOFT: run_of(SLOW, 101), HARDEST: run_of(SLOW, 100)}
     by[seen.UNTRAINED] = run_of(SLOW, 102)
     assert held({CAPTIONS: by})[:2] == [True, False]
+    told_of = lambda encoder: told.claims(
+        types.SimpleNamespace(**{**vars(CONFIG), "encoder": encoder}), {CAPTIONS: by}
+    )[1]
+    assert told_of("bag").should_hold
+    assert not told_of("gru").should_hold
+    assert "rsum 101 against 102" in told_of("gru").reason
 
 
 def test_claims_of_sizes_and_copies_can_fail():
