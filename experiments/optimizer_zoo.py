@@ -191,8 +191,9 @@ def batches(x, y, optima, steps) -> dict[str, dict[str, np.ndarray]]:
             for one, signs in zip(x, y, strict=True)
         ]
         return np.asarray(
-            [float(linear.margin(w, *of, norms.linf)) for w, *of in zip(ends, x, y, strict=True)]
-        )
+            [float(linear.margin(w, one, signs, norms.linf))
+             for w, one, signs in zip(ends, x, y, strict=True)]
+        )  # fmt: skip
 
     return {
         name: {told: margins(make, *options) / optima for told, options in runs_of.items()}

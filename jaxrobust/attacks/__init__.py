@@ -17,7 +17,8 @@
 
 A model is a function ``predict(params, x (B, *features)) -> scores (B, C)``, each row from its own
 example alone. All attacks but :func:`ensemble` are compiled once for each function, norm, shape and
-set of options, run under ``jit``, also of a batch that is spread over Auto mesh axes, and take a
+set of options, run under ``jit``, also of a batch that is spread over Auto mesh axes, and under
+``shard_map`` (with one key for all, devices draw the same random numbers), and take a
 radius for each example. On a CPU the loop over steps of a model with convolutions is one of
 Python, unless the attack is called inside of ``jit``: see :func:`jaxrobust.trees.compiled`.
 ``norm`` may be any object of :mod:`norms`; with bounds, perturbations stay in ball and box, exactly

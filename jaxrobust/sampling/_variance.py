@@ -27,6 +27,7 @@ class _Strata(NamedTuple):
     def squares(self, combinations: jax.Array) -> jax.Array:
         r""":math:`\|\sum_k c_k \mu_k\|^2` for every row of ``(S, K)``, ``(S,)``."""
         if self.means is None:
+            assert self.products is not None
             products = jnp.matmul(combinations, self.products, precision=_HIGHEST)
             return jnp.maximum(jnp.sum(products * combinations, axis=1), 0)
         # What all have in common apart: coefficients of sum 0 take it away without rounding.
@@ -38,6 +39,7 @@ class _Strata(NamedTuple):
     def scatter(self, shares: jax.Array) -> jax.Array:
         """The variance of the mean of a random stratum, drawn with these shares, of sum 1."""
         if self.means is None:
+            assert self.products is not None
             squares = jnp.sum(shares * jnp.diagonal(self.products))
             return jnp.maximum(squares - self.squares(shares[None, :])[0], 0)
         middle = jnp.matmul(shares, self.means, precision=_HIGHEST)
@@ -194,7 +196,9 @@ def _summarize(
 
 
 def _dtype(points: jax.Array | None, products: jax.Array | None) -> Any:
-    return (products if points is None else points).dtype
+    given = products if points is None else points
+    assert given is not None
+    return given.dtype
 
 
 def _of_mean(draws: jax.Array, sizes: jax.Array, replacement: bool) -> jax.Array:

@@ -93,8 +93,8 @@ def test_data_in_half_precision():
         out = jax.lax.conv_general_dilated(x[None], params["kernel"], (1, 1), "VALID")
         return jnp.sum(out.astype(jnp.float32) ** 2)
 
-    run = lambda loss_fn, *given: clustering.gradient_clusters(
-        loss_fn, *given, 3, key=KEY, method="exact", init=np.arange(20) % 3
+    run = lambda loss_fn, params, x: clustering.gradient_clusters(
+        loss_fn, params, x, 3, key=KEY, method="exact", init=np.arange(20) % 3
     )
     as_float32 = lambda tree: jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree)
     found = run(convolutional, params, x)
