@@ -15,10 +15,10 @@ the negatives are views of the same thing. With files: images and texts of *Wiki
 English captions and their German *translations*; *captions* that several people wrote for an image.
 
 Presets:
-    quick: 60 s on 2 cores; views for 30 epochs, digits for 30, 3 seeds
-    full: 17 min on 2 cores; views, digits: 60 epochs, 8 seeds; batch sizes; copies
-    wikipedia: 1 min on 2 cores; 2,173 pairs of Wikipedia (JAXROBUST_DATA)
-    captions: 13 min on 2 cores; Multi30k (JAXROBUST_DATA), 10,000 images; bags of words
+    quick: 100 s on 2 cores; views for 30 epochs, digits for 30, 3 seeds
+    full: 34 min beside other work; views, digits: 60 epochs, 8 seeds; batch sizes; copies
+    wikipedia: 2 min on 2 cores; 2,173 pairs of Wikipedia (JAXROBUST_DATA)
+    captions: 20 min on 2 cores; Multi30k (JAXROBUST_DATA), 10,000 images; bags of words
     recurrent: 80 min beside other work; the same of 5,000 images with GRUs, by five methods
 """
 
