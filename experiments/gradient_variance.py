@@ -10,8 +10,8 @@ teacher network labels, over the number of features per example and the step siz
 without; and a linear regression with more weights than examples.
 
 Presets:
-    quick: 40 s on 2 cores; 5 seeds of the table, 2 of the sweep, a regression of 20,000 steps
-    full: 2 min on 2 cores; 10 seeds of the table, 3 of the sweep, 100,000 steps
+    quick: 80 s beside other work; 5 seeds of the table, 2 of the sweep, 20,000 steps
+    full: 8 min beside other work; 10 seeds of the table, 3 of the sweep, 100,000 steps
 """
 
 import dataclasses
