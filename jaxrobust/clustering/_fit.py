@@ -133,11 +133,7 @@ def fit(
             init=init, max_passes=max_passes, tolerance=tolerance, block_size=block_size,
             sample_size=sample_size,
         )  # fmt: skip
-        return again._replace(
-            centers=unit * again.centers,
-            spreads=unit * (unit * again.spreads),
-            objective=unit * (unit * again.objective),
-        )
+        return _in_units(again, unit)
 
     limits = {"max_passes": max_passes, "tolerance": tolerance}
     sums = None
@@ -161,6 +157,15 @@ def fit(
         objective=found.objective,
         num_passes=found.number,
         converged=found.converged,
+    )
+
+
+def _in_units(found: Clustering, unit: float) -> Clustering:
+    """A clustering of points that were divided by this unit, as one of the points themselves."""
+    return found._replace(
+        centers=unit * found.centers,
+        spreads=unit * (unit * found.spreads),
+        objective=unit * (unit * found.objective),
     )
 
 
