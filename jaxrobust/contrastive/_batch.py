@@ -57,6 +57,7 @@ class Batch(NamedTuple):
     most_above: jax.Array | None  # (), see `Known`
     has_ring: bool  # whether candidates are sent around, instead of brought together
     is_block_size_given: bool  # by the user
+    has_positives: bool  # whether anchors may have others than their partners
 
     def statistics(self, wanted: Statistics) -> list[tuple[Any, ...]]:
         """Values of statistics for the anchors of each side."""
@@ -174,7 +175,7 @@ def batch_of(
         for memory in (memory_x, memory_y)
     )
     own = jnp.arange(number, dtype=jnp.int32)
-    raw = picked_scores(similarity, x, y, own[:, None])[:, 0]
+    raw = similarity.pairs(prepared(similarity, x), prepared(similarity, y))
     scale = jnp.asarray(pairs.check_number("scale", scale), raw.dtype)
     bias = jnp.asarray(pairs.check_number("bias", bias), raw.dtype)
     lengths = lengths_of(similarity, x).of_pairs(lengths_of(similarity, y))
@@ -202,7 +203,7 @@ def batch_of(
     return Batch(
         sides, square, Plan(similarity, block_size), scale, bias, valid,
         weights, axis_name, directions, most_above, has_ring,
-        is_given,
+        is_given, positives is not None,
     )  # fmt: skip
 
 

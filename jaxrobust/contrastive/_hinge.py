@@ -20,7 +20,7 @@ from jaxrobust.contrastive._tiles import rounding_of
 Reduction = Literal["mean", "sum", "active"]
 REDUCTIONS = ("mean", "sum", "active")
 # What is looked at for `Info`, besides what the mining asks for.
-_LOOKS = (Hardest(with_margin=False), HardestPositive())
+_HARDEST, _POSITIVE = Hardest(with_margin=False), HardestPositive()
 
 
 class Info(NamedTuple):
@@ -34,6 +34,14 @@ class Info(NamedTuple):
     # (): mean hinge of the hardest negative over the (mean) margin; 1: collapse
     collapse_ratio: jax.Array
     num_anchors: jax.Array  # (): anchors with at least one negative
+
+
+class Found(NamedTuple):
+    """Values of statistics of the anchors of one direction."""
+
+    sums: tuple[jax.Array, ...]  # that the mining asks for
+    picks: tuple[Picked, ...]  # likewise
+    looks: tuple[Picked, ...]  # the hardest negative; and other positive, where there may be any
 
 
 class Mined(NamedTuple):
@@ -188,19 +196,22 @@ def _mined_by(batch: Batch, mining: Mining, smooth: bool) -> list[Mined]:
     dim = batch.sides[0].anchors.shape[1]
     sums = tuple(_smoothed(one) if smooth else one for one in mining.sums())
     num_sums = len(sums)
-    wanted = (*sums, *mining.picks(dim), *_LOOKS)
-    found = batch.statistics(wanted)
+    picks = mining.picks(dim)
+    # Another pass, which nobody needs where partners are the only positives.
+    looks = (_HARDEST, _POSITIVE) if batch.has_positives else (_HARDEST,)
+    found = [
+        Found(values[:num_sums], values[num_sums : num_sums + len(picks)], values[-len(looks) :])
+        for values in batch.statistics((*sums, *picks, *looks))
+    ]
     # Partners once more as well: the gradients of all these scores are then summed in one place.
     columns = [
-        jnp.concatenate(
-            [side.own[:, None], *(_columns(side, pick) for pick in values[num_sums:-2])], axis=1
-        )
-        for side, values in zip(batch.sides, found, strict=True)
+        jnp.concatenate([side.own[:, None], *(_columns(side, p) for p in of_side.picks)], axis=1)
+        for side, of_side in zip(batch.sides, found, strict=True)
     ]
     scores = batch.again(columns)
     return [
-        _mined(side, mining, num_sums, smooth, values, picked, again)
-        for side, values, picked, again in zip(batch.sides, found, columns, scores, strict=True)
+        _mined(side, mining, smooth, of_side, picked, again)
+        for side, of_side, picked, again in zip(batch.sides, found, columns, scores, strict=True)
     ]
 
 
@@ -219,15 +230,14 @@ def _columns(side: Side, pick: Picked) -> jax.Array:
 def _mined(
     side: Side,
     mining: Mining,
-    num_sums: int,
     smooth: bool,
-    values: tuple[Any, ...],
+    found: Found,
     columns: jax.Array,
     scores: jax.Array,
 ) -> Mined:
-    sums, picks, looks = values[:num_sums], values[num_sums:-2], values[-2:]
+    sums, picks, looks = found
     # Sums have the partners' gradient already.
-    partners = side.partners if num_sums else scores[:, 0]
+    partners = side.partners if sums else scores[:, 0]
     slacks = scores - partners[:, None]
     if jnp.ndim(side.margins):
         slacks += jnp.take_along_axis(side.margins, columns, axis=1)
@@ -235,7 +245,8 @@ def _mined(
         slacks += side.margins
     ends = np.cumsum([1] + [pick.columns.shape[1] for pick in picks])
     parts = [slice(a, b) for a, b in itertools.pairwise(ends)]
-    hardest, other = (_scores(look) for look in looks)
+    hardest, *others = (_scores(look) for look in looks)
+    other = others[0] if others else jnp.full_like(hardest, -jnp.inf)
     lost = [pick.lost for pick in picks]
     losses = mining.losses(
         Anchors(

@@ -1,6 +1,8 @@
 """Scores of picked pairs: of anchors with partners, and with the candidates that were mined."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,9 +43,11 @@ def _scores(similarity: Similarity, x, y, of_x, of_y):
 
 
 def _forward(similarity, x, y, of_x, of_y):
+    # Once, as for the matrix of scores (XLA keeps one of the two), and not for every picked row.
+    unit_x, unit_y = prepared(similarity, x), prepared(similarity, y)
     found = (
-        _one_way(functools.partial(_of_chunk, similarity, False), x, y, of_x),
-        _one_way(functools.partial(_of_chunk, similarity, True), y, x, of_y),
+        _one_way(functools.partial(_of_chunk, similarity, False), unit_x, unit_y, of_x),
+        _one_way(functools.partial(_of_chunk, similarity, True), unit_y, unit_x, of_y),
     )
     return found, (x, y, of_x, of_y)
 
@@ -60,7 +64,14 @@ def _one_way(of, anchors, candidates, columns):
 
     dtype = jax.eval_shape(of, anchors[:1], candidates[columns[:1]]).dtype
     nothing = trees.vary_like(jnp.zeros(columns.shape, dtype), (anchors, candidates, columns))
-    return jax.lax.fori_loop(0, -(-number // _CHUNK), put, nothing)
+    return _for_chunks(number, put, nothing)
+
+
+def _for_chunks(number: int, body: Callable[[Any, Any], Any], state: Any) -> Any:
+    """``body(chunk, state)`` of all chunks of so many rows."""
+    if number <= _CHUNK:
+        return body(0, state)
+    return jax.lax.fori_loop(0, -(-number // _CHUNK), body, state)
 
 
 def _chunk(chunk, number):
@@ -70,44 +81,63 @@ def _chunk(chunk, number):
     return lambda array: jax.lax.dynamic_slice_in_dim(array, start, size), start
 
 
+def _new(chunk, start, size):
+    """``(size,)`` bool: False for rows of the last chunk that the one before it had already."""
+    return start + jnp.arange(size) >= chunk * size
+
+
 def _of_chunk(similarity: Similarity, flip: bool, anchors: jax.Array, rows: jax.Array) -> jax.Array:
-    """Scores ``(n, k)`` of anchors ``(n, D)`` with rows ``(n, k, D)``."""
-    pair = prepared(similarity, anchors)[:, None, :], prepared(similarity, rows)
+    """Scores ``(n, k)`` of anchors ``(n, D)`` with rows ``(n, k, D)``, both prepared."""
+    pair = anchors[:, None, :], rows
     return similarity.pairs(*(pair[::-1] if flip else pair))
 
 
 def _backward(similarity, kept, cotangents):
     x, y, of_x, of_y = kept
-    # Of bfloat16 the sums would lose what is small.
-    zeros = jax.tree.map(jnp.zeros_like, trees.promote((x, y)))
+    # Gradients of prepared embeddings are summed, in float32 at least: of bfloat16 the sums would
+    # lose what is small. Those of the embeddings themselves are formed once, in the end.
+    unit_x, unit_y = (trees.promote(prepared(similarity, z)) for z in (x, y))
+    zeros = jax.tree.map(jnp.zeros_like, (unit_x, unit_y))
     slopes = trees.vary_like(zeros, (kept, cotangents))
-    slopes = _add_one_way(similarity, False, slopes, x, y, of_x, cotangents[0])
-    slopes = _add_one_way(similarity, True, slopes[::-1], y, x, of_y, cotangents[1])[::-1]
-    return (*trees.cast_like(slopes, (x, y)), None, None)
+    slopes = _add_one_way(similarity, False, slopes, unit_x, unit_y, of_x, cotangents[0])
+    slopes = _add_one_way(similarity, True, slopes[::-1], unit_y, unit_x, of_y, cotangents[1])[::-1]
+    slopes = [_unprepared(similarity, z, of_z) for z, of_z in zip((x, y), slopes, strict=True)]
+    return (*trees.cast_like(slopes, [x, y]), None, None)
+
+
+def _unprepared(similarity: Similarity, z: jax.Array, slopes: jax.Array) -> jax.Array:
+    """The gradient by embeddings, of that by prepared ones, which it replaces."""
+    number = z.shape[0]
+
+    def put(chunk, slopes):
+        at, start = _chunk(chunk, number)
+        # Differentiated where they are wide: the gradient is not rounded on its way.
+        _, pull = jax.vjp(similarity.prepare, trees.promote(at(z)))
+        ready = at(slopes)
+        rows = jnp.where(_new(chunk, start, len(ready))[:, None], pull(ready)[0], ready)
+        return jax.lax.dynamic_update_slice_in_dim(slopes, rows, start, 0)
+
+    return _for_chunks(number, put, slopes)
 
 
 def _add_one_way(similarity, flip, slopes, anchors, candidates, columns, cotangent):
     """The gradients by anchors and candidates, with those of one direction."""
     number = anchors.shape[0]
-    size = min(_CHUNK, number)
     if columns.shape[1] == 0:
         return slopes
 
     def add(chunk, slopes):
-        at, start = _chunk(chunk, number)  # what the last one sees again counts nothing
-        new = start + jnp.arange(size) >= chunk * size
+        at, start = _chunk(chunk, number)
         picked = at(columns)
         of = functools.partial(_of_chunk, similarity, flip)
         _, pull = jax.vjp(of, at(anchors), candidates[picked])
-        own, others = pull(jnp.where(new[:, None], at(cotangent), 0))
+        own, others = pull(jnp.where(_new(chunk, start, len(picked))[:, None], at(cotangent), 0))
         first, second = slopes
         first = jax.lax.dynamic_update_slice_in_dim(first, at(first) + own, start, 0)
         flat = others.reshape(-1, others.shape[-1])
-        return first, second.at[picked.reshape(-1)].add(flat.astype(second.dtype))
+        return first, second.at[picked.reshape(-1)].add(flat)
 
-    if number == size:
-        return add(0, slopes)
-    return jax.lax.fori_loop(0, -(-number // size), add, slopes)
+    return _for_chunks(number, add, slopes)
 
 
 _scores.defvjp(_forward, _backward)
