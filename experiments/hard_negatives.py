@@ -95,6 +95,8 @@ class Config:
     """Passes over the pairs."""
     early: bool = True
     """Whether to show the first 12 epochs of views, of runs that end there."""
+    compared: bool = False
+    """Whether views are trained for 30 epochs, too, next to what was measured before."""
     epochs_of_deep: int = 15
     """Passes over 2,000 pairs of views, with deep towers; 0 for none."""
     batch_sizes: tuple[int, ...] = ()
@@ -103,7 +105,7 @@ class Config:
     """These steps."""
     copies: tuple[int, ...] = ()
     """Views of each thing in the training set, of which nobody says that they are of one thing; and
-    five views of 400 things, as measured before. None to leave both out."""
+    five of 400 things, as measured before. None to leave both out."""
     images: int = 10_000
     """Of Multi30k, to train on."""
     encoder: str = "bag"
@@ -122,6 +124,10 @@ class Config:
         if self.epochs < 4 or (self.epochs_of_deep and self.epochs_of_deep < 4):
             raise ValueError(
                 f"epochs must be at least 4, got {self.epochs} and {self.epochs_of_deep}"
+            )
+        if self.compared and self.seeds < seen.LEAST_COMPARED:
+            raise ValueError(
+                f"seeds must be at least {seen.LEAST_COMPARED} with compared, got {self.seeds}"
             )
         if not 2 <= self.batch <= 1_000:
             raise ValueError(f"batch must be in 2..1000, got {self.batch}")
@@ -157,6 +163,7 @@ PRESETS = {
         problems=(VIEWS, DIGITS, IMAGES),
         seeds=8,
         epochs=60,
+        compared=True,
         batch_sizes=(16, 64, 256, 1024),
         copies=(1, 4, 20),
     ),
@@ -173,6 +180,7 @@ def run(config: Config, progress=silent) -> Result:
     seconds: dict[str, float] = {}
     extra = {
         seen.EARLY: config.early,
+        seen.COMPARED: config.compared,
         "deep": config.epochs_of_deep,
         "sizes": config.batch_sizes,
         "copies": config.copies,
@@ -183,6 +191,8 @@ def run(config: Config, progress=silent) -> Result:
         begin = time.perf_counter()
         if name == seen.EARLY:
             found |= {name: _early(config)}
+        elif name == seen.COMPARED:
+            found |= {name: _compared(config)}
         elif name == "deep":
             found |= {name: _deep(config)}
         elif name == "sizes":
@@ -256,6 +266,13 @@ def _early(config: Config) -> dict[str, Run]:
     return {method: repeated(method, setting, problems)[0] for method in past.EARLY_BEFORE}
 
 
+def _compared(config: Config) -> dict[str, Run]:
+    epochs, before = past.BEFORE[VIEWS]
+    setting = Setting(_twice(Tower((2 * WIDTH, WIDTH))), epochs, config.batch)
+    problems = [views(seed) for seed in range(config.seeds)]
+    return {method: repeated(method, setting, problems)[0] for method in before}
+
+
 def _deep(config: Config) -> dict[str, Run]:
     towers = _twice(Tower((WIDTH,) * 9, 0.1))
     deep = Setting(towers, config.epochs_of_deep, config.batch, warm=3)
@@ -288,12 +305,14 @@ def _copies(config: Config) -> Found:
             for method in (HARDEST, INFO_NCE)
         }
         found[seen.of_copies(copies)] = {method: _last(run) for method, run in runs.items()}
-    return found | {seen.FIVE: _five(config, setting)}
+    short = setting._replace(epochs=past.FIVE_EPOCHS)
+    kinds = ((seen.FIVE, True), (seen.FIVE_VIEWS, False))
+    return found | {name: _five(config, short, same_x) for name, same_x in kinds}
 
 
-def _five(config: Config, setting: Setting) -> dict[str, Run]:
+def _five(config: Config, setting: Setting, same_x: bool) -> dict[str, Run]:
     """As the specification's: told that views are of one thing, and not."""
-    known = [views(seed, 2_000, 500, copies=5) for seed in range(config.seeds)]
+    known = [views(seed, 2_000, 500, copies=5, same_x=same_x) for seed in range(config.seeds)]
     problems = [untold(one) for one in known]
     runs = {}
     for method in (HARDEST, ALL):

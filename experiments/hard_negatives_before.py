@@ -51,9 +51,11 @@ EARLY_BEFORE = {
 EARLY_EPOCHS = len(EARLY_BEFORE[ALL])
 LEADS_BEFORE = 4  # from this epoch on the hardest negative leads there
 
-# 400 things with five noisy views each, rsum, of two seeds: of all negatives the same, told or not.
-# How long towers were trained, and how many things were retrieved, was not noted.
+# 400 images with five noisy captions each, rsum, of two seeds: of all negatives the same, told or
+# not. That the image is the same for all five, not a view with noise of its own, is said in its
+# section 2.2. How many were retrieved was not noted, nor how long towers were trained: here as long
+# as those of views.
 FIVE_BEFORE = {
     HARDEST: 521.0, TOLD.format(HARDEST): 521.9, ALL: 522.3, TOLD.format(ALL): 522.3,
 }  # fmt: skip
-FIVE_SEEDS_BEFORE = 2
+FIVE_SEEDS_BEFORE, FIVE_EPOCHS = 2, BEFORE[VIEWS][0]

@@ -20,9 +20,12 @@ from experiments.hard_negatives_before import (
 from experiments.hard_negatives_found import (
     AHEAD,
     COLLAPSED,
+    COMPARED,
     COPIES,
     EARLY,
     FIVE,
+    FIVE_VIEWS,
+    LEAST_COMPARED,
     OWN,
     SIZE,
     SPEC,
@@ -81,18 +84,18 @@ def claims(config: Any, found: Found) -> list[Claim]:
         made += _claims_of_early(found[EARLY])
     if "deep" in found:
         made += _claims_of_deep(found["deep"], config.epochs_of_deep == DEEP_EPOCHS)
-    for name, (epochs, before) in BEFORE.items():
-        if name in found and config.epochs == epochs:
-            made += _as_before(name, before, found[name])
-    if VIEWS in found and config.epochs == BEFORE[VIEWS][0]:
-        made.append(_claim_of_gap(found[VIEWS], BEFORE[VIEWS][1]))
+    if DIGITS in found and config.epochs == BEFORE[DIGITS][0] and config.seeds >= LEAST_COMPARED:
+        made += _as_before(DIGITS, BEFORE[DIGITS][1], found[DIGITS])
+    if COMPARED in found:
+        made += _as_before(VIEWS, BEFORE[VIEWS][1], found[COMPARED])
+        made.append(_claim_of_gap(found[COMPARED], BEFORE[VIEWS][1]))
     made += _claims_of_files(config, found)
     if named(found, SIZE):
         made.append(in_batch.of_sizes(found))
     if named(found, COPIES):
         made += in_batch.of_copies(found)
     if FIVE in found:
-        made += in_batch.of_five(found[FIVE])
+        made += [*in_batch.of_five(found[FIVE]), in_batch.of_five_views(found[FIVE_VIEWS])]
     return [*made, *in_batch.duplicates()]
 
 

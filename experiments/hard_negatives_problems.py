@@ -44,10 +44,13 @@ class Problem(NamedTuple):
     labels: tuple[jax.Array, jax.Array] | None = None
 
 
-def views(seed: int, train: int = 4_000, test: int = 1_000, copies: int = 1) -> Problem:
+def views(
+    seed: int, train: int = 4_000, test: int = 1_000, copies: int = 1, same_x: bool = False
+) -> Problem:
     """Noisy views of points around 100 centers: every pair can be told from the others.
 
-    Of every point that is trained on there are so many views, ``train`` in all.
+    Of every point that is trained on there are so many views, ``train`` in all; with ``same_x``
+    their x is one and the same, as an image with several captions.
     """
     rng = np.random.default_rng(seed)
     number = train // copies + test
@@ -59,7 +62,10 @@ def views(seed: int, train: int = 4_000, test: int = 1_000, copies: int = 1) -> 
     found: list[Any] = []
     for features in (64, 48):
         mixed = np.tanh(points @ rng.normal(size=(16, features)) / 4)[things]
-        found.append(mixed + NOISE * rng.normal(size=mixed.shape))
+        noise = NOISE * rng.normal(size=mixed.shape)
+        if same_x and not found:  # that of the first of each thing
+            noise = noise[np.searchsorted(things, things)]
+        found.append(mixed + noise)
     problem = of_arrays(found[0], found[1], len(things) - test)
     return problem._replace(things=jnp.asarray(things[: len(things) - test], jnp.int32))
 

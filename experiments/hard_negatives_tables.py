@@ -39,6 +39,17 @@ def show(values: np.ndarray) -> str:
 def tables(config: Any, found: Found) -> list[Table]:
     """Recall and its sum in the end, mean and standard deviation over seeds."""
     made = [_table_of(config, name, found[name]) for name in found if name in config.problems]
+    if seen.COMPARED in found:
+        epochs, before = past.BEFORE[problems.VIEWS]
+        rows = [
+            (
+                method, show(reached(run, "recall")), f"{before[method].recall:g}",
+                show(reached(run)), f"{before[method].rsum:g}",
+            )
+            for method, run in found[seen.COMPARED].items()
+        ]  # fmt: skip
+        columns = ("method", "R@1, %", "R@1 before, three seeds", "rsum, %", "rsum before")
+        made.append(Table(f"Views after {epochs} epochs, and as measured before", columns, rows))
     if "deep" in found:
         rows = [
             (
@@ -67,14 +78,15 @@ def tables(config: Any, found: Found) -> list[Table]:
                 "Negatives that are none: rsum on views, test things are other ones", columns, rows
             )
         )
-    if seen.FIVE in found:
-        rows = [
-            (method, show(reached(run)), f"{past.FIVE_BEFORE[method]:g}")
-            for method, run in found[seen.FIVE].items()
-        ]
-        made.append(
-            Table(f"{seen.FIVE}, in the end", ("method", "rsum", "rsum before, two seeds"), rows)
-        )
+    for name in (seen.FIVE, seen.FIVE_VIEWS):
+        if name in found:
+            before = past.FIVE_BEFORE if name == seen.FIVE else {}
+            rows = [
+                (method, show(reached(run)), f"{before[method]:g}" if before else "-")
+                for method, run in found[name].items()
+            ]
+            columns = ("method", "rsum", "rsum before, two seeds")
+            made.append(Table(f"{name}, after {past.FIVE_EPOCHS} epochs", columns, rows))
     return made
 
 

@@ -84,6 +84,15 @@ def test_copies_are_views_of_one_thing():
     assert len(np.unique(x, axis=0)) == 40
 
 
+def test_captions_of_one_image():
+    made = views(0, 40, 10, copies=4, same_x=True)
+    x, y = np.asarray(made.x_train).reshape(10, 4, -1), np.asarray(made.y_train).reshape(10, 4, -1)
+    assert (x == x[:, :1]).all()
+    assert (np.abs(y - y[:, :1])[:, 1:] > 0).mean() > 0.99
+    assert len(np.unique(x[:, 0], axis=0)) == 10
+    np.testing.assert_array_equal(made.things, np.repeat(np.arange(10), 4))
+
+
 WORDS = ["a b a", "b, c: B!", "", "C c c c c d"]
 
 
@@ -237,6 +246,7 @@ CONFIG = types.SimpleNamespace(
     batch=128,
     equal_steps=1_024,
     problems=(),
+    seeds=8,
 )
 
 
@@ -382,16 +392,27 @@ def test_what_was_measured_before():
     # The largest deviation noted, of the hardest negative, 1.8, gives the least.
     (least, _), _ = (claim.measured for claim in told._as_before(VIEWS, before, off_by(3, 0)))
     assert least == pytest.approx(3 / np.hypot(1, 1.8 / np.sqrt(3)))
-    config = types.SimpleNamespace(epochs=30)
-    made = told.claims(config, {VIEWS: off_by(0, 0)})
-    assert len(made) == 8
-    lead = made[5]
+    made = told.claims(CONFIG, {seen.COMPARED: off_by(0, 0)})
+    assert len(made) == 5  # two of copies in a batch
+    lead = made[2]
     assert lead.measured == (7, 7)
     assert "it is 7.0 ± 0.0" in lead.reason
     smaller = off_by(0, 0)
     smaller[HARDEST] = off_by(0, -4)[HARDEST]
     assert lead.holds
-    assert not told.claims(config, {VIEWS: smaller})[5].holds
+    assert not told.claims(CONFIG, {seen.COMPARED: smaller})[2].holds
+
+
+def test_digits_are_compared_only_over_enough_data_sets():
+    by = {
+        method: run_of(FAST, one.rsum)._replace(recall=np.array([[0.0, 0, 0, one.recall]] * 2))
+        for method, one in past.BEFORE["digits"][1].items()
+    }
+    number = lambda **more: len(
+        told.claims(types.SimpleNamespace(**{**vars(CONFIG), **more}), {"digits": by})
+    )
+    assert number(epochs=60) == number() + 2
+    assert number(epochs=60, seeds=7) == number()
 
 
 def test_the_epoch_from_which_one_leads():
@@ -445,17 +466,22 @@ def test_claims_of_sizes_and_copies_can_fail():
     assert [held(with_told(gain))[0] for gain in (5, -5)] == [True, False]
     spread = np.array([[-0.5], [0.5]])  # over seeds
 
-    def five(method, gain):
+    def five(method, gain, usual):
         by = {}
         for one in (HARDEST, ALL):
-            run, more = run_of(SLOW, 100), gain if one == method else 0.5
+            run, more = run_of(SLOW, 100), gain if one == method else usual
             by |= {one: run, seen.TOLD.format(one): run._replace(rsum=run.rsum + more + spread)}
-        return {seen.FIVE: by}
+        return by
+
+    def held_of_five(method, gain, of_views=8.0):
+        found = {seen.FIVE: five(method, gain, 0.5), seen.FIVE_VIEWS: five(method, of_views, 8.0)}
+        return held(found)[:3]
 
     for method in (HARDEST, ALL):
-        assert held(five(method, 0.5))[:2] == [True, True]
-        assert held(five(method, -3))[:2] == [False, True]
-        assert held(five(method, -8))[:2] == [False, False]
+        assert held_of_five(method, 0.5) == [True, True, True]
+        assert held_of_five(method, -3) == [False, True, True]
+        assert held_of_five(method, -8) == [False, False, True]
+        assert held_of_five(method, 0.5, of_views=0.5) == [True, True, False]
     # Of 128 rows, 8,128 pairs.
     assert tabulated.expected_pairs(128, 20) == pytest.approx(8_128 * 19 / 3_999)
 
@@ -480,7 +506,9 @@ def test_what_is_retrieved():
 
 @pytest.mark.slow
 def test_a_short_run_has_all_its_parts(monkeypatch):
-    small = lambda seed, train=200, test=50, copies=1: views(seed, 200, 50, copies)
+    small = lambda seed, train=200, test=50, copies=1, same_x=False: views(
+        seed, 200, 50, copies, same_x
+    )
     monkeypatch.setattr(hard_negatives, "views", small)
     monkeypatch.setattr(hard_negatives, "EQUAL_PAIRS", 200)
     config = Config(
@@ -488,7 +516,7 @@ def test_a_short_run_has_all_its_parts(monkeypatch):
         copies=(1, 4),
     )  # fmt: skip
     result = hard_negatives.run(config)
-    assert len(result.claims) == 21
+    assert len(result.claims) == 22
     assert set(result.series["views"]) == set(config.methods)
     figures = hard_negatives.plot(dataclasses.replace(result))
     assert set(figures) == {
@@ -531,6 +559,7 @@ def test_bad_configurations():
     cases: Any = (
         ({"methods": (ALL,)}, "methods must be of"),
         ({"seeds": 1}, "seeds must be at least 2"),
+        ({"compared": True}, "seeds must be at least 8 with compared, got 3"),
         ({"epochs_of_deep": 3}, "epochs must be at least 4, got 30 and 3"),
         ({"batch": 1}, r"batch must be in 2\.\.1000"),
         ({"problems": ("mnist",)}, "problems must be of"),
