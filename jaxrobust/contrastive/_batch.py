@@ -56,7 +56,6 @@ class Batch(NamedTuple):
     directions: Directions
     most_above: jax.Array | None  # (), see `Known`
     has_ring: bool  # whether candidates are sent around, instead of brought together
-    is_block_size_given: bool  # by the user
     has_positives: bool  # whether anchors may have others than their partners
 
     def statistics(self, wanted: Statistics) -> list[tuple[Any, ...]]:
@@ -116,14 +115,6 @@ class Batch(NamedTuple):
         total = jnp.sum(of_anchors)
         return total if self.axis_name is None else jax.lax.psum(total, self.axis_name)
 
-    def for_picks(self) -> "Batch":
-        """With the block size that is chosen where there are no sums, if it was not given."""
-        if self.is_block_size_given:
-            return self
-        most = max(len(side.candidates) for side in self.sides)
-        size = passes.chosen_block_size(len(self.valid), most, False)
-        return self._replace(plan=self.plan._replace(block_size=size))
-
     def num_pairs(self) -> jax.Array:
         """Valid pairs, at least 1."""
         return jnp.maximum(self.sum(self.valid), 1)
@@ -147,9 +138,9 @@ def batch_of(
     axis_name: Any = None,
     communication: Communication = "gather",
     most_above: Any = None,
-    has_sums: bool = True,
+    keep_scores: bool = True,
 ) -> Batch:
-    """Checks the arguments of a loss of pairs; ``has_sums``, whether it has any but picks."""
+    """Checks the arguments of a loss of pairs; ``keep_scores``: see `chosen_block_size`."""
     x, y = pairs.check_embeddings("x", x, valid), pairs.check_embeddings("y", y, valid)
     pairs.check_alike(x, y)
     check_choice("directions", directions, DIRECTIONS)
@@ -196,14 +187,13 @@ def batch_of(
         embedded = Embedded(unit_x, unit_y, both.partners, both.partners, scale, bias)
         square = embedded, Known(items, items, both.margins, mask, most_above)
     block_size = pairs.check_block_size(block_size)
-    is_given = block_size is not None
     if block_size is None:
         most = max(len(side.candidates) for side in sides)  # with a ring those of one device
-        block_size = passes.chosen_block_size(number, most, has_sums)
+        block_size = passes.chosen_block_size(number, most, keep_scores)
     return Batch(
         sides, square, Plan(similarity, block_size), scale, bias, valid,
         weights, axis_name, directions, most_above, has_ring,
-        is_given, positives is not None,
+        positives is not None,
     )  # fmt: skip
 
 
@@ -230,10 +220,10 @@ def _check_memories(
     directions: str, memory_x: Memory | None, memory_y: Memory | None, dim: int
 ) -> None:
     """Nobody may give a memory that no anchor sees, or of other embeddings."""
-    for memory in (memory_x, memory_y):
+    for name, memory in (("memory_x", memory_x), ("memory_y", memory_y)):
         if memory is not None and memory.embeddings.shape[1] != dim:
             raise ValueError(
-                f"memory must have embeddings of {dim} numbers as the batch has, got "
+                f"{name} must have embeddings of {dim} numbers as the batch has, got "
                 f"{memory.embeddings.shape[1]}"
             )
     for name, memory, used in (("memory_x", memory_x, "y_to_x"), ("memory_y", memory_y, "x_to_y")):

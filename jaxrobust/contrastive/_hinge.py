@@ -126,8 +126,8 @@ def hinge_loss(
         they need the same kind of ids, and the margin must be a number.
       memory_y: past y, as further negatives of the x.
       block_size: how many y are compared with all x at once: memory is a few times ``(B,
-        block_size)``. It need not divide B; values and gradients are the same. None to choose: for
-        mined negatives as is fastest, for all of them such that scores are kept up to 64 MiB.
+        block_size)``. It need not divide B; values and gradients are the same. None to choose, as
+        is fastest: on a CPU blocks that stay in its cache.
         Embeddings in half precision have copies and gradients in float32 besides; their cosines are
         inner products, in float32, of rows that are normalized and then rounded to half precision.
       axis_name: inside of ``shard_map``, the mesh axes over which pairs are spread: negatives are
@@ -141,7 +141,9 @@ def hinge_loss(
 
     Returns:
       The loss ``()``, in float32 at least, and :class:`Info`. An anchor without negatives has loss
-      0. Of negatives that are equally hard, as computed, the one with the lowest number is mined
+      0. Where an embedding is NaN, of which nobody can be told under ``jit``, so are loss and
+      gradient.
+      Of negatives that are equally hard, as computed, the one with the lowest number is mined
       (scores of two copies may differ in the last digit, and other blocks may round otherwise); at
       a hinge of 0 exactly the gradient is 0. Zero embeddings have cosine similarity 0 and no
       gradient.
@@ -161,7 +163,7 @@ def hinge_loss(
         x, y, similarity=similarity, positives=positives, valid=valid, weights=weights,
         margin=margin, directions=directions, memory_x=memory_x, memory_y=memory_y,
         block_size=block_size, axis_name=axis_name, communication=communication,
-        most_above=ignore_above, has_sums=bool(mining.sums()),
+        most_above=ignore_above, keep_scores=False,
     )  # fmt: skip
     if isinstance(mining, DistanceWeighted) and similarity_of(similarity) is not COSINE:
         raise ValueError(
@@ -187,7 +189,7 @@ def mined(batch: Batch, mining: Mining, smooth: bool) -> list[Mined]:
     # After the switch, or the ramp, the hardest alone costs a fraction of both.
     return jax.lax.cond(
         weight >= 1,
-        lambda: _mined_by(batch.for_picks(), NAMED["hardest"], smooth),
+        lambda: _mined_by(batch, NAMED["hardest"], smooth),
         lambda: _mined_by(batch, mining, smooth),
     )
 

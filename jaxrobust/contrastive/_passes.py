@@ -64,13 +64,14 @@ _BLOCK_ENTRIES = {"cpu": 2**18}
 _OTHER_BLOCK_ENTRIES = 2**22
 
 
-def chosen_block_size(num_anchors: int, num_candidates: int, has_sums: bool) -> int:
+def chosen_block_size(num_anchors: int, num_candidates: int, keep_scores: bool) -> int:
     """Columns of a block where the user does not care: as fast as can be, in little memory.
 
-    Picked candidates need no score twice, so blocks cost nothing. For sums all scores are kept for
-    the gradient as long as they are few.
+    Picked candidates need no score twice, so blocks cost nothing. For sums all scores may be kept
+    for the gradient as long as they are few: that saves forming them again, but costs more passes
+    over memory. With several statistics, as of hinges, blocks that stay in the cache are faster.
     """
-    if has_sums and num_anchors * num_candidates <= _MOST_ENTRIES:
+    if keep_scores and num_anchors * num_candidates <= _MOST_ENTRIES:
         return num_candidates
     entries = _BLOCK_ENTRIES.get(jax.default_backend(), _OTHER_BLOCK_ENTRIES)
     columns = max(32, entries // num_anchors)

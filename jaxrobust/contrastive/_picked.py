@@ -34,6 +34,8 @@ def picked_both_ways(
 
     Together, for their gradients are then summed in one pair of arrays.
     """
+    # Inside of `shard_map`: one that all devices share has a gradient that is a sum over them.
+    x, y = trees.vary_alike((x, y))
     return _scores(similarity, x, y, of_x, of_y)
 
 
@@ -112,8 +114,9 @@ def _unprepared(similarity: Similarity, z: jax.Array, slopes: jax.Array) -> jax.
     def put(chunk, slopes):
         at, start = _chunk(chunk, number)
         # Differentiated where they are wide: the gradient is not rounded on its way.
-        _, pull = jax.vjp(similarity.prepare, trees.promote(at(z)))
         ready = at(slopes)
+        of = lambda rows: similarity.prepare(rows).astype(ready.dtype)
+        _, pull = jax.vjp(of, trees.promote(at(z)))
         rows = jnp.where(_new(chunk, start, len(ready))[:, None], pull(ready)[0], ready)
         return jax.lax.dynamic_update_slice_in_dim(slopes, rows, start, 0)
 
@@ -130,8 +133,9 @@ def _add_one_way(similarity, flip, slopes, anchors, candidates, columns, cotange
         at, start = _chunk(chunk, number)
         picked = at(columns)
         of = functools.partial(_of_chunk, similarity, flip)
-        _, pull = jax.vjp(of, at(anchors), candidates[picked])
-        own, others = pull(jnp.where(_new(chunk, start, len(picked))[:, None], at(cotangent), 0))
+        scores, pull = jax.vjp(of, at(anchors), candidates[picked])
+        slope = jnp.where(_new(chunk, start, len(picked))[:, None], at(cotangent), 0)
+        own, others = pull(slope.astype(scores.dtype))
         first, second = slopes
         first = jax.lax.dynamic_update_slice_in_dim(first, at(first) + own, start, 0)
         flat = others.reshape(-1, others.shape[-1])

@@ -12,6 +12,7 @@ from jaxrobust import trees
 from jaxrobust.contrastive._statistics import Over, chosen, hinge, slack_of, slope, static
 from jaxrobust.contrastive._tiles import Tile, rounding_of
 
+_FEW = 32  # so many are found one after the other on a CPU, where sorting is slow
 _NONE = jnp.iinfo(jnp.int32).max  # the number of no candidate
 
 
@@ -47,18 +48,17 @@ class Pick(abc.ABC):
         """The first k of a tile."""
         priorities = self.priorities(tile)
         if self.k == 1:
-            # Comparing is many times faster on a CPU than a statistic of pairs. Where the largest
-            # is NaN none is equal to it, and the first one is taken.
-            best = jnp.max(priorities, axis=1)
-            at = jnp.where(priorities == best[:, None], tile.columns[None, :], _NONE)
-            column = jnp.min(at, axis=1)
-            column = jnp.where(jnp.isnan(best), tile.columns[0], column)
-            return Picked(best[:, None], column[:, None])
-        found, places = jax.lax.top_k(priorities, min(self.k, priorities.shape[1]))
-        missing = ((0, 0), (0, self.k - found.shape[1]))
+            return Picked(*(part[:, None] for part in _first(priorities, tile.columns)))
+        number = min(self.k, priorities.shape[1])
+        if jax.default_backend() == "cpu" and number <= _FEW:
+            found = _one_after_the_other(priorities, tile.columns, number)
+        else:
+            best, places = jax.lax.top_k(priorities, number)
+            found = Picked(best, tile.columns[places])
+        missing = ((0, 0), (0, self.k - number))
         return Picked(
-            jnp.pad(found, missing, constant_values=-jnp.inf),
-            jnp.pad(tile.columns[places], missing, constant_values=_NONE),
+            jnp.pad(found.priorities, missing, constant_values=-jnp.inf),
+            jnp.pad(found.columns, missing, constant_values=_NONE),
         )
 
     def merge(self, a: Picked, b: Picked) -> Picked:
@@ -86,6 +86,31 @@ class Pick(abc.ABC):
     def pull_positive(self, state: Picked, cotangent: Any) -> jax.Array | None:
         """What is picked has no gradient."""
         return
+
+
+def _first(priorities: jax.Array, columns: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The largest of each row, and the lowest number that has it."""
+    # Comparing is many times faster on a CPU than a statistic of pairs. Where the largest is NaN
+    # none is equal to it, and the first one is taken.
+    best = jnp.max(priorities, axis=1)
+    at = jnp.where(priorities == best[:, None], columns[None, :], _NONE)
+    return best, jnp.where(jnp.isnan(best), columns[0], jnp.min(at, axis=1))
+
+
+def _one_after_the_other(priorities: jax.Array, columns: jax.Array, number: int) -> Picked:
+    """The first ones, each as the first of those that come after the one before it."""
+
+    def find(before, _):
+        best, column = (part[:, None] for part in before)
+        after = (priorities < best) | ((priorities == best) & (columns[None, :] > column))
+        # NaN is after none and before none, so that it stays.
+        found = _first(jnp.where(after | jnp.isnan(priorities), priorities, -jnp.inf), columns)
+        return found, found
+
+    first = _first(priorities, columns)
+    _, others = jax.lax.scan(find, first, length=number - 1)
+    join = lambda one, more: jnp.concatenate([one[:, None], more.T], axis=1)
+    return Picked(*map(join, first, others))
 
 
 @jax.tree_util.register_dataclass

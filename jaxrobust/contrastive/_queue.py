@@ -81,18 +81,25 @@ def memory_push(
         of padding).
       TypeError: for embeddings that are not floating.
     """
+    return _pushed(memory, "embeddings", embeddings, ids, valid, axis_name)
+
+
+def _pushed(
+    memory: Memory, name: str, embeddings: Any, ids: Any, valid: Any, axis_name: Any
+) -> Memory:
+    """As :func:`memory_push`, where embeddings have another name."""
     size, dim = memory.embeddings.shape
-    trees.check_floating("embeddings", embeddings)
+    trees.check_floating(name, embeddings)
     embeddings = jnp.asarray(embeddings)
     if axis_name is not None:
         embeddings, ids, valid = trees.gather((embeddings, ids, valid), axis_name)
     if embeddings.ndim != 2 or embeddings.shape[1] != dim or not 1 <= len(embeddings) <= size:
         raise ValueError(
-            f"embeddings must be of shape (B, {dim}) with B in 1..{size}, the size of the memory; "
+            f"{name} must be of shape (B, {dim}) with B in 1..{size}, the size of the memory; "
             f"got {embeddings.shape}"
         )
     number = len(embeddings)
-    pairs.check_embeddings("embeddings", embeddings, valid)
+    pairs.check_embeddings(name, embeddings, valid)
     ids = jnp.full(number, no_id()) if ids is None else pairs.check_labels("ids", ids, number)
     places = (memory.next + jnp.arange(number, dtype=jnp.int32)) % size
     put = lambda old, new: old.at[places].set(trees.bring_together(new).astype(old.dtype))
@@ -178,7 +185,10 @@ def momentum_update(
     return Momentum(
         jax.tree.map(follow, params, momentum.params),
         *(
-            memory_push(memory, keys, ids, valid, axis_name=axis_name)
-            for memory, keys in ((momentum.memory_x, keys_x), (momentum.memory_y, keys_y))
+            _pushed(memory, name, keys, ids, valid, axis_name)
+            for memory, name, keys in (
+                (momentum.memory_x, "keys_x", keys_x),
+                (momentum.memory_y, "keys_y", keys_y),
+            )
         ),
     )

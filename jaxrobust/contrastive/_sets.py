@@ -60,14 +60,14 @@ def set_of(
     *,
     similarity: Any,
     valid: Any,
-    has_sums: bool,
+    keep_scores: bool,
     margin: Any = 0.0,
     scale: Any = 1.0,
     block_size: Any = None,
     axis_name: Any = None,
     communication: Communication = "gather",
 ) -> Set:
-    """Checks the arguments of a loss within one set; ``has_sums``, whether it has any but picks."""
+    """Checks the arguments of a loss within one set; ``keep_scores``: see `chosen_block_size`."""
     z = pairs.check_embeddings("z", z, valid)
     labels = pairs.check_labels("labels", labels, len(z))
     valid = pairs.check_valid("valid", valid, len(z))
@@ -87,7 +87,7 @@ def set_of(
             candidates, others = jax.tree.map(gather, (z, items))
     size = pairs.check_block_size(block_size)
     if size is None:
-        size = passes.chosen_block_size(len(z), len(candidates), has_sums)
+        size = passes.chosen_block_size(len(z), len(candidates), keep_scores)
     embedded = _embedded(similarity, z, candidates, scale)
     margins = pairs.check_margin(margin, len(z)).astype(embedded.positive_x.dtype)
     known = Known(items, others, margins, None)

@@ -16,7 +16,8 @@ _CHUNK = 8  # features of which differences of all pairs are formed at once
 class Similarity(NamedTuple):
     """A similarity of embeddings ``x`` and ``y``, in the two ways that losses need it.
 
-    The score of a pair may depend on these two embeddings alone.
+    The score of a pair may depend on these two embeddings alone. Scores may be in any precision:
+    they are cast to float32, or wider; what is prepared is cast to the dtype of the embeddings.
     """
 
     # (x (n, D), y (m, D)) -> (n, m): scores of all pairs
@@ -153,13 +154,14 @@ def _order(squared: bool) -> Similarity:
 
 
 _ORDER, _ORDER_SQUARED = _order(False), _order(True)
+_OURS = (DOT, COSINE, EUCLIDEAN, _ORDER, _ORDER_SQUARED)
 NAMED = {"cosine": COSINE, "dot": DOT, "euclidean": EUCLIDEAN, "order": _ORDER}
 
 
 def similarity_of(given: Any) -> Similarity:
     """What the user means: a name, a :class:`Similarity`, or a function of two matrices."""
     if isinstance(given, Similarity):
-        return given
+        return given if given in _OURS else _wide(given)
     if isinstance(given, str) and given in NAMED:
         return NAMED[given]
     if callable(given):
@@ -173,7 +175,14 @@ def similarity_of(given: Any) -> Similarity:
     )
 
 
-@functools.lru_cache(maxsize=64)  # the same object for the same function: it is a static argument
+@functools.lru_cache(maxsize=64)  # the same object for the same one: it is a static argument
+def _wide(given: Similarity) -> Similarity:
+    """With scores in float32 at least, as those of ours are."""
+    widened = lambda function: lambda x, y: trees.promote(function(x, y))
+    return given._replace(scores=widened(given.scores), pairs=widened(given.pairs))
+
+
+@functools.lru_cache(maxsize=64)
 def _own(function: Callable[[jax.Array, jax.Array], jax.Array]) -> Similarity:
     def pairs(x, y):
         x, y = jnp.broadcast_arrays(x, y)

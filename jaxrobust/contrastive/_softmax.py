@@ -172,8 +172,9 @@ def sup_con(
       Khosla et al., arXiv:2004.11362, Eq. 2, without the factor of temperatures of its code.
     """
     items = set_of(
-        z, labels, similarity=similarity, valid=valid, has_sums=True, scale=_inverse(temperature),
-        block_size=block_size, axis_name=axis_name, communication=communication,
+        z, labels, similarity=similarity, valid=valid, keep_scores=True,
+        scale=_inverse(temperature), block_size=block_size, axis_name=axis_name,
+        communication=communication,
     )  # fmt: skip
     values = items.statistics((LogSumExp(1.0, "all"), ScoreSum("positives")))
     losses = _cross_entropy(values, items.embedded.positive_x)

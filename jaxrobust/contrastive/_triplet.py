@@ -79,7 +79,7 @@ def triplet_loss(
         raise ValueError("communication must be 'gather' with mining='semi_hard'")
     # Slacks of all positives are sums of many scores.
     items = set_of(
-        z, labels, similarity=similarity, valid=valid, has_sums=mining == "semi_hard",
+        z, labels, similarity=similarity, valid=valid, keep_scores=mining == "semi_hard",
         margin=margin, block_size=block_size, axis_name=axis_name, communication=communication,
     )  # fmt: skip
     summed = functools.partial(_summed, smooth)

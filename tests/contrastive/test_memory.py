@@ -212,6 +212,9 @@ def test_a_slow_encoder_follows():
     np.testing.assert_allclose(momentum.params["w"], 0.9 * 1 + 0.1 * 11)
     np.testing.assert_array_equal(momentum.memory_x.embeddings[:2], keys)
     np.testing.assert_array_equal(momentum.memory_y.embeddings[:2], 2 * keys)
+    for name, bad in (("keys_x", (jnp.ones((2, 3)), keys)), ("keys_y", (keys, jnp.ones((5, 2))))):
+        with pytest.raises(ValueError, match=rf"{name} must be of shape \(B, 2\) with B in 1..4"):
+            contrastive.momentum_update(momentum, fast, *bad)
 
 
 def test_nothing_compiles_anew():
@@ -247,7 +250,7 @@ def test_bad_input():
         contrastive.memory_init(4, 2, dtype=jnp.int32)
     with pytest.raises(ValueError, match="size must be an integer of at least 1, got 0"):
         contrastive.memory_init(0, 3)
-    with pytest.raises(ValueError, match="memory must have embeddings of 5 numbers"):
+    with pytest.raises(ValueError, match="memory_. must have embeddings of 5 numbers"):
         contrastive.hinge_loss(x, y, memory_y=contrastive.memory_init(5, 3))
     with pytest.raises(ValueError, match="margin must be a number with a memory"):
         contrastive.hinge_loss(x, y, memory_y=memory, margin=np.ones((B, B)))

@@ -35,7 +35,7 @@ def check(small: float, large: float) -> None:
 
     And twice the batch needs twice as much, not four times.
     """
-    block = chosen_block_size(B, B, has_sums=True)
+    block = chosen_block_size(B, B, keep_scores=True)
     assert block == 32
     assert large <= (10 * B * block + 8 * B * D) * 4 / MEBIBYTE
     assert large <= 2.3 * small
