@@ -421,8 +421,9 @@ def automatic_gains(
             switches[most],
             0.5,
             should_hold=False,
-            reason=f"it leaves them if that promises more than it costs, with strata that cannot "
-            f"be worse than uniform draws as training goes on; {told_promise(runs[most])}",
+            reason=f"it leaves them if that promises more than it costs, with strata that are "
+            "hardly worse than uniform draws wherever training goes; "
+            f"{told_promise(runs[most])}",
         ),
         Claim.at_most(
             OWN,

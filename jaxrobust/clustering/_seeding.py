@@ -6,9 +6,6 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.clustering._smallest import smallest
-from jaxrobust.clustering._sums import squared_distances
-
 Seeding = Literal["k-means++", "farthest"]
 SEEDINGS = ("k-means++", "farthest")
 
@@ -18,9 +15,7 @@ def assign_to_seeds(
     key: jax.Array, points: jax.Array, num_clusters: int, seeding: Seeding
 ) -> jax.Array:
     """Every point to the closest seed, the first of equal ones, ``(N,)`` int32."""
-    seeds = seed_centers(key, points, num_clusters, seeding)
-    distances = squared_distances(points, points[seeds])
-    return smallest(distances)[0]
+    return _seeded(key, points, num_clusters, seeding)[1]
 
 
 def seed_centers(
@@ -32,6 +27,13 @@ def seed_centers(
     the closest of those before (k-means++: Arthur and Vassilvitskii, 2007), or the one that is
     farthest (Gonzalez, 1985). If all points coincide with those before, any of them.
     """
+    return _seeded(key, points, num_clusters, seeding)[0]
+
+
+def _seeded(
+    key: jax.Array, points: jax.Array, num_clusters: int, seeding: Seeding
+) -> tuple[jax.Array, jax.Array]:
+    """The seeds, and ``(N,)`` int32 which of them is closest to each point."""
     first_key, key = jax.random.split(key)
     first = jax.random.randint(first_key, (), 0, points.shape[0])
 
@@ -39,17 +41,23 @@ def seed_centers(
         # By differences: copies of a point are at a distance of exactly zero.
         return jnp.sum((points - points[index][None, :]) ** 2, axis=1)
 
-    def step(state, key):
-        nearest, _ = state
+    def step(state, given):
+        nearest, closest = state
+        number, key = given
         if seeding == "farthest":
             index = jnp.argmax(nearest)
         else:
             index = _draw(key, nearest)
-        return (jnp.minimum(nearest, distances_to(index)), index), index
+        distances = distances_to(index)
+        closest = jnp.where(distances < nearest, number, closest)
+        return (jnp.minimum(nearest, distances), closest), index
 
-    start = (distances_to(first), first)
-    _, others = jax.lax.scan(step, start, jax.random.split(key, num_clusters - 1))
-    return jnp.concatenate([first[None], others])
+    nearest = distances_to(first)
+    numbers = jnp.arange(1, num_clusters, dtype=jnp.int32)
+    keys = jax.random.split(key, num_clusters - 1)
+    start = (nearest, jnp.zeros_like(nearest, jnp.int32))
+    (_, closest), others = jax.lax.scan(step, start, (numbers, keys))
+    return jnp.concatenate([first[None], others]), closest
 
 
 def _draw(key: jax.Array, weights: jax.Array) -> jax.Array:

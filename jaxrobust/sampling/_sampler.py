@@ -186,12 +186,14 @@ def restrict(sampler: Sampler, examples: jax.Array) -> Sampler:
 
     Raises:
       TypeError: for a sampler of groups, which has no strata.
-      ValueError: for examples that are repeated or out of range (unless traced).
+      ValueError: for no examples; for some that are repeated or out of range (unless traced).
     """
     if not isinstance(sampler, Sampler):
         raise TypeError(f"sampler must be a Sampler, got {type(sampler).__name__}")
     if not isinstance(examples, Tracer):
         found = np.asarray(examples)
+        if not found.size:
+            raise ValueError("examples must be at least one, got none")
         if len(np.unique(found)) < found.size or np.any(
             (found < 0) | (found >= sampler.num_examples)
         ):

@@ -131,7 +131,9 @@ def stratified(
     ================  ============================================================================
 
     Where the expected number :math:`Bq_k` is not whole it is rounded up or down at random
-    (systematic sampling). A cluster with :math:`Bq_k<1` is left out of some batches, and weighs
+    (systematic sampling). With :math:`Bq_k=n+f` draws between two whole numbers its part of the
+    variance is :math:`1+f(1-f)/(n(n+1))` times that of as many draws: at most an eighth more, from
+    one draw on. A cluster with :math:`Bq_k<1` is left out of some batches, and weighs
     :math:`N_k/(N q_k)` in the others: unbiased, but its mean adds to the variance
     (:func:`variance` counts it). Which of these clusters come together depends on their order: of
     2B clusters with half a draw each, a batch has all the even ones or all the odd ones. If

@@ -2,7 +2,7 @@
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust import sampling
+from jaxrobust import sampling, trees
 from jaxrobust.training._plans import CHOSEN
 from jaxrobust.training._state import TrainState
 
@@ -118,8 +118,8 @@ def restore(folder: str | Path, template: TrainState, *, step: int | None = None
     Args:
       folder: where the checkpoints are.
       template: a state of the same model, optimizer and data, as :func:`init` gives it; its values
-        do not matter. The saved sampler is restored: where a plan chose it, it may be of another
-        kind than the template's.
+        do not matter, but for those of its sampler, which must be the saved one unless a plan
+        chose that.
       step: which checkpoint; None for the newest.
 
     Returns:
@@ -129,7 +129,8 @@ def restore(folder: str | Path, template: TrainState, *, step: int | None = None
       FileNotFoundError: if there is no such checkpoint; the message says which there are.
       ValueError: if params or optimizer have other leaves than the template's, or the sampler has
         another number of examples or batch size; unless a plan chose it, also for a sampler of
-        another kind, other replacement or other sizes. The message names the first that differs.
+        another kind, other replacement, other sizes or other values. The message names the first
+        that differs.
     """
     import orbax.checkpoint as ocp
 
@@ -150,7 +151,10 @@ def restore(folder: str | Path, template: TrainState, *, step: int | None = None
         arrays = manager.restore(
             chosen, args=ocp.args.Composite(arrays=ocp.args.StandardRestore())
         )["arrays"]
-    return _assemble(template, description, arrays)
+    state = _assemble(template, description, arrays)
+    if not _is_chosen(description["memory"], template.memory):
+        _check_values(state.sampler, template.sampler)
+    return state
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
@@ -198,8 +202,7 @@ def _leaves(tree: Any) -> list[list[Any]]:
 def _check(saved: dict[str, Any], wanted: dict[str, Any]) -> None:
     for part in ("params", "opt_state"):
         _check_leaves("another model or optimizer", part, saved[part], wanted[part])
-    # By a plan.
-    chosen = any(name.endswith(f"/{CHOSEN}") for of in (saved, wanted) for name in of["memory"])
+    chosen = _is_chosen(saved["memory"], wanted["memory"])
     there, here = saved["sampler"], wanted["sampler"]
     for name in ("num_examples", "batch_size", *(() if chosen else ("kind", "replacement"))):
         if there.get(name) != here.get(name):
@@ -209,6 +212,23 @@ def _check(saved: dict[str, Any], wanted: dict[str, Any]) -> None:
             )
     if not chosen:
         _check_leaves("another sampler", "it", there["leaves"], here["leaves"])
+
+
+def _is_chosen(*memories: Iterable[str]) -> bool:
+    """Whether a plan chose the sampler, there or here."""
+    return any(name.endswith(f"/{CHOSEN}") for memory in memories for name in memory)
+
+
+def _check_values(there: Any, here: Any) -> None:
+    """Another device may have rounded what a sampler is made of otherwise."""
+    both = map(jax.tree_util.tree_leaves_with_path, (there, here))
+    for (path, a), (_, b) in zip(*both, strict=True):
+        a, b = (np.asarray(trees.bring_together(leaf), np.float64) for leaf in (a, b))
+        if not np.allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max(initial=0)):
+            raise ValueError(
+                "template: the checkpoint is of another sampler: it has other values of "
+                f"{jax.tree_util.keystr(path)} than the template"
+            )
 
 
 def _check_leaves(of: str, part: str, there: list[Any], here: list[Any]) -> None:

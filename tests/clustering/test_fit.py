@@ -146,6 +146,17 @@ def test_copies_are_found(objective):
     assert len(np.unique(found.assignments)) == 6
 
 
+@pytest.mark.parametrize("seeding", ["k-means++", "farthest"])
+def test_copies_are_found_far_from_the_origin(seeding):
+    """Where squared norms round more than the squared distance of the two kinds, 1."""
+    points = np.full((8, 8), 1e4, np.float32)
+    points[1::2, 0] += 1
+    found = clustering.fit(jnp.asarray(points), 2, key=KEY, init=seeding)
+    assert found.objective == 0
+    kinds = np.asarray(found.assignments).reshape(4, 2)
+    assert (kinds == kinds[:1]).all()
+
+
 @pytest.mark.parametrize("objective", oracles.OBJECTIVES)
 def test_points_whose_squares_vanish(objective):
     points = normal(15, 3).astype(np.float32)[np.arange(15) // 5] + 1e-3 * normal(15, 3, seed=1)

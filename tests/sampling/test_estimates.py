@@ -355,11 +355,26 @@ def test_measure_counts_dead_entries():
         sampling.measure(gaussian(jnp.zeros(4), 1.0), jax.random.key(0), 1)
 
 
+@pytest.mark.parametrize(("batch_size", "draws"), [(3, 1.5), (4, 2.0), (5, 2.5), (7, 3.5)])
+def test_what_a_fraction_of_a_draw_costs(batch_size, draws):
+    """Two clusters that are alike: a whole number of draws each costs nothing."""
+    points = np.random.default_rng(0).normal(size=(2_000, 2)).astype(np.float32)
+    points = jnp.asarray(np.concatenate([points, points]))
+    strata = sampling.stratified(np.repeat([0, 1], 2_000), batch_size, allocation="proportional")
+    uniform = sampling.uniform(4_000, batch_size, replacement=True)
+    whole = int(draws)
+    cost = 1 + (draws - whole) * (whole + 1 - draws) / (whole * (whole + 1))
+    found = sampling.variance(points, strata) / sampling.variance(points, uniform)
+    assert found == pytest.approx(cost, rel=0.003)
+
+
 def test_what_a_sampler_of_some_examples_refuses():
     sampler = sampling.stratified(np.arange(10) % 3, 4)
     for wrong in ([0, 0, 3], [0, 10], [-1, 2]):
         with pytest.raises(ValueError, match=r"examples must be different ones in 0\.\.9"):
             sampling.restrict(sampler, jnp.array(wrong))
+    with pytest.raises(ValueError, match="examples must be at least one, got none"):
+        sampling.restrict(sampler, jnp.array([], jnp.int32))
     groups: Any = sampling.redundancy_removed(np.arange(5), 2)
     with pytest.raises(TypeError, match="sampler must be a Sampler, got GroupSampler"):
         sampling.restrict(groups, jnp.arange(3))

@@ -287,6 +287,27 @@ def test_checkpoint_of_something_else(tmp_path):
         training.restore(tmp_path / "c", start(params, other))
 
 
+def test_checkpoint_of_a_sampler_with_other_values(tmp_path):
+    params, _ = problem()
+    labels = np.arange(NUM_EXAMPLES) % 4
+    scores = 1.0 + np.arange(NUM_EXAMPLES)
+    uneven = np.minimum(labels, 1)
+    pairs = {
+        "shares": [sampling.stratified(uneven, 8, allocation=a) for a in ("equal", "proportional")],
+        "members": [sampling.stratified(of, 8) for of in (labels, labels[::-1])],
+        "running": [sampling.importance(of, 8) for of in (scores, scores[::-1])],
+    }
+    for name, (one, other) in pairs.items():
+        folder = tmp_path / name
+        training.save(folder, start(params, one))
+        assert_same(training.restore(folder, start(params, one)), start(params, one))
+        with pytest.raises(ValueError, match=rf"another sampler: it has other values of .*{name}"):
+            training.restore(folder, start(params, other))
+    # As another device may round it.
+    almost = dataclasses.replace(pairs["shares"][0], shares=pairs["shares"][0].shares * (1 + 1e-6))
+    training.restore(tmp_path / "shares", start(params, almost))
+
+
 def test_checkpoint_of_another_kind_of_sampler(tmp_path):
     """Without a plan it is a mistake; a plan may have chosen it."""
     params, data = problem()
