@@ -225,9 +225,7 @@ def quality(
     """J of every method, over that of the best Hartigan run, and the guide lines."""
     measure = lambda assignments: objective(gram, assignments, count)
     keys = jax.random.split(jax.random.key(config.seed), max(config.starts, config.seeds))
-    reference = [
-        measure(clustering.fit(points, count, key=key).assignments) for key in keys[: config.starts]
-    ]
+    reference = [measure(one_by_one(points, count, key)) for key in keys[: config.starts]]
     found = {
         name: [measure(method(key).assignments) for key in keys[: config.seeds]]
         for name, method in methods(config, problem, count).items()
@@ -240,6 +238,17 @@ def quality(
         {name: np.array(values) / best for name, values in relative.items()},
         whole / count / best,
     )
+
+
+def one_by_one(points: jax.Array, count: int, key: jax.Array) -> jax.Array:
+    """Assignments by Hartigan's method, which moves one point at a time.
+
+    From where moves in blocks end: it gets as low as from the start, sooner.
+    """
+    start = clustering.fit(points, count, key=key).assignments
+    return clustering.fit(
+        points, count, key=key, init=start, block_size=1, tolerance=1e-4, max_passes=30
+    ).assignments
 
 
 def refresh_times(config: Config, problem: Problem) -> Times:

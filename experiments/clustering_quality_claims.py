@@ -10,7 +10,7 @@ from experiments.report import Table
 OWN = "this library: measured, no paper"
 FIGURES = "Faghri et al., arXiv:2007.04532, distortion against clusters (read off figures)"
 
-HARTIGAN, RANDOM = "Hartigan, all inner products", "random, of equal sizes"
+HARTIGAN, RANDOM = "Hartigan, all inner products, one by one", "random, of equal sizes"
 REFINED = "sketch of 256, then one exact pass"
 PLAIN = "sketch of 256, no landmarks"
 SHORT = "sketch of 128 with 16 landmarks, to 1 %"

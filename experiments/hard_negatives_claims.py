@@ -306,11 +306,6 @@ def _as_before(name: str, before: dict[str, Before], by: dict[str, Run]) -> list
             "other draws of the data (difference in standard errors, by method)",
             off(what),
             2.5,
-            should_hold=name != DIGITS,
-            reason="it was not noted how pixels were scaled, and much depends on it: over 3 seeds "
-            "all negatives have an rsum of 237 and the hardest 156 with raw pixels, 236 and 203 "
-            "with those of variance 1 here, 252 and 221 with pixels of mean 0; before it was 243 "
-            "and 186",
         )
         for what, shown in (("recall", "R@1"), ("rsum", "rsum"))
     ]

@@ -88,9 +88,9 @@ def gradient_clusters(
       num_clusters: K, 1 to N.
       key: PRNG key of the sketches and of the seeding.
       method: see the table.
-      dim: length of a sketch.
-      num_landmarks: as in :func:`gradient_sketches`.
-      batch_size: examples whose gradients are looked at in one go.
+      dim: length of a sketch, also of those that ``exact`` begins with.
+      num_landmarks: of these sketches, as in :func:`gradient_sketches`.
+      batch_size: examples whose gradients are looked at in one go; by ``gram`` all are.
       **options: for ``sketch`` and ``gram`` the further options of :func:`fit`; for ``exact`` its
         ``init``, ``max_passes`` (10) and ``tolerance`` (1e-3); for ``rank1`` ``init`` (``"zero"``,
         random centers near zero), ``max_passes`` (10, all of which are made), ``min_size`` (1) and
