@@ -25,7 +25,7 @@ Python, unless the attack is called inside of ``jit``: see :func:`jaxrobust.tree
 for lp norms of entries, and for others by alternating projections that end inside.
 """
 
-from jaxrobust.attacks._adversary import adversary
+from jaxrobust.attacks._adversary import Adversary, adversary
 from jaxrobust.attacks._apgd import apgd
 from jaxrobust.attacks._ensemble import EnsembleResult, Stage, ensemble, standard
 from jaxrobust.attacks._frank_wolfe import frank_wolfe
@@ -35,6 +35,7 @@ from jaxrobust.attacks._result import Info, Result, Settings
 from jaxrobust.attacks._square import square
 
 __all__ = [
+    "Adversary",
     "EnsembleResult",
     "Info",
     "MinimumNorm",

@@ -1,6 +1,6 @@
 """Adversarial training: inputs that are attacked before every step."""
 
-from collections.abc import Callable
+import dataclasses
 from typing import Any
 
 import jax
@@ -8,9 +8,30 @@ import jax
 from jaxrobust.attacks._losses import Loss
 from jaxrobust.attacks._pgd import pgd
 from jaxrobust.attacks._problem import Bounds, Predict
+from jaxrobust.attacks._result import Result
 from jaxrobust.norms import Norm, as_norm
 
-Adversary = Callable[[jax.Array, Any, jax.Array, jax.Array], jax.Array]
+
+@dataclasses.dataclass(frozen=True, eq=False)  # as functions are: hashed, and equal to itself only
+class Adversary:
+    """What :func:`adversary` returns: a function, and what its attack finds besides."""
+
+    predict: Predict
+    options: dict[str, Any]  # of `pgd`
+
+    def __call__(self, key: jax.Array, params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+        """Adversarial inputs, ``(B, *features)`` as x."""
+        return self.attack(key, params, x, y).inputs
+
+    def attack(self, key: jax.Array, params: Any, x: jax.Array, y: jax.Array) -> Result:
+        """All that the attack found, :class:`Result`, without a gradient.
+
+        Its ``info.has_zero_gradient`` tells of training that masks gradients instead of becoming
+        robust: log the share of them.
+        """
+        # At the entrance: inside, nothing is to be kept for a gradient that nobody wants.
+        params, x = jax.lax.stop_gradient((params, x))
+        return jax.lax.stop_gradient(pgd(self.predict, params, x, y, key=key, **self.options))
 
 
 def adversary(
@@ -43,9 +64,10 @@ def adversary(
       random_start: whether to begin at a random point and not at x.
 
     Returns:
-      A pure function to be called inside of ``jit``: of a key, params, ``x (B, *features)`` and ``y
-      (B,)``. What it returns has the shape and dtype of x: points that are misclassified, if some
-      were found, and of those (or else of all) those with the highest loss.
+      :class:`Adversary`, a pure function to be called inside of ``jit``: of a key, params, ``x (B,
+      *features)`` and ``y (B,)``. What it returns has the shape and dtype of x: points that are
+      misclassified, if some were found, and of those (or else of all) those with the highest loss.
+      Its method ``attack`` returns the whole :class:`Result`, of the same arguments.
 
     Raises:
       ValueError, TypeError: when it is called, as :func:`apgd`.
@@ -53,15 +75,8 @@ def adversary(
     Source:
       Madry et al., arXiv:1706.06083, section 2.1.
     """
-    norm = as_norm(norm)
-
-    def attacked(key: jax.Array, params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
-        # At the entrance: inside, nothing is to be kept for a gradient that nobody wants.
-        params, x = jax.lax.stop_gradient((params, x))
-        found = pgd(
-            predict, params, x, y, norm=norm, eps=eps, key=key, bounds=bounds, loss=loss,
-            num_steps=num_steps, step_size=step_size, random_start=random_start,
-        )  # fmt: skip
-        return jax.lax.stop_gradient(found.inputs)
-
-    return attacked
+    options = {
+        "norm": as_norm(norm), "eps": eps, "bounds": bounds, "loss": loss, "num_steps": num_steps,
+        "step_size": step_size, "random_start": random_start,
+    }  # fmt: skip
+    return Adversary(predict, options)

@@ -179,6 +179,21 @@ def test_adversarial_training_is_more_robust():
     assert accuracy["robust"] > accuracy["plain"] + 0.05
 
 
+def test_an_adversary_tells_of_gradients_that_are_zero():
+    """Scores of which only whole numbers are left cannot be attacked by their gradient."""
+    params, x, y = problem()
+    masked = lambda params, x: jnp.round(relu_network(params, x))
+    for predict, share in ((masked, 1.0), (relu_network, 0.0)):
+        adversary = attacks.adversary(predict, norm="linf", eps=1e-3, num_steps=3)
+        found = jax.jit(adversary.attack)(KEY, params, x, y)
+        still = ~np.asarray(found.success)
+        assert still.any()
+        assert np.asarray(found.info.has_zero_gradient)[still].mean() == share
+        np.testing.assert_array_equal(found.inputs, jax.jit(adversary)(KEY, params, x, y))
+    slope = jax.grad(lambda p: jnp.sum(adversary.attack(KEY, p, x, y).loss))(params)
+    assert all(not leaf.any() for leaf in jax.tree.leaves(slope))
+
+
 def test_constants_under_jit():
     """Arrays that a function closes over are known, and what is done to them there is traced."""
     params, x, y = problem()
