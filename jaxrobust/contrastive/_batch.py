@@ -166,7 +166,7 @@ def batch_of(
         for memory in (memory_x, memory_y)
     )
     own = jnp.arange(number, dtype=jnp.int32)
-    raw = similarity.pairs(prepared(similarity, x), prepared(similarity, y))
+    raw = picked_scores(similarity, x, y, own[:, None])[:, 0]
     scale = jnp.asarray(pairs.check_number("scale", scale), raw.dtype)
     bias = jnp.asarray(pairs.check_number("bias", bias), raw.dtype)
     lengths = lengths_of(similarity, x).of_pairs(lengths_of(similarity, y))

@@ -36,6 +36,11 @@ class Info(NamedTuple):
     num_anchors: jax.Array  # (): anchors with at least one negative
 
 
+def _keeps_scores(mining: Mining) -> bool:
+    """On a CPU blocks that stay in its cache are faster than scores that are kept for sums."""
+    return bool(mining.sums()) and jax.default_backend() != "cpu"
+
+
 class Found(NamedTuple):
     """Values of statistics of the anchors of one direction."""
 
@@ -126,8 +131,9 @@ def hinge_loss(
         they need the same kind of ids, and the margin must be a number.
       memory_y: past y, as further negatives of the x.
       block_size: how many y are compared with all x at once: memory is a few times ``(B,
-        block_size)``. It need not divide B; values and gradients are the same. None to choose, as
-        is fastest: on a CPU blocks that stay in its cache.
+        block_size)``. It need not divide B; values and gradients are the same. None to choose:
+        on a CPU blocks that stay in its cache, elsewhere larger ones, for sums of all negatives
+        such that scores are kept up to 64 MiB, as other losses of all negatives do everywhere.
         Embeddings in half precision have copies and gradients in float32 besides; their cosines are
         inner products, in float32, of rows that are normalized and then rounded to half precision.
       axis_name: inside of ``shard_map``, the mesh axes over which pairs are spread: negatives are
@@ -141,8 +147,7 @@ def hinge_loss(
 
     Returns:
       The loss ``()``, in float32 at least, and :class:`Info`. An anchor without negatives has loss
-      0. Where an embedding is NaN, of which nobody can be told under ``jit``, so are loss and
-      gradient.
+      0. Where an embedding is NaN, of which nobody can be told under ``jit``, so is the loss.
       Of negatives that are equally hard, as computed, the one with the lowest number is mined
       (scores of two copies may differ in the last digit, and other blocks may round otherwise); at
       a hinge of 0 exactly the gradient is 0. Zero embeddings have cosine similarity 0 and no
@@ -163,7 +168,7 @@ def hinge_loss(
         x, y, similarity=similarity, positives=positives, valid=valid, weights=weights,
         margin=margin, directions=directions, memory_x=memory_x, memory_y=memory_y,
         block_size=block_size, axis_name=axis_name, communication=communication,
-        most_above=ignore_above, keep_scores=False,
+        most_above=ignore_above, keep_scores=_keeps_scores(mining),
     )  # fmt: skip
     if isinstance(mining, DistanceWeighted) and similarity_of(similarity) is not COSINE:
         raise ValueError(

@@ -69,7 +69,7 @@ def chosen_block_size(num_anchors: int, num_candidates: int, keep_scores: bool) 
 
     Picked candidates need no score twice, so blocks cost nothing. For sums all scores may be kept
     for the gradient as long as they are few: that saves forming them again, but costs more passes
-    over memory. With several statistics, as of hinges, blocks that stay in the cache are faster.
+    over memory.
     """
     if keep_scores and num_anchors * num_candidates <= _MOST_ENTRIES:
         return num_candidates

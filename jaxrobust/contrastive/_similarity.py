@@ -161,7 +161,10 @@ NAMED = {"cosine": COSINE, "dot": DOT, "euclidean": EUCLIDEAN, "order": _ORDER}
 def similarity_of(given: Any) -> Similarity:
     """What the user means: a name, a :class:`Similarity`, or a function of two matrices."""
     if isinstance(given, Similarity):
-        return given if given in _OURS else _wide(given)
+        try:
+            return given if given in _OURS else _wide(given)
+        except TypeError as error:
+            raise TypeError(f"similarity must be hashable, got {given!r}") from error
     if isinstance(given, str) and given in NAMED:
         return NAMED[given]
     if callable(given):

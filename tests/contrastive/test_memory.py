@@ -250,7 +250,7 @@ def test_bad_input():
         contrastive.memory_init(4, 2, dtype=jnp.int32)
     with pytest.raises(ValueError, match="size must be an integer of at least 1, got 0"):
         contrastive.memory_init(0, 3)
-    with pytest.raises(ValueError, match="memory_. must have embeddings of 5 numbers"):
+    with pytest.raises(ValueError, match="memory_y must have embeddings of 5 numbers"):
         contrastive.hinge_loss(x, y, memory_y=contrastive.memory_init(5, 3))
     with pytest.raises(ValueError, match="margin must be a number with a memory"):
         contrastive.hinge_loss(x, y, memory_y=memory, margin=np.ones((B, B)))

@@ -303,6 +303,15 @@ def test_checkpoint_of_a_sampler_with_other_values(tmp_path):
         assert_same(training.restore(folder, start(params, one)), start(params, one))
         with pytest.raises(ValueError, match=rf"another sampler: it has other values of .*{name}"):
             training.restore(folder, start(params, other))
+        kept = training.restore(folder, start(params, other), check_sampler=False)
+        assert_same(kept, start(params, one))
+    # One example in the place of another, among many.
+    many = [np.r_[np.arange(200_000) % 2], np.r_[np.arange(200_000) % 2]]
+    many[1][-2:] = many[1][-2:][::-1]
+    one, other = (start(params, sampling.stratified(labels, 8)) for labels in many)
+    training.save(tmp_path / "many", one)
+    with pytest.raises(ValueError, match="it has other values of .*members"):
+        training.restore(tmp_path / "many", other)
     # As another device may round it.
     almost = dataclasses.replace(pairs["shares"][0], shares=pairs["shares"][0].shares * (1 + 1e-6))
     training.restore(tmp_path / "shares", start(params, almost))
