@@ -10,13 +10,14 @@ the hardest negative is often as good as a positive; pushed away all the time, i
 to where different ones look alike, also after a warm-up. Deep narrow towers, in which everything
 looks alike at the start, stay collapsed under the hardest negative.
 
-At size full, what the size of a batch does at equal numbers of steps, and what it does if some of
-the negatives are views of the same thing. With files: images and texts of *Wikipedia* articles;
-English captions and their German *translations*; *captions* that several people wrote for an image.
+At size full, what was measured before with another program; what the size of a batch does at equal
+numbers of steps; and what it does if some of the negatives are views of the same thing. With files:
+images and texts of *Wikipedia* articles; English captions and their German *translations*;
+*captions* that several people wrote for an image.
 
 Presets:
     quick: 100 s on 2 cores; views for 30 epochs, digits for 30, 3 seeds
-    full: 34 min beside other work; views, digits: 60 epochs, 8 seeds; batch sizes; copies
+    full: 30 min beside other work; views, digits: 60 epochs, 8 seeds; batch sizes; copies
     wikipedia: 2 min on 2 cores; 2,173 pairs of Wikipedia (JAXROBUST_DATA)
     captions: 20 min on 2 cores; Multi30k (JAXROBUST_DATA), 10,000 images; bags of words
     recurrent: 80 min beside other work; the same of 5,000 images with GRUs, by five methods
@@ -105,7 +106,7 @@ class Config:
     """These steps."""
     copies: tuple[int, ...] = ()
     """Views of each thing in the training set, of which nobody says that they are of one thing; and
-    five of 400 things, as measured before. None to leave both out."""
+    five of 400 things for 30 epochs, as measured before. None to leave both out."""
     images: int = 10_000
     """Of Multi30k, to train on."""
     encoder: str = "bag"
@@ -311,7 +312,7 @@ def _copies(config: Config) -> Found:
 
 
 def _five(config: Config, setting: Setting, same_x: bool) -> dict[str, Run]:
-    """As the specification's: told that views are of one thing, and not."""
+    """Told that views are of one thing, and not; as the specification's with ``same_x``."""
     known = [views(seed, 2_000, 500, copies=5, same_x=same_x) for seed in range(config.seeds)]
     problems = [untold(one) for one in known]
     runs = {}

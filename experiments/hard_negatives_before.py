@@ -24,9 +24,9 @@ class Before(NamedTuple):
 
 
 # Views after 30 epochs, digits after 60. How pixels were scaled was not noted. With one mean and
-# one deviation for all of them the table comes out again. With a mean and deviation for each pixel
-# it does not: over 2 seeds the hardest negative has an rsum of 204, all negatives 234; nor with
-# pixels as they are: 157 and 237.
+# one deviation for all of them the table comes out again, best of seven ways. With a mean and
+# deviation for each pixel it does not: over 2 seeds the hardest negative has an rsum of 204, all
+# negatives 234; nor with pixels as they are: 157 and 237.
 BEFORE = {
     VIEWS: (30, {
         ALL: Before(62.0, 1.6, 512), HARDEST: Before(64.1, 1.8, 519), WARM: Before(65.2, None, 519),
