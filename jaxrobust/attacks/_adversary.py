@@ -19,11 +19,11 @@ class Adversary:
     predict: Predict
     options: dict[str, Any]  # of `pgd`
 
-    def __call__(self, key: jax.Array, params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+    def __call__(self, key: jax.Array, params: Any, x: Any, y: Any) -> jax.Array:
         """Adversarial inputs, ``(B, *features)`` as x."""
         return self.attack(key, params, x, y).inputs
 
-    def attack(self, key: jax.Array, params: Any, x: jax.Array, y: jax.Array) -> Result:
+    def attack(self, key: jax.Array, params: Any, x: Any, y: Any) -> Result:
         """All that the attack found, :class:`Result`, without a gradient.
 
         Its ``info.has_zero_gradient`` tells of training that masks gradients instead of becoming

@@ -107,7 +107,7 @@ def _backward(similarity, kept, cotangents):
         wide, pull = jax.vjp(lambda pair: _prepared_wide(similarity, pair), trees.promote((x, y)))
         # As they were compared, rounded; but their gradient is not, on its way.
         rows = trees.promote(trees.cast_like(wide, (x, y)))
-        (slopes,) = pull(_slopes(_ready(similarity), *rows, kept, cotangents))
+        (slopes,) = pull(_slopes(_ready(similarity), rows[0], rows[1], kept, cotangents))
     else:
         slopes = _slopes(similarity, x, y, kept, cotangents)
     return (*trees.cast_like(slopes, (x, y)), None, None)
