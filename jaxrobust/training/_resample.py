@@ -96,8 +96,7 @@ def resample(
       num_clusters: K; None for scores instead of clusters.
       allocation: of the draws to clusters, as in :func:`sampling.stratified`. With
         ``"proportional"`` the variance is at most that of uniform draws wherever training goes, if
-        every cluster has a whole number of draws; with 1 or more that are no whole number, at most
-        an eighth above it, where clusters tell nothing (see :func:`sampling.stratified`). The
+        clusters have whole numbers of draws; from one draw on at most an eighth above it. The
         others are fitted to the params of the refresh; as these move, examples of large clusters
         with their large weights may turn the loss up (MNIST with wrong labels, B=8, equal: from 0.6
         to 1.0 in 800 steps).
