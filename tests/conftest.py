@@ -25,6 +25,9 @@ NUM_DEVICES = 8
 # process (vm.max_map_count), and XLA ends the process at the next program that does not fit.
 MOST_MAPPINGS = 25_000
 MAPPINGS = Path("/proc/self/maps")  # Linux alone has both the file and the limit
+# The tests of one file alone may come to 45,000. Counting takes up to 20 ms: not after every test.
+TESTS_BETWEEN_COUNTS = 5
+TESTS_DONE = pytest.StashKey[int]()
 DEVICES_FLAG = "--xla_force_host_platform_device_count"
 
 # XLA reads the flags when the backend starts, that is at the first use of a device and not at
@@ -76,8 +79,14 @@ def pytest_collection_modifyitems(
 
 @pytest.hookimpl(trylast=True)  # after the fixtures of the file
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """Lets compiled programs go between two files, for tests of one file share them."""
-    if (nextitem is None or nextitem.path != item.path) and num_mappings() > MOST_MAPPINGS:
+    """Lets compiled programs go if there are too many, between two files and every few tests.
+
+    Not after every test, for tests of one file share them.
+    """
+    done = item.session.stash.setdefault(TESTS_DONE, 0) + 1
+    item.session.stash[TESTS_DONE] = done
+    last_of_file = nextitem is None or nextitem.path != item.path
+    if (last_of_file or done % TESTS_BETWEEN_COUNTS == 0) and num_mappings() > MOST_MAPPINGS:
         jax.clear_caches()
 
 
