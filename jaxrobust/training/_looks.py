@@ -6,7 +6,7 @@ And whether noise is what holds the loss up.
 import dataclasses
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from jaxrobust.training._steps import LossFn
 
 # Of the clusters that tell a ratio ahead.
 PASSES_AHEAD, BLOCK_AHEAD = 2, 64
+_DIM_OF_DIFFERENCES = 64  # of sketches that tell variances
 
 
 def fall(state: TrainState, every: int) -> tuple[TrainState, float | None]:
@@ -39,11 +40,10 @@ def fall(state: TrainState, every: int) -> tuple[TrainState, float | None]:
 _BEFORE = "before/"  # the params of the last look, in the memory of a plan
 
 
-def remembered(state: TrainState) -> TrainState:
-    """With the params as they are, for :func:`gain_between` at the next look."""
-    leaves = {
-        f"{_BEFORE}{number}": leaf for number, leaf in enumerate(jax.tree.leaves(state.params))
-    }
+def remembered(state: TrainState, params: Any = None) -> TrainState:
+    """With the params as they are, or others, for :func:`params_before` at the next look."""
+    kept = jax.tree.leaves(state.params if params is None else params)
+    leaves = {f"{_BEFORE}{number}": leaf for number, leaf in enumerate(kept)}
     return state._replace(memory=state.memory | leaves)
 
 
@@ -76,35 +76,94 @@ def gain_between(
     the last look is in the middle, and hides what is left: the answer is no, and again at the next
     look.
     """
-    leaves, structure = jax.tree.flatten(state.params)
-    names = [f"{_BEFORE}{number}" for number in range(len(leaves))]
-    kept = [last.memory.get(name) for name in names]
-    if any(old is None or old.shape != new.shape for old, new in zip(kept, leaves, strict=True)):
+    before = params_before(last._replace(params=state.params))
+    if before is None:
         return None
-    before = structure.unflatten(kept)
-    options = loss_fn, number, batch_size
-    found = _gain_between(*options, state.key, state.step, state.params, before, data)
-    gain, error = np.asarray(found)
-    return float(gain), float(error)
+    found = fall_between(
+        loss_fn, state, state.params, middle(state.params, before), data, number=number,
+        batch_size=batch_size,
+    )  # fmt: skip
+    return found.mean, found.error
+
+
+@jax.jit
+def middle(params: Any, others: Any) -> Any:
+    """Halfway between both."""
+    halfway = lambda a, b: ((trees.promote(a) + trees.promote(b)) / 2).astype(a.dtype)
+    return jax.tree.map(halfway, params, others)
+
+
+class Fall(NamedTuple):
+    """How much lower the loss is at some params than at others."""
+
+    mean: float
+    error: float  # of the mean, by the choice of examples: 0 if they are all there are
+
+
+def fall_between(
+    loss_fn: LossFn, state: TrainState, before: Any, after: Any, data: Any, *, number: int,
+    batch_size: int,
+) -> Fall:  # fmt: skip
+    """Over so many random examples, the same ones at both params; or over all, if they are."""
+    options = loss_fn, number, batch_size, state.key, state.step
+    return Fall(*map(float, np.asarray(_fall_between(*options, before, after, data))))
 
 
 # One program: called one by one, what it is made of would take longer than it does.
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _gain_between(
+def _fall_between(
+    loss_fn: LossFn, number: int, batch_size: int, key: jax.Array, step: jax.Array, before: Any,
+    after: Any, data: Any,
+) -> jax.Array:  # fmt: skip
+    num_examples = len(jax.tree.leaves(data)[0])
+    # All of them may be large: then nothing is drawn, for that would be a copy.
+    few = number < num_examples
+    batch = trees.bring_together(some_of(number, key, step, data)[0]) if few else data
+    both = lambda example: jnp.stack([trees.promote(loss_fn(p, example)) for p in (before, after)])
+    losses = jax.lax.map(both, batch, batch_size=batch_size)  # (number, 2)
+    falls = losses[:, 0] - losses[:, 1]
+    left = 1 - falls.size / num_examples  # drawn without replacement
+    error = jnp.std(falls, ddof=1) * jnp.sqrt(left / falls.size)
+    return jnp.stack([jnp.mean(falls), error.astype(falls.dtype)])
+
+
+def params_before(state: TrainState) -> Any | None:
+    """Those of the last look; None if there was none, or with others."""
+    leaves, structure = jax.tree.flatten(state.params)
+    kept = [state.memory.get(f"{_BEFORE}{number}") for number in range(len(leaves))]
+    if any(old is None or old.shape != new.shape for old, new in zip(kept, leaves, strict=True)):
+        return None
+    return structure.unflatten(kept)
+
+
+def ratio_of_differences(
+    loss_fn: LossFn, state: TrainState, before: Any, data: Any, *, number: int, batch_size: int
+) -> float:
+    r"""What a snapshot of the params before would leave of the variance over examples.
+
+    That of :math:`g_i(\theta)-g_i(\theta')` over that of :math:`g_i(\theta)`, of so many random
+    examples.
+    """
+    args = loss_fn, number, batch_size, state.key, state.step, state.params, before, data
+    ours, plain = (float(total) for total in _variances_of_differences(*args))
+    return _over(ours, plain)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _variances_of_differences(
     loss_fn: LossFn, number: int, batch_size: int, key: jax.Array, step: jax.Array, params: Any,
     before: Any, data: Any,
-) -> jax.Array:  # fmt: skip
+) -> tuple[jax.Array, jax.Array]:  # fmt: skip
     batch = trees.bring_together(some_of(number, key, step, data)[0])
-    halfway = lambda a, b: ((trees.promote(a) + trees.promote(b)) / 2).astype(a.dtype)
-    middle = jax.tree.map(halfway, params, before)
-
-    def gain(example):
-        return trees.promote(loss_fn(params, example)) - trees.promote(loss_fn(middle, example))
-
-    gains = jax.lax.map(gain, batch, batch_size=batch_size)
-    left = 1 - gains.size / len(jax.tree.leaves(data)[0])  # drawn without replacement
-    error = jnp.std(gains, ddof=1) * jnp.sqrt(left / gains.size)
-    return jnp.stack([jnp.mean(gains), error.astype(gains.dtype)])
+    sketches = [
+        clustering.gradient_sketches(
+            loss_fn, at, batch, key=key, dim=_DIM_OF_DIFFERENCES, num_landmarks=0,
+            batch_size=batch_size,
+        )
+        for at in (params, before)
+    ]  # fmt: skip
+    about = lambda z: jnp.sum((z - jnp.mean(z, axis=0)[None, :]) ** 2)
+    return about(sketches[0] - sketches[1]), about(sketches[0])
 
 
 @jax.jit

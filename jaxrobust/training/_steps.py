@@ -47,7 +47,9 @@ def take_steps(
       data: pytree of arrays ``(N, ...)``, all examples.
       num_steps: steps to make, at least 1.
       extras: from ``(state, batch, weights)`` to further keywords of ``optimizer.update``; the
-        batch is what ``transform`` made.
+        batch is what ``transform`` made. If it has a method ``reads``, from the name of a part of
+        ``state.memory`` to bool, it is given only the parts for which this is true; for another
+        set of them, or other shapes, steps are compiled anew.
       transform: from ``(key, params, batch)`` to the batch that is learned from, of the same
         structure and number of examples: adversarial examples (:func:`attacks.adversary`), crops,
         noise. The key is another one in every step and depends on the state alone; no gradient
@@ -71,8 +73,8 @@ def take_steps(
     program = Program(loss_fn, optimizer, extras, transform)
     # What a plan remembers is of no use to a step, and would compile it anew as it changes.
     memory = state.memory
-    if extras is None:
-        state = state._replace(memory={})
+    reads = getattr(extras, "reads", lambda name: extras is not None)
+    state = state._replace(memory={name: v for name, v in memory.items() if reads(name)})
     state, losses = _steps(program, state, data, num_steps)
     return state._replace(memory=memory), losses
 

@@ -60,14 +60,21 @@ def check_options(
     cost: float | None, stale: float, plateau: float, overhead: float, allocation: str
 ) -> None:
     """Raises for options of `resample` out of range."""
-    for name, value in (("cost", cost), ("stale", stale), ("plateau", plateau)):
+    check_automatic(plateau, overhead)
+    for name, value in (("cost", cost), ("stale", stale)):
         if value is not None and not value >= 0:
             raise ValueError(f"{name} must not be negative, got {value}")
     if cost is not None and not math.isfinite(cost):
         raise ValueError(f"cost must be finite, got {cost}")
-    if not overhead > 0:
-        raise ValueError(f"overhead must be positive, got {overhead}")
     if allocation not in ("equal", "proportional", "neyman"):
         raise ValueError(
             f"allocation must be 'equal', 'proportional' or 'neyman', got {allocation!r}"
         )
+
+
+def check_automatic(plateau: float, overhead: float) -> None:
+    """Raises for what decides when to look."""
+    if not plateau >= 0:
+        raise ValueError(f"plateau must not be negative, got {plateau}")
+    if not overhead > 0:
+        raise ValueError(f"overhead must be positive, got {overhead}")
