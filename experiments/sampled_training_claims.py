@@ -8,6 +8,8 @@ from experiments.claims import Claim
 from experiments.report import Result, Table
 from experiments.sampled_training_runs import (
     AUTOMATIC,
+    AUTOMATIC_SVRG,
+    AUTOMATICS,
     DOUBLE,
     FOUND,
     NOISY,
@@ -27,11 +29,12 @@ MOST_STEPS, MOST_SECONDS, MOST_SECONDS_CNN = 0.35, 0.6, 0.5
 MOST_SECONDS_CLEAN = 1.05
 MOST_AUTOMATIC = 1.05
 LEAST_GAIN = 0.7  # of the time, in at least one setting that is limited by noise
+LONG = 10_000  # steps of a run on digits in which an automatic mode sees that it pays
 
 Runs = dict[float, list[Curve]]
 # By setting (model and batch size), then by method.
 ONE_RUN = (
-    "Of uniform sampling and of the automatic mode the best time of 3 runs, in turn, for these are "
+    "Of uniform sampling and of the automatic modes the best time of 3 runs, in turn, for they are "
     "compared closely; of all others one run, which on a shared machine makes them look slower by "
     "some percent."
 )
@@ -117,7 +120,10 @@ def result(
         key: loss_ratios(methods, least_test_losses, to_test_loss)
         for key, methods in unbiased.items()
     }
-    switches = {key: share_of_switches(methods) for key, methods in unbiased.items()}
+    switches = {
+        key: {method: share_of_switches(methods, method) for method in AUTOMATICS}
+        for key, methods in unbiased.items()
+    }
     claims, tables, summary = [], [], []
     if series:
         gains, rows = redundancy_gains(series["copies"])
@@ -146,7 +152,7 @@ def result(
         summary=" ".join(summary),
         claims=[
             *claims,
-            *unbiased_claims(ratios, switches, unbiased, config.source),
+            *unbiased_claims(ratios, on_test, switches, unbiased, config),
         ],
         series={
             "accuracy": {name: shown(methods) for name, methods in series.items()},
@@ -301,38 +307,39 @@ def loss_ratios(
     return {m: (float(steps), float(seconds)) for m, (steps, seconds) in ratios.items()}
 
 
-def told_promise(methods: dict[str, Runs]) -> str:
-    """What looks promised of strata, over the runs of the automatic mode at all rates."""
-    reports = [r for runs in methods[AUTOMATIC].values() for c in runs for r in c.reports]
-    found = {
-        name: [float(r[name]) for r in reports if name in r]
-        for name in ("noise_share", "ratio_ahead", "ratio")
-    }
-    told = [
-        f"{words} {np.median(found[name]):.2f}"
-        for name, words in (
-            ("noise_share", "the share of noise was"),
-            ("ratio_ahead", "the ratio of variances that probes promised"),
-            ("ratio", "that of refreshes"),
-        )
-        if found[name]
-    ]
+TOLD = {
+    "noise_share": "the share of noise was",
+    "ratio_ahead": "the ratio of variances that probes promised",
+    "ratio": "that of refreshes",
+}
+
+
+def told_promise(methods: dict[str, Runs], method: str) -> str:
+    """What looks of an automatic mode promised, over its runs at all rates."""
+    reports = [r for runs in methods[method].values() for c in runs for r in c.reports]
+    found = {name: [float(r[name]) for r in reports if name in r] for name in TOLD}
+    told = [f"{TOLD[name]} {np.median(some):.2f}" for name, some in found.items() if some]
     looked = sum("gain_between" in r for r in reports)
     return f"in {looked} of {len(reports)} calls it looked whether noise is the limit" + (
-        f"; in the median {', '.join(told)}" if told else ", and made no refresh"
+        f"; in the median {', '.join(told)}" if told else ", and that was all"
     )
 
 
-def share_of_switches(methods: dict[str, Runs]) -> float:
-    """In how many of its runs the automatic mode left uniform sampling, at the rate that is shown.
+def has_left(report: dict[str, Any]) -> bool:
+    """Whether an automatic mode does something else than uniform steps from this call on."""
+    return report.get("sampler", "uniform") != "uniform" or bool(report.get("snapshot"))
+
+
+def share_of_switches(methods: dict[str, Runs], method: str) -> float:
+    """In how many of its runs an automatic mode left uniform steps, at the rate that is shown.
 
     Before it had the loss of uniform sampling; otherwise it would be uniform sampling itself.
     """
     targets = final_losses(methods[UNIFORM])
-    rate, found = best_reach(methods[AUTOMATIC], to_loss, targets)
+    rate, found = best_reach(methods[method], to_loss, targets)
     switched = [
-        any(r.get("sampler", "uniform") != "uniform" and r["step"] < step for r in curve.reports)
-        for curve, step in zip(methods[AUTOMATIC][rate], found[:, 0], strict=True)
+        any(has_left(r) and r["step"] < step for r in curve.reports)
+        for curve, step in zip(methods[method][rate], found[:, 0], strict=True)
     ]
     return float(np.mean(switched))
 
@@ -354,30 +361,37 @@ def best_sampler(
     return winner, (name, seconds)
 
 
+Ratios = dict[str, dict[str, tuple[float, float]]]  # steps and seconds by setting and method
+
+
 def unbiased_claims(
-    ratios: dict[str, dict[str, tuple[float, float]]],
-    switches: dict[str, float],
+    ratios: Ratios,
+    on_test: Ratios,
+    switches: dict[str, dict[str, float]],
     unbiased: Unbiased,
-    source: str,
+    config: Any,
 ) -> list[Claim]:
-    """The automatic mode loses nothing, and acts where noise is the limit; a sampler gains there.
+    """The automatic modes lose nothing, and one acts where noise is the limit, and gains there.
 
     Args:
-      ratios: of steps and of seconds, by setting and method.
-      switches: share of the automatic runs that left uniform sampling, by setting.
+      ratios: of steps and of seconds, by setting and method, to a training loss.
+      on_test: the same to a test loss.
+      switches: share of the automatic runs that left uniform sampling, by setting and method.
       unbiased: the runs.
-      source: of the data.
+      config: of the experiment.
     """
     if not ratios:
         return []
     claims = [
         Claim.at_most(
             OWN,
-            f"{AUTOMATIC}: seconds to the same training loss, relative to uniform sampling, in "
-            "every setting",
-            [found[AUTOMATIC][1] for found in ratios.values()],
+            f"{method}: seconds to the same {loss} loss, relative to uniform sampling, in every "
+            "setting",
+            [found[method][1] for found in of.values()],
             MOST_AUTOMATIC,
         )
+        for method in AUTOMATICS
+        for loss, of in (("training", ratios), ("test", on_test))
     ]
     limited = {name: found for name, found in ratios.items() if NOISY in name}
     if not limited:
@@ -392,49 +406,57 @@ def unbiased_claims(
             f"noise-limited setting that is best for it ({best})",
             seconds,
             LEAST_GAIN,
-            should_hold=source == "digits",
+            should_hold=config.source == "digits",
             reason=f"every step computes two gradients, and {steps:.2f} of the steps make "
             f"{seconds:.2f} of the seconds; {told_refreshing(unbiased[best], SVRG)}",
         ),
-        *automatic_gains(
-            {name: found[AUTOMATIC] for name, found in limited.items()}, switches,
-            {name: unbiased[name] for name in limited}, source,
+        *(
+            claim
+            for method in AUTOMATICS
+            for claim in automatic_gains(method, limited, switches, unbiased, config)
         ),
-    ]  # fmt: skip
+    ]
 
 
 def automatic_gains(
-    limited: dict[str, tuple[float, float]],
-    switches: dict[str, float],
-    runs: Unbiased,
-    source: str,
+    method: str,
+    limited: Ratios,
+    switches: dict[str, dict[str, float]],
+    unbiased: Unbiased,
+    config: Any,
 ) -> list[Claim]:
-    """What the automatic mode does, and what it brings, where noise limits training."""
-    setting = min(limited, key=lambda name: limited[name][1])
-    most = max(limited, key=lambda name: switches[name])
-    steps, seconds = limited[setting]
+    """What an automatic mode does, and what it brings, where noise limits training."""
+    setting = min(limited, key=lambda name: limited[name][method][1])
+    most = max(limited, key=lambda name: switches[name][method])
+    steps, seconds = limited[setting][method]
+    is_long = config.source == "digits" and config.unbiased_steps >= LONG
+    why = {
+        AUTOMATIC: "it leaves them if that promises more than it costs, with strata that are "
+        "hardly worse than uniform draws wherever training goes",
+        AUTOMATIC_SVRG: "it leaves them when looks and a trial are 5 % of the steps so far, "
+        f"which takes some thousand of them, of {config.unbiased_steps}",
+    }
+    options: Any = {"should_hold": method == AUTOMATIC_SVRG and is_long}
+    options["reason"] = (
+        f"{why[method]}; {told_promise(unbiased[most], method)}; {steps:.2f} of the steps, "
+        f"{seconds:.2f} of the seconds"
+    )
     return [
         Claim.at_least(
             OWN,
-            f"{AUTOMATIC}: share of the runs that left uniform sampling before they had its loss, "
-            "in the noise-limited setting where it most often did",
-            switches[most],
+            f"{method}: share of the runs that left uniform steps before they had their loss, in "
+            "the noise-limited setting where it most often did",
+            switches[most][method],
             0.5,
-            should_hold=False,
-            reason=f"it leaves them if that promises more than it costs, with strata that are "
-            "hardly worse than uniform draws wherever training goes; "
-            f"{told_promise(runs[most])}",
+            **options,
         ),
         Claim.at_most(
             OWN,
-            f"{AUTOMATIC}: seconds to the same training loss, relative to uniform sampling, in the "
+            f"{method}: seconds to the same training loss, relative to uniform sampling, in the "
             f"noise-limited setting that is best for it ({setting})",
             seconds,
             LEAST_GAIN,
-            should_hold=False,
-            reason=f"it chooses between uniform and stratified sampling, and stays with the first "
-            "until a look shows a gain and a refresh is a small share of all steps: "
-            f"{steps:.2f} of the steps, {seconds:.2f} of the seconds",
+            **options,
         ),
     ]
 

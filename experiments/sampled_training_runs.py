@@ -167,12 +167,15 @@ def _images(source: str):
 # Ways to sample -----------------------------------------------------------------------------------
 
 UNIFORM, DOUBLE, FOUND, KNOWN = "uniform", "double batch", "redundancy found", "groups known"
-IMPORTANCE, SVRG, AUTOMATIC = "importance", "SVRG", "automatic"
+IMPORTANCE, SVRG = "importance", "SVRG"
+# As they see fit: see `training.resample` and `training.snapshots`.
+AUTOMATIC, AUTOMATIC_SVRG = "automatic strata", "automatic SVRG"
 EQUAL, PROPORTIONAL, NEYMAN = (
     f"stratified, {name}" for name in ("equal", "proportional", "Neyman")
 )
 BOTH = "strata + SVRG"
-UNBIASED = (UNIFORM, DOUBLE, IMPORTANCE, EQUAL, PROPORTIONAL, NEYMAN, SVRG, BOTH, AUTOMATIC)
+AUTOMATICS = (AUTOMATIC, AUTOMATIC_SVRG)
+UNBIASED = (UNIFORM, DOUBLE, IMPORTANCE, EQUAL, PROPORTIONAL, NEYMAN, SVRG, BOTH, *AUTOMATICS)
 
 
 @functools.cache
@@ -184,6 +187,8 @@ def _plan(method: str, loss_fn, compared, batch_size: int, every: int):
     snapshots = training.snapshots(loss_fn, every=every)
     if method == SVRG:
         return snapshots
+    if method == AUTOMATIC_SVRG:  # a look is cheap, and so is a snapshot beside what it saves
+        return training.snapshots(loss_fn, every=max(50, every // 12), automatic=True)
     if method == BOTH:
         strata, _ = _plan(PROPORTIONAL, loss_fn, compared, batch_size, every)
         return training.combined(strata, snapshots.plan), snapshots.extras
@@ -214,7 +219,11 @@ def _sampler(problem: Problem, method: str, batch_size: int):
 @functools.cache
 def _optimizer(method: str):
     sgd = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1, momentum=MOMENTUM)
-    return optax.chain(optim.svrg(), sgd) if method in (SVRG, BOTH) else optax.chain(sgd)
+    return (
+        optax.chain(optim.svrg(), sgd)
+        if method in (SVRG, BOTH, AUTOMATIC_SVRG)
+        else optax.chain(sgd)
+    )
 
 
 def run_once(

@@ -16,6 +16,8 @@ from jaxrobust.training._strata import spent
 
 _ERRORS = 2.0  # standard errors by which a loss must be lower to be so surely
 _MOST_LEFT = 0.5  # of the variance, with a snapshot as old as one gets
+# A small gain is told from none by many losses; a ratio of variances by few gradients.
+_LOSSES_PER_GRADIENT, _LEAST_GRADIENTS = 8, 64
 _LEAST_FALL = 1e-3  # of the loss, that is told from none
 # In the memory as long as there is a snapshot, besides the params in the middle between those of
 # the two looks before it: the mean loss then, and whether it is the first one.
@@ -36,7 +38,10 @@ class AutomaticSnapshots:
 
     def call(self, state: TrainState, data: Any) -> tuple[TrainState, Report]:
         """A look, a snapshot, or the end of snapshots."""
-        costs = snapshot_costs_of(self.loss_fn, state, data, num_probes=self._number(state))
+        losses, gradients = self._probes(state)
+        costs = snapshot_costs_of(
+            self.loss_fn, state, data, num_losses=losses, num_gradients=gradients
+        )
         if in_memory.has_snapshot(state.memory):
             state, report = self._with_snapshot(state, data, costs)
         else:
@@ -77,18 +82,20 @@ class AutomaticSnapshots:
         if not fall <= self.plateau:
             return self._later(state, costs), report
         middle = looks.middle(state.params, before)
-        number = self._number(state)
-        gain = self._fall(state, state.params, middle, data, number)
+        losses, gradients = self._probes(state)
+        gain = self._fall(state, state.params, middle, data, losses)
         state = spent(state, costs.between)
         report |= {"gain_between": gain.mean}
         # In the middle there is half of the noise: without any, the loss is lower by twice as much.
         fall_of_step = float(state.recent_loss) * max(fall, _LEAST_FALL) / self.every
         of_trial = costs.trial(self.every) * fall_of_step
-        if not (gain.mean > _ERRORS * gain.error and 2 * gain.mean >= of_trial):
+        if not gain.mean > _ERRORS * gain.error:
             return self._after_longer(state, costs), report
+        if 2 * gain.mean < of_trial:
+            return self._later(state, costs), report
         state = spent(state, costs.probes)
         left = looks.ratio_of_differences(
-            self.loss_fn, state, before, data, number=number, batch_size=self.batch_size
+            self.loss_fn, state, before, data, number=gradients, batch_size=self.batch_size
         )
         report |= {"ratio_ahead": left}
         if not left <= _MOST_LEFT:
@@ -104,9 +111,11 @@ class AutomaticSnapshots:
             self.loss_fn, state, before, after, data, number=number, batch_size=self.batch_size
         )
 
-    def _number(self, state: TrainState) -> int:
-        """Of examples that are looked at."""
-        return min(self.num_probes, state.sampler.num_examples)
+    def _probes(self, state: TrainState) -> tuple[int, int]:
+        """Of how many examples the losses are looked at, and of how many the gradients."""
+        number = state.sampler.num_examples
+        gradients = max(self.num_probes // _LOSSES_PER_GRADIENT, _LEAST_GRADIENTS)
+        return min(self.num_probes, number), min(gradients, number)
 
     def _taken(self, state: TrainState, data: Any, is_trial: int = 0) -> TrainState:
         """With another snapshot."""
@@ -125,8 +134,8 @@ class AutomaticSnapshots:
         return scheduled(state, max(self.every, due))
 
     def _after_longer(self, state: TrainState, costs: SnapshotCosts) -> TrainState:
-        """The next look not before twice as many steps as after the last one that found no gain."""
-        wait = min(2 * int(state.memory.get(_WAIT, self.every)), NEVER)
+        """The next look later by ``every`` steps than after the last one that found no gain."""
+        wait = min(int(state.memory.get(_WAIT, self.every)) + self.every, NEVER)
         state = self._later(state, costs)
         later = max(int(state.memory["wait"]), wait)
         return scheduled(state._replace(memory=state.memory | {_WAIT: np.int32(wait)}), later)

@@ -17,7 +17,7 @@ from jaxrobust.training._checkpoints import check_folder, check_sampler_kind, sa
 from jaxrobust.training._log import Log, Record
 from jaxrobust.training._plans import Plan
 from jaxrobust.training._state import TrainState
-from jaxrobust.training._steps import Extras, LossFn, Transform, take_steps
+from jaxrobust.training._steps import Extras, LossFn, Transform, padded_steps
 
 
 class DivergenceError(FloatingPointError):
@@ -108,7 +108,8 @@ def train(
         check_sampler_kind(state.sampler)
         check_folder(checkpoints, int(state.step))
     data = jax.tree.map(jnp.asarray, data)  # once: arrays of NumPy are copied at every call
-    advance = functools.partial(take_steps, loss_fn, optimizer, extras=extras, transform=transform)
+    options: dict[str, Any] = {"extras": extras, "transform": transform}
+    advance = functools.partial(padded_steps, loss_fn, optimizer, **options)
     actions = _actions(evaluate, evaluate_every, checkpoints, checkpoint_every)
     with Log(log) as records, _bar(progress, int(state.step), num_steps) as bar:
         first = int(state.step)
@@ -186,7 +187,7 @@ def _advance(
     stop = stop if due is None else min(stop, due)
     step, start = int(state.step), time.perf_counter()
     after, losses = advance(state, data, stop - step)
-    found = np.asarray(losses, np.float64)
+    found = np.asarray(losses, np.float64)[: stop - step]
     records.add("train", stop, {"loss": float(found.mean())}, time.perf_counter() - start)
     if not np.isfinite(found).all():
         bad = step + int(np.argmin(np.isfinite(found)))

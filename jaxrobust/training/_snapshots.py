@@ -42,7 +42,7 @@ def snapshots(
     automatic: bool = False,
     plateau: float = 0.1,
     overhead: float = 0.05,
-    num_probes: int = 512,
+    num_probes: int = 2048,
 ) -> Snapshots:
     r"""What :func:`optim.svrg` needs: at every refresh the params, and the mean gradient there.
 
@@ -67,9 +67,9 @@ def snapshots(
     snapshot is tried. It has brought something if the loss of all examples is then lower than in
     that middle. Snapshots go on from there, for as they end noise comes back, until both the mean
     training loss is above what it was before the first, and the loss above that in the middle.
-    Whenever noise is not found, or a trial brought nothing, the next look waits for twice as long.
-    What looks and trials cost that brought nothing is at most a share ``overhead`` of the steps so
-    far.
+    Each time that no noise is found, or a trial brought nothing, the next look waits for ``every``
+    steps more than the last time. What looks and trials cost that brought nothing is at most a
+    share ``overhead`` of the steps so far.
 
     Args:
       loss_fn: ``loss_fn(params, example) -> ()``, the loss of one example.
@@ -81,7 +81,8 @@ def snapshots(
         loss, at which training may be limited by noise. A loss that is not above 0 never is.
       overhead: with ``automatic``, the largest share of looks and of trials in the steps so far, as
         counted in multiply-adds with an allowance for calls, of a CPU; above 0.
-      num_probes: with ``automatic``, examples that are looked at.
+      num_probes: with ``automatic``, examples whose losses are looked at; of an eighth of them, and
+        64 at least, also the gradients.
 
     Returns:
       :class:`Snapshots`. The snapshot is in ``state.memory``, and so in checkpoints; with

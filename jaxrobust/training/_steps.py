@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxrobust import per_example, sampling, trees
@@ -63,6 +64,22 @@ def take_steps(
       ValueError: for data of which the sampler does not have the number of examples,
         ``num_steps`` below 1, or a transform that changes the number of examples.
     """
+    options: Any = {"extras": extras, "transform": transform}
+    state, losses = padded_steps(loss_fn, optimizer, state, data, num_steps, **options)
+    return state, losses[:num_steps]
+
+
+def padded_steps(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    data: Any,
+    num_steps: int,
+    *,
+    extras: Extras | None = None,
+    transform: Transform | None = None,
+) -> tuple[TrainState, jax.Array]:
+    """:func:`take_steps`, with more losses than steps: to cut them off takes a program."""
     num_steps = trees.check_count("num_steps", num_steps, most=2**30)
     lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(data)}
     if lengths != {(state.sampler.num_examples,)}:
@@ -95,8 +112,7 @@ def _steps(
         return _one_by_one(program, state, data, num_steps)
     # The buffer of losses has the next power of two, so that there are few different programs.
     capacity = max(_LEAST_CAPACITY, 1 << (num_steps - 1).bit_length())
-    state, losses = _run(program, capacity, state, data, jnp.int32(num_steps))
-    return state, losses[:num_steps]
+    return _run(program, capacity, state, data, np.int32(num_steps))
 
 
 def _one_by_one(program: Program, state: TrainState, data: Any, num_steps: int):

@@ -21,6 +21,8 @@ from experiments.sampled_training_claims import (
 )
 from experiments.sampled_training_runs import (
     AUTOMATIC,
+    AUTOMATIC_SVRG,
+    AUTOMATICS,
     DOUBLE,
     FOUND,
     KNOWN,
@@ -125,9 +127,9 @@ def test_the_clock_counts_steps_and_refreshes_alone():
 
 def test_runs_that_are_compared_closely_take_turns():
     turns = sampled_training.in_turn(UNBIASED)
-    assert turns[:4] == [UNIFORM, AUTOMATIC] * 2
+    assert turns[:6] == [UNIFORM, *AUTOMATICS] * 2
     assert set(turns) == set(UNBIASED)
-    assert [turns.count(method) for method in (UNIFORM, AUTOMATIC, DOUBLE)] == [3, 3, 1]
+    assert [turns.count(method) for method in (UNIFORM, *AUTOMATICS, DOUBLE)] == [3, 3, 3, 1]
     assert sampled_training.in_turn((UNIFORM, FOUND, KNOWN)) == [UNIFORM, FOUND, KNOWN]
     slow, fast = curve([0.1, 0.9]), curve([0.1, 0.9], seconds_per_step=0.05)
     assert sampled_training_runs.fastest([slow, fast, slow]) is fast
@@ -236,10 +238,12 @@ def test_the_loss_to_reach_is_the_median_of_the_end():
     assert ratios["SVRG"] == pytest.approx(((20 / 220 + 1) / 2,) * 2)
 
 
-def claims_of(methods, source="mnist", name="linear, B = 8", switched=0.5):
-    return unbiased_claims(
-        {name: loss_ratios(methods)}, {name: switched}, {name: methods}, source
-    )  # fmt: skip
+def claims_of(methods, source="mnist", name="linear, B = 8", switched=0.5, steps=10_000):
+    ratios = {name: loss_ratios(methods)}
+    on_test = {name: loss_ratios(methods, least_test_losses, to_test_loss)}
+    switches = {name: dict.fromkeys(AUTOMATICS, switched)}
+    config = Config(source=source, unbiased_steps=steps)
+    return unbiased_claims(ratios, on_test, switches, {name: methods}, config)
 
 
 def alike(values=(1.0, 0.5, 0.25, 0.12)):
@@ -249,42 +253,70 @@ def alike(values=(1.0, 0.5, 0.25, 0.12)):
 LIMITED = f"{NOISY}, B = 8"
 
 
-def test_unbiased_claims_can_fail():
+@pytest.mark.parametrize("method", AUTOMATICS)
+def test_unbiased_claims_can_fail(method):
+    number = 2 * AUTOMATICS.index(method)
     methods = alike()
-    assert loss_ratios(methods)[AUTOMATIC] == (1.0, 1.0)
-    automatic, svrg = claims_of(methods, name=LIMITED)[:2]
-    assert automatic.holds
-    assert not svrg.holds
+    assert loss_ratios(methods)[method] == (1.0, 1.0)
+    claims = claims_of(methods, name=LIMITED)
+    assert all(claim.holds for claim in claims[:4])
+    assert not claims[4].holds
     methods["SVRG"] = {0.1: [curve([0.2, 0.1])] * 2}
-    methods[AUTOMATIC] = {0.1: [curve([1.0, 0.9, 0.6, 0.3])] * 2}
-    automatic, svrg = claims_of(methods, name=LIMITED)[:2]
-    assert not automatic.holds
-    assert svrg.holds
+    methods[method] = {0.1: [curve([1.0, 0.9, 0.6, 0.3])] * 2}
+    claims = claims_of(methods, name=LIMITED)
+    assert [claim.holds for claim in claims[:4]] == [n != number for n in range(4)]
+    assert claims[4].holds
     # Another sampler, or another setting, does not stand in for it.
-    assert len(claims_of(methods)) == 1
+    assert len(claims_of(methods)) == 4
     methods["SVRG"], methods["importance"] = alike()["SVRG"], methods["SVRG"]
-    assert not claims_of(methods, name=LIMITED)[1].holds
+    assert not claims_of(methods, name=LIMITED)[4].holds
+    # The test loss, which is 1 minus these values, by itself.
+    methods = alike([0.1, 0.5, 0.9, 0.9])
+    methods[method] = {0.1: [curve([0.1, 0.1, 0.1, 0.9])] * 2}
+    claims = claims_of(methods, name=LIMITED)
+    assert [claim.holds for claim in claims[:4]] == [n != number + 1 for n in range(4)]
 
 
-def test_claims_of_the_automatic_mode_where_noise_is_the_limit():
-    """That it acts, and that it gains, each by itself; the reason has the figures of the run."""
-    name = LIMITED
-    acts, gains = claims_of(alike(), name=name, switched=0.0)[2:]
+@pytest.mark.parametrize("method", AUTOMATICS)
+def test_claims_of_automatic_modes_where_noise_is_the_limit(method):
+    """That one acts, and that it gains, each by itself; the reason has the figures of the run."""
+    number = 5 + 2 * AUTOMATICS.index(method)
+    pair = slice(number, number + 2)
+    acts, gains = claims_of(alike(), name=LIMITED, switched=0.0)[pair]
     assert (acts.holds, gains.holds) == (False, False)
-    assert (
-        "in 0 of 0 calls it looked whether noise is the limit, and made no refresh" in acts.reason
-    )
+    assert "in 0 of 0 calls it looked whether noise is the limit, and that was all" in acts.reason
     assert "1.00 of the steps, 1.00 of the seconds" in gains.reason
     methods = alike()
     looked = {"gain_between": 0.1, "noise_share": 0.9, "ratio_ahead": 0.8, "sampler": "uniform"}
     fast = curve([0.2, 0.1])._replace(reports=[{"sampler": "uniform"}, looked])
-    methods[AUTOMATIC] = {0.1: [fast] * 2}
-    acts, gains = claims_of(methods, name=name, switched=1.0)[2:]
+    methods[method] = {0.1: [fast] * 2}
+    acts, gains = claims_of(methods, name=LIMITED, switched=1.0)[pair]
     assert (acts.holds, gains.holds) == (True, True)
-    methods[AUTOMATIC] = {0.1: [fast] * 2}
-    reason = claims_of(methods, name=name, switched=0.0)[2].reason
+    reason = claims_of(methods, name=LIMITED, switched=0.0)[number].reason
     assert "in 2 of 4 calls" in reason
     assert "the share of noise was 0.90, the ratio of variances that probes promised 0.80" in reason
+
+
+def test_automatic_svrg_must_gain_on_digits_in_long_runs():
+    must = lambda **options: [c.should_hold for c in claims_of(alike(), name=LIMITED, **options)]
+    assert must(source="digits") == [True] * 5 + [False] * 2 + [True] * 2
+    assert must(source="digits", steps=9_999) == [True] * 5 + [False] * 4
+    assert must(source="mnist") == [True] * 4 + [False] * 5
+
+
+def test_an_automatic_mode_has_left_when_it_says_so():
+    methods = alike()
+    stays = [{"step": 5, "sampler": "uniform"}, {"step": 9, "snapshot": 0}]
+    for more, share in (
+        ([], 0.0),
+        ([{"step": 10, "snapshot": 1}], 1.0),
+        ([{"step": 10, "sampler": "stratified"}], 1.0),
+        ([{"step": 40, "snapshot": 1}], 0.0),  # it has the loss already
+    ):
+        one = methods[UNIFORM][0.1][0]._replace(reports=[*stays, *more])
+        methods[AUTOMATIC_SVRG] = {0.1: [one] * 2}
+        found = sampled_training_claims.share_of_switches(methods, AUTOMATIC_SVRG)
+        assert found == share
 
 
 def test_bad_values_are_refused():
@@ -307,7 +339,7 @@ def test_misses_on_small_images_have_reasons_from_the_run():
     methods = alike()
     for runs_of in methods.values():
         runs_of[9.0] = [curve([])] * 2
-    assert len(claims_of(methods, name=LIMITED)) == 4
+    assert len(claims_of(methods, name=LIMITED)) == 9
     # The automatic mode has none: its bar stands for every setting.
     automatic = alike() | {AUTOMATIC: {0.1: [curve([1.0, 0.5], refreshing=5.0)] * 2}}
     claim = claims_of(automatic, "digits")[0]

@@ -35,7 +35,7 @@ def start(size=4, optimizer=OPTIMIZER):
 
 
 def automatic(**options):
-    defaults: dict[str, Any] = {"every": 50, "num_probes": 200, "batch_size": 64, "overhead": 1.0}
+    defaults: dict[str, Any] = {"every": 50, "num_probes": 400, "batch_size": 64, "overhead": 1.0}
     return training.snapshots(square, automatic=True, **(defaults | options))
 
 
@@ -105,6 +105,12 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(tmp_path):
 
 
 # When it acts -------------------------------------------------------------------------------------
+
+
+def costs_of(data):
+    """With 400 probes."""
+    numbers = {"num_losses": 400, "num_gradients": 64}
+    return _costs.snapshot_costs_of(square, start(), data, **numbers)
 
 
 def called(plan, state, data, step, loss=1.0):
@@ -180,7 +186,7 @@ def test_a_gain_that_steps_come_to_sooner_than_a_trial_ends_is_left_to_them(told
     """Half of the noise is 0.5 % of a loss that falls by 5 % in 50 steps: 10 steps ahead."""
     told.update(gain=0.0025 * 0.95, error=1e-4)
     data, plan = regression(), automatic().plan
-    trial = _costs.snapshot_costs_of(square, start(), data, num_probes=200).trial(50)
+    trial = costs_of(data).trial(50)
     assert trial > 10
     _, report = tried(data, plan, (1.0, 0.95))
     assert set(report) == {"snapshot", "fall", "gain_between"}
@@ -203,7 +209,7 @@ def test_a_trial_that_brought_nothing_ends_and_the_next_look_is_later(told):
         state, _ = called(plan, state, data, step + 1_000)
         state, report = called(plan, state, data, step + 1_050)
         assert report["snapshot"] == 1
-    assert waits == [100, 200, 400, 800]
+    assert waits == [100, 150, 200, 250]
 
 
 def test_snapshots_go_on_until_the_loss_is_above_what_it_was(told):
@@ -229,7 +235,7 @@ def test_looks_and_trials_that_bring_nothing_are_a_small_share_of_the_steps(told
     """All of them together, counted here from what is reported."""
     told.update(says)
     data, plan = regression(), automatic(overhead=0.02, every=7).plan
-    costs = _costs.snapshot_costs_of(square, start(), data, num_probes=200)
+    costs = costs_of(data)
     state, spent, trials = start(), 0.0, 0
     for _ in range(30):
         step = next_call(plan, state)
