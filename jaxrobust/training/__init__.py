@@ -9,8 +9,8 @@
 :func:`take_steps` is the inside of it, many steps in one program; a :class:`Plan` changes how
 batches are drawn as training goes on: :func:`remove_redundancy` lets near-duplicates count once,
 :func:`resample` keeps strata or scores up to date and returns to uniform sampling where they do not
-pay; :func:`snapshots` takes those of SVRG; :func:`combined` makes one plan of several. A
-:data:`Transform` changes the batch itself, as for adversarial training.
+pay; :func:`snapshots` takes those of SVRG, always or where they pay; :func:`combined` makes one
+plan of several. A :data:`Transform` changes the batch itself, as for adversarial training.
 :func:`save` and :func:`restore` keep all that a run depends on.
 """
 

@@ -131,6 +131,25 @@ def test_distance_weighted_draws_are_for_cosines(similarity):
         contrastive.hinge_loss(x, y, mining=mining, similarity=similarity)
 
 
+class Unhashable:
+    """As a dataclass with arrays is, which many models are."""
+
+    __hash__: Any = None
+
+    def __call__(self, x, y):
+        return cosines(x, y)
+
+
+@pytest.mark.parametrize("in_similarity", [False, True])
+def test_a_similarity_that_is_not_hashable_is_refused(in_similarity):
+    x, y = embeddings()
+    similarity: Any = Unhashable()
+    if in_similarity:
+        similarity = contrastive.Similarity(similarity, similarity, lambda z: z)
+    with pytest.raises(TypeError, match="similarity must be hashable, got .*Unhashable"):
+        contrastive.hinge_loss(x, y, similarity=similarity)
+
+
 def copies_far_out(number=16, dim=8, spread=57.0, noise=0.05):
     """Every y twice, with ids of its own; its x is closer to both than rounding errors tell."""
     rng = np.random.default_rng(0)
