@@ -22,6 +22,8 @@ Presets:
     quick: 2 min on 2 cores; digits, 5 seeds, batch size 8
     sizes: 34 min on 2 cores; digits, 5 seeds, batch sizes 8 to 256, convex and not, with copies
         and without
+    long: (estimated) 15 min on 2 cores; digits, 5 seeds, 10,000 steps by the automatic modes, SVRG
+        and uniform sampling, batch sizes 8 and 64
     mnist: 3 min on 2 cores; the first part on MNIST, 50 images x 360 copies and 2,000 others, 5
         seeds (needs the MNIST files, see `jaxrobust.data.mnist`)
     cnn: 7 min on 2 cores; the first part with a small CNN on MNIST
@@ -42,6 +44,7 @@ from experiments.sampled_training_runs import (
     FOUND,
     KNOWN,
     NOISY,
+    SVRG,
     UNBIASED,
     UNIFORM,
     Curve,
@@ -57,6 +60,7 @@ REPEATS = 3  # of runs whose time is compared closely
 DISTINCT = "mlp, no copies"
 PROBLEMS = ("linear", NOISY, "mlp", DISTINCT)
 WRONG = 0.1  # share of wrong labels
+NEEDED = (UNIFORM, SVRG, *AUTOMATICS)  # for what is claimed
 # Runs of one method by rate, then by seed.
 Runs = dict[float, list[Curve]]
 
@@ -96,6 +100,8 @@ class Config:
     """Steps of its runs."""
     unbiased_rates: tuple[float, ...] = (0.03, 0.1)
     """Its learning rates."""
+    methods: tuple[str, ...] = UNBIASED
+    """Its ways to sample, of these; uniform sampling, SVRG and the automatic modes among them."""
 
     def __post_init__(self):
         for name, known in (("source", ("digits", "mnist")), ("model", ("mlp", "cnn"))):
@@ -103,6 +109,8 @@ class Config:
                 raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
         if set(self.problems) - set(PROBLEMS):
             raise ValueError(f"problems must be of {PROBLEMS}, got {self.problems}")
+        if set(NEEDED) - set(self.methods) or set(self.methods) - set(UNBIASED):
+            raise ValueError(f"methods must be of {UNBIASED} and have {NEEDED}, got {self.methods}")
         if self.steps < 0 or not (self.steps or (self.batch_sizes and self.problems)):
             raise ValueError(
                 f"steps must be positive, or 0 with batch_sizes and problems, got {self.steps}"
@@ -127,6 +135,7 @@ _MNIST = Config(
 )
 PRESETS = {
     "sizes": Config(batch_sizes=(8, 32, 64, 256), problems=PROBLEMS, unbiased_steps=3_000),
+    "long": Config(steps=0, batch_sizes=(8, 64), problems=PROBLEMS, methods=NEEDED),
     "mnist": _MNIST,
     "cnn": dataclasses.replace(_MNIST, model="cnn", steps=1_000),
     "noise": dataclasses.replace(
@@ -159,7 +168,7 @@ def run(config: Config, progress=silent) -> Result:
                 name.partition(",")[0], data, size, config.unbiased_steps, "loss",
                 config.unbiased_rates,
             )  # fmt: skip
-            settings[f"{name}, B = {size}"] = (compare, UNBIASED)
+            settings[f"{name}, B = {size}"] = (compare, config.methods)
     compiling: dict[str, float] = {}
     found: dict[str, dict[str, Runs]] = {}
     for number, (name, (compare, methods)) in enumerate(settings.items()):

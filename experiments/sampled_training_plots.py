@@ -4,7 +4,8 @@ import numpy as np
 
 from experiments import plots
 from experiments.report import Result
-from experiments.sampled_training_runs import FOUND, KNOWN, UNBIASED, UNIFORM
+from experiments.sampled_training_claims import methods_of
+from experiments.sampled_training_runs import FOUND, KNOWN, UNIFORM
 
 LOOKS = {UNIFORM: 0, FOUND: 1, KNOWN: 2}
 
@@ -41,7 +42,7 @@ def redundancy(result: Result):
 def unbiased(result: Result):
     """Ratios of seconds by method and setting."""
     found = result.series["unbiased"]
-    rows = [method for method in UNBIASED if method != UNIFORM]
+    rows = [method for method in methods_of(found) if method != UNIFORM]
     values = np.array([[np.asarray(by[method])[1] for by in found.values()] for method in rows])
     steps = np.array([[np.asarray(by[method])[0] for by in found.values()] for method in rows])
     # Side by side while there is room, then one below the other.

@@ -14,15 +14,15 @@ from jaxrobust.training._state import TrainState
 from jaxrobust.training._steps import LossFn
 from jaxrobust.training._strata import spent
 
-_ERRORS = 2.0  # standard errors by which a loss must be lower to be so surely
-_MOST_LEFT = 0.5  # of the variance, with a snapshot as old as one gets
-# A small gain is told from none by many losses; a ratio of variances by few gradients.
-_LOSSES_PER_GRADIENT, _LEAST_GRADIENTS = 8, 64
-_LEAST_FALL = 1e-3  # of the loss, that is told from none
-# In the memory as long as there is a snapshot, besides the params in the middle between those of
-# the two looks before it: the mean loss then, and whether it is the first one.
-_START, _IS_TRIAL = "start_loss", "is_trial"
+_ERRORS = 2.0  # standard errors by which something must be above 0 to be so surely
+# Of two looks, how long ago the first one is, as a share of all steps.
+_LEAST_AGE, _MOST_AGE = 0.25, 0.75
+_SAFETY = 2.0  # by how much the noise must be more than the progress that is delayed
 _WAIT = "longer"  # steps until the next look after one, or a trial, that found no gain
+# In the memory as long as there are snapshots, besides the params in the middle between those of
+# the two looks before: how many there were, the mean training loss before the first, what noise
+# adds to the loss, the loss to be below, and the loss at one of them, and at which.
+_OF_SNAPSHOTS = ("number", "start_loss", "noise", "goal", "loss_there", "number_there")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,17 +31,13 @@ class AutomaticSnapshots:
 
     loss_fn: LossFn
     every: int
-    plateau: float
     overhead: float
     num_probes: int
     batch_size: int
 
     def call(self, state: TrainState, data: Any) -> tuple[TrainState, Report]:
         """A look, a snapshot, or the end of snapshots."""
-        losses, gradients = self._probes(state)
-        costs = snapshot_costs_of(
-            self.loss_fn, state, data, num_losses=losses, num_gradients=gradients
-        )
+        costs = snapshot_costs_of(self.loss_fn, state, data, num_probes=self._number(state))
         if in_memory.has_snapshot(state.memory):
             state, report = self._with_snapshot(state, data, costs)
         else:
@@ -49,93 +45,106 @@ class AutomaticSnapshots:
             state, report = self._without(spent(state, look), data, costs)
         return state, {"snapshot": int(in_memory.has_snapshot(state.memory))} | report
 
-    def _with_snapshot(
-        self, state: TrainState, data: Any, costs: SnapshotCosts
-    ) -> tuple[TrainState, Report]:
-        """Another one, or their end."""
-        if not state.memory[_IS_TRIAL] and state.recent_loss <= state.memory[_START]:
-            return self._taken(state, data), {}
-        middle = looks.params_before(state)
-        # Of all examples, which takes less than a snapshot does.
-        fallen = self._fall(state, middle, state.params, data, state.sampler.num_examples).mean
-        report: Report = {"fallen": fallen}
-        if fallen > 0:  # NaN is not
-            return self._taken(state, data), report
-        state = in_memory.dropped(looks.forgotten(state))
-        rest = {key: v for key, v in state.memory.items() if key not in (_START, _IS_TRIAL)}
-        state = state._replace(memory=rest)
-        return self._after_longer(spent(state, costs.trial(self.every)), costs), report
+    # Without a snapshot ---------------------------------------------------------------------------
 
     def _without(
         self, state: TrainState, data: Any, costs: SnapshotCosts
     ) -> tuple[TrainState, Report]:
-        """Looks, the cheapest first: one that remembers the params, and one soon after it."""
-        is_second = 0 < looks.steps_since(state) <= 2 * self.every
-        if not is_second and self._due(state, costs.all(self.every)) > int(state.step):
-            return self._later(state, costs), {}
-        state, fall = looks.fall(state, self.every)
-        last, state = state, looks.remembered(state)
-        before = looks.params_before(last)
-        report: Report = {} if fall is None else {"fall": fall}
-        if not is_second or fall is None or before is None:
-            return scheduled(state, self.every), report
-        if not fall <= self.plateau:
-            return self._later(state, costs), report
+        """Remembers the params, and later holds the loss in the middle against both ends."""
+        step, before = int(state.step), looks.params_before(state)
+        age = looks.steps_since(state)
+        all_of_it = costs.look + costs.between + costs.trial(self.every)
+        if before is None or age > _MOST_AGE * step:
+            # Half of the steps before the second look can be afforded.
+            if step + self.every < self._due(state, all_of_it) // 2:
+                half = self._due(state, costs.look + all_of_it) // 2
+                return scheduled(state, half - step), {}
+            return self._soon(looks.remembered(looks.seen(state)), all_of_it), {}
+        if age < self._least_age(step) or self._due(state, all_of_it - costs.look) > step:
+            return self._soon(state, all_of_it), {}
         middle = looks.middle(state.params, before)
-        losses, gradients = self._probes(state)
-        gain = self._fall(state, state.params, middle, data, losses)
+        delay = max(self._delay(costs) * step / age, 1.0)
+        found = looks.noise_and_progress(
+            self.loss_fn, state, before, middle, data, delay=delay, number=self._number(state),
+            batch_size=self.batch_size,
+        )  # fmt: skip
         state = spent(state, costs.between)
-        report |= {"gain_between": gain.mean}
-        # In the middle there is half of the noise: without any, the loss is lower by twice as much.
-        fall_of_step = float(state.recent_loss) * max(fall, _LEAST_FALL) / self.every
-        of_trial = costs.trial(self.every) * fall_of_step
-        if not gain.mean > _ERRORS * gain.error:
-            return self._after_longer(state, costs), report
-        if 2 * gain.mean < of_trial:
-            return self._later(state, costs), report
-        state = spent(state, costs.probes)
-        left = looks.ratio_of_differences(
-            self.loss_fn, state, before, data, number=gradients, batch_size=self.batch_size
-        )
-        report |= {"ratio_ahead": left}
-        if not left <= _MOST_LEFT:
-            return self._after_longer(state, costs), report
-        memory = {_START: state.recent_loss}
-        state = looks.remembered(looks.forgotten(state), middle)
-        return self._taken(state._replace(memory=state.memory | memory), data, 1), report
+        report: Report = {"noise": found.noise, "progress": found.progress}
+        if not found.gain > _ERRORS * found.error:
+            return self._after_longer(state, all_of_it), report
+        level = looks.mean_loss(self.loss_fn, middle, data, self.batch_size)
+        seen = {
+            "start_loss": state.recent_loss, "noise": np.float32(found.noise),
+            "goal": np.float32(level - max(found.progress, 0) / 2),
+        }  # fmt: skip
+        return self._taken(looks.forgotten(state), data, 1, seen), report
 
-    def _fall(
-        self, state: TrainState, before: Any, after: Any, data: Any, number: int
-    ) -> looks.Fall:
-        return looks.fall_between(
-            self.loss_fn, state, before, after, data, number=number, batch_size=self.batch_size
-        )
+    def _least_age(self, step: int) -> int:
+        return max(self.every, math.ceil(_LEAST_AGE * step))
 
-    def _probes(self, state: TrainState) -> tuple[int, int]:
-        """Of how many examples the losses are looked at, and of how many the gradients."""
-        number = state.sampler.num_examples
-        gradients = max(self.num_probes // _LOSSES_PER_GRADIENT, _LEAST_GRADIENTS)
-        return min(self.num_probes, number), min(gradients, number)
+    # With one -------------------------------------------------------------------------------------
 
-    def _taken(self, state: TrainState, data: Any, is_trial: int = 0) -> TrainState:
-        """With another snapshot."""
+    def _with_snapshot(
+        self, state: TrainState, data: Any, costs: SnapshotCosts
+    ) -> tuple[TrainState, Report]:
+        """Another one, or their end."""
+        memory = {name: state.memory[name] for name in _OF_SNAPSHOTS if name in state.memory}
+        number = int(memory["number"])
+        seldom = number & (number - 1) == 0  # the first, the second, the fourth, ...
+        if not seldom and state.recent_loss <= memory["start_loss"]:
+            return self._taken(state, data, number + 1, {}), {}
+        loss = looks.mean_loss(self.loss_fn, state.params, data, self.batch_size)
+        fallen = float(memory["goal"]) - loss
+        report: Report = {"fallen": fallen}
+        goes_on = fallen > 0  # NaN is not
+        if number >= 4 and seldom:  # until then noise was still going
+            steps = (number - int(memory["number_there"])) * self.every
+            progress = (float(memory["loss_there"]) - loss) / steps * int(state.step)
+            report |= {"progress": progress}
+            goes_on = goes_on and self._delay(costs) * progress < float(memory["noise"])
+        if goes_on:
+            seen = {"loss_there": np.float32(loss), "number_there": np.int32(number)}
+            return self._taken(state, data, number + 1, seen if seldom else {}), report
+        rest = {name: v for name, v in state.memory.items() if name not in _OF_SNAPSHOTS}
+        state = in_memory.dropped(state._replace(memory=rest))
+        state = spent(state, costs.trial(self.every) * number)
+        return self._after_longer(state, costs.look), report
+
+    def _taken(self, state: TrainState, data: Any, number: int, seen: dict[str, Any]) -> TrainState:
+        """With another snapshot, the so manieth, and what was seen."""
         state = in_memory.taken(self.loss_fn, state, data, self.batch_size)
-        memory = state.memory | {_IS_TRIAL: np.int32(is_trial)}
+        memory = state.memory | seen | {"number": np.int32(number)}
         return scheduled(state._replace(memory=memory), self.every)
+
+    # Both -----------------------------------------------------------------------------------------
+
+    def _delay(self, costs: SnapshotCosts) -> float:
+        """By which share of its steps training is later, if snapshots go on as long as it has been.
+
+        Twice that, for noise gets less as training goes on.
+        """
+        return _SAFETY * costs.trial(self.every) / self.every
+
+    def _number(self, state: TrainState) -> int:
+        """Of examples that are looked at."""
+        return min(self.num_probes, state.sampler.num_examples)
 
     def _due(self, state: TrainState, cost: float) -> int:
         """The step at which this and all before make no more than the overhead."""
         steps = (float(state.memory["spent"]) + cost) / self.overhead
         return math.ceil(min(steps, NEVER))
 
-    def _later(self, state: TrainState, costs: SnapshotCosts) -> TrainState:
-        """The next look after ``every`` steps, or when all of it can be afforded."""
-        due = self._due(state, costs.look + costs.all(self.every)) - int(state.step)
-        return scheduled(state, max(self.every, due))
+    def _soon(self, state: TrainState, cost: float, wait: int = 1) -> TrainState:
+        """The next look when it can be afforded, and the params of before are old enough."""
+        step = int(state.step)
+        # As much older as a fourth of the steps until then, of which they are now `age`.
+        age = looks.steps_since(state)
+        old = max(self.every - age, math.ceil((_LEAST_AGE * step - age) / (1 - _LEAST_AGE)))
+        old = old if looks.params_before(state) is not None else 1
+        return scheduled(state, max(wait, old, self._due(state, cost) - step))
 
-    def _after_longer(self, state: TrainState, costs: SnapshotCosts) -> TrainState:
+    def _after_longer(self, state: TrainState, cost: float) -> TrainState:
         """The next look later by ``every`` steps than after the last one that found no gain."""
         wait = min(int(state.memory.get(_WAIT, self.every)) + self.every, NEVER)
-        state = self._later(state, costs)
-        later = max(int(state.memory["wait"]), wait)
-        return scheduled(state._replace(memory=state.memory | {_WAIT: np.int32(wait)}), later)
+        state = state._replace(memory=state.memory | {_WAIT: np.int32(wait)})
+        return self._soon(state, cost, wait)

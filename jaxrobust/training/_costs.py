@@ -23,7 +23,7 @@ _ONE_BY_ONE = 1e4  # of a short loop, about points that are assigned to clusters
 _DECIDE = 1e4  # about a point that may change its cluster
 # Programs that are called, besides that of the sketches.
 _CALLS_BETWEEN, _CALLS_OF_PROBES, _CALLS_OF_REFRESH, _CALLS_OF_JUDGE = 12, 40, 80, 200
-_CALLS_OF_FALL, _CALLS_OF_VERDICT, _CALLS_OF_SNAPSHOT, _CALLS_OF_DIFFERENCES = 6, 4, 12, 8
+_CALLS_OF_NOISE, _CALLS_OF_VERDICT, _CALLS_OF_SNAPSHOT = 8, 3, 12
 _FORWARD = 1 / 3  # of a gradient: one of three products
 
 # Members of every cluster whose gradients tell what clusters gain.
@@ -80,37 +80,30 @@ class SnapshotCosts(NamedTuple):
     """In training steps without a snapshot."""
 
     look: float
-    between: float
-    probes: float  # gradients of fewer examples at two points
+    between: float  # losses of some examples at three points
     snapshot: float  # the mean gradient of all
     more: float  # of a step with a snapshot, besides what one without takes
-    verdict: float  # losses of all examples at two points
+    verdict: float  # losses of all examples
 
     def trial(self, steps: int) -> float:
-        """A snapshot, so many steps with it, and a stop to see what they brought."""
-        return self.snapshot + steps * self.more + self.look + self.verdict
-
-    def all(self, steps: int) -> float:
-        """The second of two looks, at which all is looked at, and the trial that may follow."""
-        return self.look + self.between + self.probes + self.trial(steps)
+        """A snapshot, so many steps with it, a stop, and the loss before and after."""
+        return self.snapshot + steps * self.more + self.look + 2 * self.verdict
 
 
 def snapshot_costs_of(
-    loss_fn: LossFn, state: TrainState, data: Any, *, num_losses: int, num_gradients: int
+    loss_fn: LossFn, state: TrainState, data: Any, *, num_probes: int
 ) -> SnapshotCosts:
-    """For a state and data, and so many examples whose losses and gradients are looked at."""
+    """For a state and data, and so many examples that are looked at."""
     size, number = state.sampler.batch_size, state.sampler.num_examples
     gradient = per_example.gradient_cost(loss_fn, state.params, data)
     of_params = _OF_PARAM * trees.size(state.params)
     step = gradient * size + _STEP + of_params
-    losses = 2 * _FORWARD * gradient
     costs = SnapshotCosts(
         look=_STOP,
-        between=losses * num_losses + _CALLS_OF_FALL * _CALL,
-        probes=2 * gradient * num_gradients + _CALLS_OF_DIFFERENCES * _CALL,
+        between=3 * _FORWARD * gradient * num_probes + _CALLS_OF_NOISE * _CALL,
         snapshot=gradient * number + _CALLS_OF_SNAPSHOT * _CALL,
         more=gradient * size + _STEP / 8 + 2 * of_params,
-        verdict=losses * number + _CALLS_OF_VERDICT * _CALL,
+        verdict=_FORWARD * gradient * number + _CALLS_OF_VERDICT * _CALL,
     )
     return SnapshotCosts(*(cost / step for cost in costs))
 

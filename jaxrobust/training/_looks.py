@@ -12,14 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust import clustering, sampling, trees
+from jaxrobust import clustering, per_example, sampling, trees
 from jaxrobust.training._plans import some_of
 from jaxrobust.training._state import TrainState
 from jaxrobust.training._steps import LossFn
 
 # Of the clusters that tell a ratio ahead.
 PASSES_AHEAD, BLOCK_AHEAD = 2, 64
-_DIM_OF_DIFFERENCES = 64  # of sketches that tell variances
 
 
 def fall(state: TrainState, every: int) -> tuple[TrainState, float | None]:
@@ -28,22 +27,28 @@ def fall(state: TrainState, every: int) -> tuple[TrainState, float | None]:
     Since the last look, as if it had fallen evenly; None at the first look, and for losses that are
     not above 0, of which no share says anything.
     """
-    seen = {"seen_loss": state.recent_loss, "seen_step": state.step}
     fallen = None
     if "seen_loss" in state.memory:
         before, now = float(state.memory["seen_loss"]), float(state.recent_loss)
         steps = max(int(state.step) - int(state.memory["seen_step"]), 1)
         fallen = (before - now) / before * every / steps if before > 0 else None  # not if NaN
-    return state._replace(memory=state.memory | seen), fallen
+    return seen(state), fallen
+
+
+def seen(state: TrainState) -> TrainState:
+    """With the step and the mean training loss as they are."""
+    now = {"seen_loss": state.recent_loss, "seen_step": state.step}
+    return state._replace(memory=state.memory | now)
 
 
 _BEFORE = "before/"  # the params of the last look, in the memory of a plan
 
 
-def remembered(state: TrainState, params: Any = None) -> TrainState:
-    """With the params as they are, or others, for :func:`params_before` at the next look."""
-    kept = jax.tree.leaves(state.params if params is None else params)
-    leaves = {f"{_BEFORE}{number}": leaf for number, leaf in enumerate(kept)}
+def remembered(state: TrainState) -> TrainState:
+    """With the params as they are, for :func:`params_before` at the next look."""
+    leaves = {
+        f"{_BEFORE}{number}": leaf for number, leaf in enumerate(jax.tree.leaves(state.params))
+    }
     return state._replace(memory=state.memory | leaves)
 
 
@@ -79,11 +84,10 @@ def gain_between(
     before = params_before(last._replace(params=state.params))
     if before is None:
         return None
-    found = fall_between(
-        loss_fn, state, state.params, middle(state.params, before), data, number=number,
-        batch_size=batch_size,
-    )  # fmt: skip
-    return found.mean, found.error
+    chosen = _some_or_all(number, state, data)
+    points = (state.params, middle(state.params, before))
+    now, half = (_losses(loss_fn, params, chosen, batch_size) for params in points)
+    return _mean_and_error(now - half, data)
 
 
 @jax.jit
@@ -93,38 +97,77 @@ def middle(params: Any, others: Any) -> Any:
     return jax.tree.map(halfway, params, others)
 
 
-class Fall(NamedTuple):
-    """How much lower the loss is at some params than at others."""
+class NoiseAndProgress(NamedTuple):
+    r"""What noise adds to the loss, and what it fell by, between two looks that are far apart.
 
-    mean: float
-    error: float  # of the mean, by the choice of examples: 0 if they are all there are
+    By the losses at the params of both and in the middle. Noise of both is independent, and has
+    half the variance in the middle: :math:`f(\theta_1)+f(\theta_2)-2f(m)` is what noise adds, if
+    f is about quadratic, and more by at most half of the progress
+    :math:`f(\theta_1)-f(\theta_2)` where that is steady.
+    """
+
+    noise: float
+    progress: float
+    gain: float  # half of: the noise less the progress times a delay; f(theta_2) - f(m) for 1
+    error: float  # of it, by the choice of examples: 0 if they are all there are
 
 
-def fall_between(
-    loss_fn: LossFn, state: TrainState, before: Any, after: Any, data: Any, *, number: int,
-    batch_size: int,
-) -> Fall:  # fmt: skip
-    """Over so many random examples, the same ones at both params; or over all, if they are."""
-    options = loss_fn, number, batch_size, state.key, state.step
-    return Fall(*map(float, np.asarray(_fall_between(*options, before, after, data))))
+def noise_and_progress(
+    loss_fn: LossFn, state: TrainState, before: Any, middle: Any, data: Any, *, delay: float,
+    number: int, batch_size: int,
+) -> NoiseAndProgress:  # fmt: skip
+    """Since the params before, over so many random examples, the same ones at all params."""
+    points = (before, middle, state.params)
+    chosen = _some_or_all(number, state, data)
+    first, half, last = (_losses(loss_fn, params, chosen, batch_size) for params in points)
+    noise, progress = first + last - 2 * half, first - last
+    fell = float(np.mean(progress))
+    # A loss that rose delays nothing.
+    gain, error = _mean_and_error((noise - (delay if fell > 0 else 1) * progress) / 2, data)
+    return NoiseAndProgress(float(np.mean(noise)), fell, gain, error)
 
 
-# One program: called one by one, what it is made of would take longer than it does.
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _fall_between(
-    loss_fn: LossFn, number: int, batch_size: int, key: jax.Array, step: jax.Array, before: Any,
-    after: Any, data: Any,
-) -> jax.Array:  # fmt: skip
-    num_examples = len(jax.tree.leaves(data)[0])
-    # All of them may be large: then nothing is drawn, for that would be a copy.
-    few = number < num_examples
-    batch = trees.bring_together(some_of(number, key, step, data)[0]) if few else data
-    both = lambda example: jnp.stack([trees.promote(loss_fn(p, example)) for p in (before, after)])
-    losses = jax.lax.map(both, batch, batch_size=batch_size)  # (number, 2)
-    falls = losses[:, 0] - losses[:, 1]
-    left = 1 - falls.size / num_examples  # drawn without replacement
-    error = jnp.std(falls, ddof=1) * jnp.sqrt(left / falls.size)
-    return jnp.stack([jnp.mean(falls), error.astype(falls.dtype)])
+def _some_or_all(number: int, state: TrainState, data: Any) -> Any:
+    """So many random examples; all of them as they are, for to draw them is to copy them."""
+    if number >= len(jax.tree.leaves(data)[0]):
+        return data
+    return some_of(number, state.key, state.step, data)[0]
+
+
+def _mean_and_error(values: np.ndarray, data: Any) -> tuple[float, float]:
+    """Of random examples, drawn without replacement from all."""
+    left = 1 - values.size / len(jax.tree.leaves(data)[0])
+    error = np.std(values, ddof=1) * np.sqrt(left / values.size) if left else 0.0
+    return float(np.mean(values)), float(error)
+
+
+def mean_loss(loss_fn: LossFn, params: Any, data: Any, batch_size: int) -> float:
+    """Of all examples."""
+    return float(np.mean(_losses(loss_fn, params, data, batch_size)))
+
+
+def _losses(loss_fn: LossFn, params: Any, data: Any, batch_size: int) -> np.ndarray:
+    """Of all examples, ``(N,)`` float64: for small differences of their means."""
+    number = len(jax.tree.leaves(data)[0])
+    is_slow = per_example.slow_in_loops(loss_fn)(params, data)
+    program = _losses_in_pieces if is_slow else _losses_in_a_loop
+    found = program(loss_fn, min(batch_size, number), params, data)
+    return np.asarray(found, np.float64).reshape(-1)[:number]
+
+
+def _losses_of_batches(loss_fn: LossFn, size: int, params: Any, data: Any) -> jax.Array:
+    number = len(jax.tree.leaves(data)[0])
+
+    def step(_, start):
+        # The last batch is filled up with copies of the last example.
+        batch = trees.take(data, jnp.minimum(start + jnp.arange(size), number - 1))
+        return None, trees.promote(jax.vmap(loss_fn, (None, 0))(params, batch))
+
+    return jax.lax.scan(step, None, jnp.arange(0, number, size, dtype=jnp.int32))[1]
+
+
+_losses_in_a_loop = jax.jit(_losses_of_batches, static_argnums=(0, 1))
+_losses_in_pieces = trees.compiled(_losses_of_batches, num_static=2)
 
 
 def params_before(state: TrainState) -> Any | None:
@@ -134,36 +177,6 @@ def params_before(state: TrainState) -> Any | None:
     if any(old is None or old.shape != new.shape for old, new in zip(kept, leaves, strict=True)):
         return None
     return structure.unflatten(kept)
-
-
-def ratio_of_differences(
-    loss_fn: LossFn, state: TrainState, before: Any, data: Any, *, number: int, batch_size: int
-) -> float:
-    r"""What a snapshot of the params before would leave of the variance over examples.
-
-    That of :math:`g_i(\theta)-g_i(\theta')` over that of :math:`g_i(\theta)`, of so many random
-    examples.
-    """
-    args = loss_fn, number, batch_size, state.key, state.step, state.params, before, data
-    ours, plain = (float(total) for total in _variances_of_differences(*args))
-    return _over(ours, plain)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _variances_of_differences(
-    loss_fn: LossFn, number: int, batch_size: int, key: jax.Array, step: jax.Array, params: Any,
-    before: Any, data: Any,
-) -> tuple[jax.Array, jax.Array]:  # fmt: skip
-    batch = trees.bring_together(some_of(number, key, step, data)[0])
-    sketches = [
-        clustering.gradient_sketches(
-            loss_fn, at, batch, key=key, dim=_DIM_OF_DIFFERENCES, num_landmarks=0,
-            batch_size=batch_size,
-        )
-        for at in (params, before)
-    ]  # fmt: skip
-    about = lambda z: jnp.sum((z - jnp.mean(z, axis=0)[None, :]) ** 2)
-    return about(sketches[0] - sketches[1]), about(sketches[0])
 
 
 @jax.jit

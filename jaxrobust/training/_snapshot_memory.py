@@ -15,6 +15,15 @@ from jaxrobust.training._steps import LossFn
 # a snapshot are numbers; nothing else that a plan of snapshots remembers is.
 
 
+def check_sampler(sampler: Any) -> None:
+    """Raises for one that is not for the mean loss of all examples, to which SVRG corrects."""
+    if isinstance(sampler, sampling.GroupSampler):
+        raise ValueError(
+            "state.sampler must be unbiased for the mean loss of all examples where there are "
+            "snapshots, got GroupSampler, which removes redundancy"
+        )
+
+
 def is_part(name: str) -> bool:
     """Whether the memory has a part of a snapshot under this name, of the plan's own ones."""
     return name.isdigit()

@@ -21,9 +21,10 @@ from jaxrobust.training._plans import (
 )
 from jaxrobust.training._state import TrainState
 from jaxrobust.training._steps import Extras, LossFn
-from jaxrobust.training._strata import check_automatic
+from jaxrobust.training._strata import check_overhead
 
-_NAME = "snapshots"  # of the memory
+# Of the memory: a run that goes on with the other kind begins anew.
+_NAME, _AUTOMATIC = "snapshots", "automatic_snapshots"
 
 
 class Snapshots(NamedTuple):
@@ -40,7 +41,6 @@ def snapshots(
     every: int = 500,
     batch_size: int = 128,
     automatic: bool = False,
-    plateau: float = 0.1,
     overhead: float = 0.05,
     num_probes: int = 2048,
 ) -> Snapshots:
@@ -57,57 +57,68 @@ def snapshots(
     A refresh takes one pass over the data, and a step two gradients instead of one. Before the
     first snapshot the gradient is that of the batch alone.
 
+    The mean gradient is that of all examples: for samplers that are unbiased for the mean loss, and
+    for batches that no transform changes.
+
     With ``automatic`` there are no snapshots unless they pay, and until then steps are plain ones,
-    of one gradient. Two looks ``every`` steps apart tell whether noise holds the training loss up:
-    it falls by a share ``plateau`` at most, and is lower in the middle between the params of both,
-    in which noise has half the variance, by two standard errors over ``num_probes`` examples; by
-    twice as much it would fall without noise. If steps as they are would take longer to come there
-    than the first snapshot costs, with the second gradients until the next one, and if the
-    differences of gradients to those at the first look have at most half of their variance, a
-    snapshot is tried. It has brought something if the loss of all examples is then lower than in
-    that middle. Snapshots go on from there, for as they end noise comes back, until both the mean
-    training loss is above what it was before the first, and the loss above that in the middle.
-    Each time that no noise is found, or a trial brought nothing, the next look waits for ``every``
-    steps more than the last time. What looks and trials cost that brought nothing is at most a
-    share ``overhead`` of the steps so far.
+    of one gradient. Two looks are far apart, by a fourth to three fourths of all steps, so that the
+    noise of their params is independent and has half the variance in the middle m between them: it
+    adds :math:`\nu = f(\theta_1)+f(\theta_2)-2f(m)` to the loss where this is about quadratic, and
+    the progress is :math:`p = f(\theta_1)-f(\theta_2)`, both over ``num_probes`` examples.
+    Snapshots take the noise away, once, and delay progress by what they cost, as long as they go
+    on. So they are tried if by two standard errors :math:`\nu` is above p, and above twice the
+    progress that is delayed if they go on for as many steps as there have been.
+
+    After ``every`` steps the loss of all examples must be lower than in m, less half of p, or they
+    end. If it is they go on, for as they end noise comes back. After 4, 8, 16, ... of them progress
+    is seen without noise: if twice what is delayed of it is more than :math:`\nu`, they end. After
+    2, 4, 8, ..., and where the mean training loss is above that before the first, they end too if
+    the loss is no longer as low. Looks, and trials that brought nothing, are at most a share
+    ``overhead`` of the steps at which a trial begins.
 
     Args:
       loss_fn: ``loss_fn(params, example) -> ()``, the loss of one example.
-      first: step of the first snapshot, or look.
-      every: steps between two.
+      first: step of the first snapshot; with ``automatic``, before which there is no look.
+      every: steps between two snapshots.
       batch_size: examples whose gradient is found at once.
-      automatic: whether to take snapshots only where they pay.
-      plateau: with ``automatic``, the largest fall of the loss in ``every`` steps, relative to the
-        loss, at which training may be limited by noise. A loss that is not above 0 never is.
+      automatic: whether to take snapshots only where they pay. Extras that you wrap should keep the
+        method ``reads`` of these, or steps are compiled anew whenever the plan remembers something.
       overhead: with ``automatic``, the largest share of looks and of trials in the steps so far, as
-        counted in multiply-adds with an allowance for calls, of a CPU; above 0.
-      num_probes: with ``automatic``, examples whose losses are looked at; of an eighth of them, and
-        64 at least, also the gradients.
+        counted in multiply-adds with an allowance for calls, of a CPU; above 0. On an accelerator a
+        call takes as long as more of them: give less.
+      num_probes: with ``automatic``, examples whose losses are looked at.
 
     Returns:
       :class:`Snapshots`. The snapshot is in ``state.memory``, and so in checkpoints; with
-      ``automatic`` also the params of the last look, or in that middle. It then reports
-      ``snapshot`` (1 or 0), ``fall`` and ``gain_between`` as :func:`resample` does, ``ratio_ahead``
-      (of the variances), and ``fallen``: how much lower the loss is than in the middle.
+      ``automatic`` also the params of the first look, while there is none. It then reports
+      ``snapshot`` (1 or 0); of two looks, ``noise`` and ``progress``; with snapshots, by how much
+      the loss has ``fallen`` below what it must be, and ``progress`` in as many steps as there have
+      been.
 
     Raises:
-      ValueError: for numbers out of range; at a snapshot, for gradients that are not finite, with
-        the examples.
+      ValueError: for numbers out of range; before the first step, for a sampler that removes
+        redundancy, which is for another mean; at a snapshot, for gradients that are not finite,
+        with the examples.
 
     Source:
       Johnson and Zhang, 2013, for what a snapshot does. When to take one: ours.
     """
     check_schedule(first, every)
     check_counts(batch_size=batch_size, num_probes=num_probes)
-    check_automatic(plateau, overhead)
+    check_overhead(overhead)
+
+    def next_call(state: TrainState) -> int | None:
+        in_memory.check_sampler(state.sampler)  # before the first step, not at a snapshot
+        return next_call_from(first)(state)
 
     def call(state: TrainState, data: Any) -> tuple[TrainState, Report]:
         return in_memory.taken(loss_fn, scheduled(state, every), data, batch_size), {}
 
+    name = _AUTOMATIC if automatic else _NAME
     if automatic:
-        call = AutomaticSnapshots(loss_fn, every, plateau, overhead, num_probes, batch_size).call
-    plan = with_own_memory(_NAME, Plan(next_call_from(first), call))
-    return Snapshots(plan, _Extras(loss_fn))
+        call = AutomaticSnapshots(loss_fn, every, overhead, num_probes, batch_size).call
+    plan = with_own_memory(name, Plan(next_call, call))
+    return Snapshots(plan, _Extras(loss_fn, name))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,9 +126,10 @@ class _Extras:
     """The keywords of :func:`optim.svrg`; without a snapshot zeros, which take no gradient."""
 
     loss_fn: LossFn
+    name: str  # of the memory
 
     def __call__(self, state: TrainState, batch: Any, weights: jax.Array) -> dict[str, Any]:
-        memory = own_memory(_NAME, state)
+        memory = own_memory(self.name, state)
         if not in_memory.has_snapshot(memory):
             zeros = jax.tree.map(jnp.zeros_like, state.params)
             return {"snapshot_gradient": zeros, "snapshot_mean": zeros}
@@ -128,4 +140,4 @@ class _Extras:
     def reads(self, name: str) -> bool:
         """Which parts of the memory a step needs, see :func:`take_steps`."""
         plan, _, part = name.partition("/")
-        return plan == _NAME and in_memory.is_part(part)
+        return plan == self.name and in_memory.is_part(part)

@@ -60,8 +60,8 @@ def check_options(
     cost: float | None, stale: float, plateau: float, overhead: float, allocation: str
 ) -> None:
     """Raises for options of `resample` out of range."""
-    check_automatic(plateau, overhead)
-    for name, value in (("cost", cost), ("stale", stale)):
+    check_overhead(overhead)
+    for name, value in (("cost", cost), ("stale", stale), ("plateau", plateau)):
         if value is not None and not value >= 0:
             raise ValueError(f"{name} must not be negative, got {value}")
     if cost is not None and not math.isfinite(cost):
@@ -72,9 +72,7 @@ def check_options(
         )
 
 
-def check_automatic(plateau: float, overhead: float) -> None:
-    """Raises for what decides when to look."""
-    if not plateau >= 0:
-        raise ValueError(f"plateau must not be negative, got {plateau}")
+def check_overhead(overhead: float) -> None:
+    """Raises for a share of the steps that is not above 0."""
     if not overhead > 0:
         raise ValueError(f"overhead must be positive, got {overhead}")

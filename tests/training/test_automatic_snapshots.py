@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxrobust import optim, sampling, training
+from jaxrobust import optim, per_example, sampling, training
 from jaxrobust.training import _costs, _looks, _steps
 
 NUM_EXAMPLES = 400
@@ -71,7 +71,7 @@ def test_noise_is_found_and_taken_away():
     first = taken.index(1)
     assert all(taken[first:])
     assert reports[first]["step"] < 1_000
-    assert {"fall", "gain_between", "ratio_ahead"} <= set(reports[first])
+    assert reports[first]["noise"] > reports[first]["progress"]
     assert reports[first + 1]["fallen"] > 0
     least = mean_loss(np.linalg.lstsq(np.asarray(data[0]), np.asarray(data[1]))[0], data)
     plain, _ = training.train(square, SGD, start(optimizer=SGD), data, 2_000)
@@ -104,13 +104,65 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(tmp_path):
         assert_same(run(automatic(), data, 1_000, back)[0], whole)
 
 
+def affine(params, example):
+    return (example[0] @ params["slope"] + params["offset"] - example[1]) ** 2
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_other_params_and_fewer_probes_than_examples(dtype, request):
+    """Several leaves, one of them a number; importance sampling; with a plan of strata beside."""
+    if dtype == "float64":
+        request.getfixturevalue("x64")
+    data = jax.tree.map(lambda leaf: leaf.astype(dtype), regression())
+    params = {"slope": jnp.zeros(5, dtype), "offset": jnp.zeros((), dtype)}
+    own = training.snapshots(
+        affine, every=25, automatic=True, overhead=np.inf, num_probes=64, batch_size=48
+    )
+    strata = training.resample(affine, every=100, automatic=False, dim=8)
+    sampler = sampling.importance(np.arange(1.0, NUM_EXAMPLES + 1), 4)
+    state = training.init(params, OPTIMIZER, sampler, key=jax.random.key(0))
+    after, records = training.train(
+        affine, OPTIMIZER, state, data, 400, plan=training.combined(strata, own.plan),
+        extras=own.extras,
+    )  # fmt: skip
+    told = [record for record in records if "automatic_snapshots/noise" in record]
+    assert len(told) > 1
+    chex.assert_tree_all_finite(after.params)
+    chex.assert_trees_all_equal_dtypes(after.params, params)
+
+
+def test_losses_that_are_slow_in_loops_are_looked_at_all_the_same(monkeypatch):
+    """How losses with convolutions are run on a CPU."""
+    data, params = regression(), jnp.ones(5)
+    expected = _looks.mean_loss(square, params, data, 64)
+    monkeypatch.setattr(per_example, "slow_in_loops", lambda loss_fn: lambda params, data: True)
+    np.testing.assert_allclose(_looks.mean_loss(square, params, data, 64), expected, rtol=1e-6)
+
+
+def test_a_run_that_goes_on_with_the_other_kind_begins_anew():
+    data = regression()
+    manual = training.snapshots(square, every=50)
+    half, _ = run(manual, data, 120)
+    whole, reports = run(automatic(), data, 1_000, half)
+    assert any(report["snapshot"] for report in reports)
+    back, _ = run(manual, data, 1_100, whole)
+    assert set(map(type, back.memory)) == {str}
+    assert int(back.memory["snapshots/next_call"]) >= 1_100
+
+
+def test_samplers_of_another_mean_are_refused_before_the_first_step():
+    groups = sampling.redundancy_removed(np.arange(NUM_EXAMPLES) // 2, 4)
+    state = training.init(jnp.zeros(5), OPTIMIZER, groups, key=jax.random.key(0))
+    for snapshots in (automatic(first=50), training.snapshots(square, first=50)):
+        with pytest.raises(ValueError, match="state.sampler must be unbiased .* got GroupSampler"):
+            run(snapshots, regression(), 10, state)
+
+
 # When it acts -------------------------------------------------------------------------------------
 
 
 def costs_of(data):
-    """With 400 probes."""
-    numbers = {"num_losses": 400, "num_gradients": 64}
-    return _costs.snapshot_costs_of(square, start(), data, **numbers)
+    return _costs.snapshot_costs_of(square, start(), data, num_probes=NUM_EXAMPLES)
 
 
 def called(plan, state, data, step, loss=1.0):
@@ -126,143 +178,183 @@ def next_call(plan, state) -> int:
 
 def parts(state):
     """Names in the memory, of params and snapshots only the first."""
-    names = [name.removeprefix("snapshots/") for name in state.memory]
-    return {name for name in names if name in ("0", "1", "before/0", "start_loss", "is_trial")}
+    names = {name.removeprefix("automatic_snapshots/") for name in state.memory}
+    return names & {"0", "1", "before/0", "start_loss", "noise", "goal", "number", "loss_there"}
 
 
 @pytest.fixture
 def told(monkeypatch):
     """What the looks tell from now on."""
-    says = {"gain": 0.3, "error": 0.1, "left": 0.5}
+    says = {"noise": 0.3, "progress": 0.1, "gain": 0.21, "error": 0.1, "loss": 1.0}
+    names = ("noise", "progress", "gain", "error")
     monkeypatch.setattr(
-        _looks, "fall_between", lambda *_, **__: _looks.Fall(says["gain"], says["error"])
+        _looks,
+        "noise_and_progress",
+        lambda *_, **__: _looks.NoiseAndProgress(*(says[name] for name in names)),
     )
-    monkeypatch.setattr(_looks, "ratio_of_differences", lambda *_, **__: says["left"])
+    monkeypatch.setattr(_looks, "mean_loss", lambda *_: says["loss"])
     return says
 
 
-def tried(data, plan, losses=(1.0, 1.0)):
+def tried(data, plan, state=None, step=4_000):
     """After two looks."""
-    state, report = called(plan, start(), data, 10_000, losses[0])
+    state, report = called(plan, start() if state is None else state, data, step)
     assert report == {"snapshot": 0}
-    assert plan.next_call(state) == 10_050
+    assert next_call(plan, state) == np.ceil(4 / 3 * step)
     assert parts(state) == {"before/0"}
-    return called(plan, state, data, 10_050, losses[1])
+    return called(plan, state, data, 2 * step)
 
 
-def test_a_snapshot_is_tried_where_all_looks_say_so(told):
+def test_a_snapshot_is_tried_where_noise_is_surely_more_than_what_is_delayed(told):
     data, plan = regression(), automatic().plan
-    state, report = tried(data, plan, (1.0, 0.95))
-    assert report == {
-        "snapshot": 1, "fall": pytest.approx(0.05), "gain_between": 0.3, "ratio_ahead": 0.5,
-    }  # fmt: skip
-    assert parts(state) == {"0", "1", "before/0", "start_loss", "is_trial"}
-    assert plan.next_call(state) == 10_100
+    state, report = tried(data, plan)
+    assert report == {"snapshot": 1, "noise": 0.3, "progress": 0.1}
+    assert parts(state) == {"0", "1", "start_loss", "noise", "goal", "number"}
+    assert next_call(plan, state) == 8_050
+    assert float(state.memory["automatic_snapshots/goal"]) == pytest.approx(0.95)
 
 
-@pytest.mark.parametrize(
-    ("says", "losses", "found"),
-    [
-        ({}, (1.0, 0.8), {"fall"}),
-        ({"error": 0.2}, (1.0, 1.0), {"fall", "gain_between"}),
-        ({"gain": -0.3}, (1.0, 1.0), {"fall", "gain_between"}),
-        ({"left": 0.6}, (1.0, 1.0), {"fall", "gain_between", "ratio_ahead"}),
-        ({"left": np.nan}, (1.0, 1.0), {"fall", "gain_between", "ratio_ahead"}),
-        ({"gain": np.nan}, (1.0, 1.0), {"fall", "gain_between"}),
-        ({}, (-1.0, -1.0), set()),
-    ],
-)
-def test_a_snapshot_is_not_tried_where_one_says_no(told, says, losses, found):
+@pytest.mark.parametrize("says", [{"gain": 0.19}, {"gain": -9.0}, {"gain": np.nan}])
+def test_a_snapshot_is_not_tried_where_it_is_not(told, says):
     told.update(says)
     data, plan = regression(), automatic().plan
-    state, report = tried(data, plan, losses)
-    assert set(report) == found | {"snapshot"}
-    assert report["snapshot"] == 0
+    state, report = tried(data, plan)
+    assert report == {"snapshot": 0, "noise": 0.3, "progress": 0.1}
     assert parts(state) == {"before/0"}
-    assert next_call(plan, state) >= 10_100
+    waits = [next_call(plan, state) - 8_000]
+    for step in (8_200, 8_500):
+        state, _ = called(plan, state, data, step)
+        waits.append(next_call(plan, state) - step)
+    assert waits == [100, 150, 200]  # each longer by `every`
 
 
-def test_a_gain_that_steps_come_to_sooner_than_a_trial_ends_is_left_to_them(told, monkeypatch):
-    """Half of the noise is 0.5 % of a loss that falls by 5 % in 50 steps: 10 steps ahead."""
-    told.update(gain=0.0025 * 0.95, error=1e-4)
+def test_params_of_before_are_those_of_a_fourth_to_three_fourths_of_all_steps(told):
+    """A look that comes sooner waits, one that comes later is the first of another two."""
+    told.update(gain=0.0)
     data, plan = regression(), automatic().plan
-    trial = costs_of(data).trial(50)
-    assert trial > 10
-    _, report = tried(data, plan, (1.0, 0.95))
-    assert set(report) == {"snapshot", "fall", "gain_between"}
-    told.update(gain=0.0025 * 0.95 * trial / 5 * 1.1)  # 11/10 of the trial
-    _, report = tried(data, plan, (1.0, 0.95))
-    assert report["snapshot"] == 1
+    state, _ = called(plan, start(), data, 4_000)
+    early, report = called(plan, state, data, 5_200)
+    assert report == {"snapshot": 0}
+    assert next_call(plan, early) == 5_334
+    _, report = called(plan, state, data, 5_334)
+    assert "noise" in report
+    _, report = called(plan, state, data, 16_000)
+    assert "noise" in report
+    late, report = called(plan, state, data, 16_001)
+    assert report == {"snapshot": 0}
+    assert next_call(plan, late) == np.ceil(4 / 3 * 16_001)
+
+
+def test_what_is_delayed_is_that_of_as_many_steps_as_there_have_been(monkeypatch):
+    """Twice the share by which the steps of a trial are more, times progress in so many."""
+    data, plan = regression(), automatic().plan
+    asked = []
+
+    def tell(*_, delay, **__):
+        asked.append(delay)
+        return _looks.NoiseAndProgress(0.0, 0.0, 0.0, 1.0)
+
+    monkeypatch.setattr(_looks, "noise_and_progress", tell)
+    tried(data, plan)
+    share = costs_of(data).trial(50) / 50
+    np.testing.assert_allclose(asked, [2 * share * 8_000 / 4_000])
 
 
 def test_a_trial_that_brought_nothing_ends_and_the_next_look_is_later(told):
     data, plan = regression(), automatic().plan
     state, _ = tried(data, plan)
-    waits = []
-    for step in (10_100, 20_000, 40_000, 80_000):
-        told.update(gain=-0.01)
+    for number in range(2, 5):
+        told.update(loss=0.96)  # of 0.95
+        step = int(state.step) + 50
         state, report = called(plan, state, data, step)
-        assert report == {"snapshot": 0, "fallen": -0.01}
+        assert report == {"snapshot": 0, "fallen": pytest.approx(-0.01, abs=1e-6)}
         assert not parts(state)
-        waits.append(next_call(plan, state) - step)
-        told.update(gain=0.3)
-        state, _ = called(plan, state, data, step + 1_000)
-        state, report = called(plan, state, data, step + 1_050)
+        assert next_call(plan, state) - step == 50 * number
+        told.update(loss=1.0)
+        state, report = tried(data, plan, state, step + 1_000)
         assert report["snapshot"] == 1
-    assert waits == [100, 150, 200, 250]
 
 
-def test_snapshots_go_on_until_the_loss_is_above_what_it_was(told):
+def test_snapshots_go_on_while_the_loss_is_low_and_little_is_delayed(told):
     data, plan = regression(), automatic().plan
-    state, _ = tried(data, plan, (1.0, 1.0))
-    told.update(gain=0.01)
-    state, report = called(plan, state, data, 10_100, 2.0)  # the mean is of older steps too
-    assert report == {"snapshot": 1, "fallen": 0.01}
-    told.update(gain=-9.0)
-    state, report = called(plan, state, data, 10_150, 1.0)
+    state, _ = tried(data, plan)
+    told.update(loss=0.94)
+    state, report = called(plan, state, data, 8_050, 2.0)  # the mean is of older steps too
+    assert report == {"snapshot": 1, "fallen": pytest.approx(0.01, abs=1e-6)}
+    told.update(loss=0.93)  # progress is not looked at: noise is still going
+    state, report = called(plan, state, data, 8_100)
+    assert report == {"snapshot": 1, "fallen": pytest.approx(0.02, abs=1e-6)}
+    told.update(loss=9.0)
+    state, report = called(plan, state, data, 8_150)
     assert report == {"snapshot": 1}  # nobody looked
-    told.update(gain=0.01)
-    state, report = called(plan, state, data, 10_200, 1.1)
-    assert report == {"snapshot": 1, "fallen": 0.01}
-    told.update(gain=np.nan)
-    state, report = called(plan, state, data, 10_250, 1.1)
+    # Progress is held against the noise at the fourth, since the second.
+    share = costs_of(data).trial(50) / 50
+    most = 0.3 / (2 * share) / 8_200 * 100
+    for factor, goes_on in ((1.01, 0), (0.99, 1)):
+        told.update(loss=0.93 - factor * most)
+        after, report = called(plan, state, data, 8_200)
+        assert report["snapshot"] == goes_on
+        assert report["progress"] == pytest.approx(factor * 0.15 / share, rel=1e-3)
+    state = after
+    # Where the mean training loss is above that before the first, whenever it is.
+    state, report = called(plan, state, data, 8_250, 1.1)
+    assert report["snapshot"] == 1
+    assert set(report) == {"snapshot", "fallen"}
+    told.update(loss=np.nan)
+    state, report = called(plan, state, data, 8_300, 1.1)
     assert report == {"snapshot": 0, "fallen": pytest.approx(np.nan, nan_ok=True)}
     assert not parts(state)
 
 
-@pytest.mark.parametrize("says", [{}, {"gain": -1.0}, {"left": 0.9}])
-def test_looks_and_trials_that_bring_nothing_are_a_small_share_of_the_steps(told, says):
+@pytest.mark.parametrize("gain", [1.0, -1.0])
+def test_looks_and_trials_that_bring_nothing_are_a_small_share_of_the_steps(told, gain):
     """All of them together, counted here from what is reported."""
-    told.update(says)
+    told.update(gain=gain)
     data, plan = regression(), automatic(overhead=0.02, every=7).plan
     costs = costs_of(data)
-    state, spent, trials = start(), 0.0, 0
-    for _ in range(30):
+    state, spent, trials, looked = start(), 0.0, 0, 0
+    for _ in range(40):
         step = next_call(plan, state)
-        told.update(gain=says.get("gain", 0.3))
-        if "snapshots/is_trial" in state.memory:
-            told.update(gain=0.0)  # it brought nothing
-            spent += costs.trial(7)
-            trials += 1
-        elif step:
-            spent += costs.look
+        assert step > int(state.step) or not step
+        on = "automatic_snapshots/0" in state.memory
+        told.update(loss=2.0 if on else 1.0)  # it brought nothing
+        spent += costs.trial(7) if on else costs.look if step else 0
+        trials += on
         state, report = called(plan, state, data, step)
-        spent += ("gain_between" in report) * costs.between
-        spent += ("ratio_ahead" in report) * costs.probes
-        np.testing.assert_allclose(float(state.memory["snapshots/spent"]), spent, rtol=1e-5)
-        assert spent <= 0.02 * step * (1 + 1e-5)
-    assert trials > 3 if not says else trials == 0
+        spent += ("noise" in report) * costs.between
+        looked += "noise" in report
+        np.testing.assert_allclose(
+            float(state.memory["automatic_snapshots/spent"]), spent, rtol=1e-5
+        )
+        # The step of a trial is that at which it began.
+        assert spent <= 0.02 * (step - 7 * on) * (1 + 1e-5) + (0 if on or looked else np.inf)
+    assert looked > 5
+    assert trials > 3 if gain > 0 else trials == 0
 
 
-def test_first_is_the_step_of_the_first_look():
-    """If it can be afforded then."""
+def test_snapshots_that_end_late_cost_what_they_took(told):
+    """So that the next trial is later."""
+    data, plan = regression(), automatic().plan
+    state, _ = tried(data, plan)
+    before = float(state.memory["automatic_snapshots/spent"])
+    told.update(loss=0.5)
+    for step in range(8_050, 8_200, 50):
+        state, _ = called(plan, state, data, step)
+    told.update(loss=1.0)
+    state, report = called(plan, state, data, 8_200)
+    assert report["snapshot"] == 0
+    spent = float(state.memory["automatic_snapshots/spent"]) - before
+    np.testing.assert_allclose(spent, 4 * costs_of(data).trial(50), rtol=1e-5)
+
+
+def test_there_is_no_look_before_the_first_and_before_it_can_be_afforded():
     data = regression()
-    plan = automatic(first=300, overhead=np.inf).plan
-    assert plan.next_call(start()) == 300
-    state, report = called(plan, start(), data, 300)
+    plan = automatic(first=3_000).plan
+    assert plan.next_call(start()) == 3_000
+    state, report = called(plan, start(), data, 3_000)
     assert report == {"snapshot": 0}
     assert parts(state) == {"before/0"}
-    state, _ = called(automatic(overhead=0.01).plan, start(), data, 300)
+    state, _ = called(automatic(overhead=0.01).plan, start(), data, 3_000)
     assert not parts(state)
 
 
@@ -299,30 +391,64 @@ def test_a_step_is_given_what_its_extras_read():
     assert seen[-1] == {"a", "b"}
 
 
-def test_fall_between_and_ratio_of_differences_are_those_of_numpy():
+@pytest.mark.parametrize("number", [NUM_EXAMPLES, 100])
+def test_noise_and_progress_are_those_of_numpy(number):
     data, state = regression(), start()
     rng = np.random.default_rng(1)
-    before, after = (jnp.asarray(rng.normal(size=5), jnp.float32) for _ in range(2))
-    options = {"number": NUM_EXAMPLES, "batch_size": 64}
-    found = _looks.fall_between(square, state, before, after, data, **options)
+    before, middle, now = (jnp.asarray(rng.normal(size=5), jnp.float32) for _ in range(3))
     x, y = (np.asarray(leaf, np.float64) for leaf in data)
-    off = lambda params: x @ np.asarray(params, np.float64) - y
-    np.testing.assert_allclose(found.mean, np.mean(off(before) ** 2 - off(after) ** 2), rtol=1e-5)
-    assert found.error == 0  # these are all
-    gradients = lambda params: 2 * off(params)[:, None] * x
-    spread = lambda g: np.sum((g - g.mean(axis=0)) ** 2)
-    wanted = spread(gradients(after) - gradients(before)) / spread(gradients(after))
-    state = state._replace(params=after)
-    ratio = _looks.ratio_of_differences(square, state, before, data, **options)
-    np.testing.assert_allclose(ratio, wanted, rtol=1e-4)
-    assert _looks.ratio_of_differences(square, state, after, data, **options) == 0
+    first, half, last = (
+        (x @ np.asarray(params, np.float64) - y) ** 2 for params in (before, middle, now)
+    )
+    noise, progress = first + last - 2 * half, first - last
+    for low, high in ((before, now), (now, before)):  # the loss falls, and rises
+        found = _looks.noise_and_progress(
+            square, state._replace(params=high), low, middle, data, delay=3.0, number=number,
+            batch_size=64,
+        )  # fmt: skip
+        sign = 1 if low is before else -1
+        delay = 3.0 if sign * progress.mean() > 0 else 1.0
+        gains = (noise - delay * sign * progress) / 2
+        spread = lambda z: z.std(ddof=1) / np.sqrt(number) * np.sqrt(1 - number / NUM_EXAMPLES)
+        for name, values in (("noise", noise), ("progress", sign * progress), ("gain", gains)):
+            error = 4 * spread(values) + 1e-5 * abs(values.mean())
+            assert abs(getattr(found, name) - values.mean()) < error, name
+        np.testing.assert_allclose(found.error, spread(gains), rtol=0.3)
+        assert (found.error == 0) == (number == NUM_EXAMPLES)
+    loss = _looks.mean_loss(square, before, data, 64)
+    np.testing.assert_allclose(loss, first.mean(), rtol=1e-6)
+
+
+def test_noise_is_what_it_adds_to_the_loss():
+    """Of steps that come to a stationary state, over 200 pairs; and none of steps without noise."""
+    x, y = (np.asarray(leaf, np.float64) for leaf in regression())
+    hessian, best = 2 * x.T @ x / len(x), np.linalg.lstsq(x, y)[0]
+    rng, noise = np.random.default_rng(0), 0.3
+    data, state = regression(), start()
+    told = []
+    for _ in range(200):
+        ends = [jnp.asarray(best + noise * rng.normal(size=5), jnp.float32) for _ in range(2)]
+        found = _looks.noise_and_progress(
+            square, state._replace(params=ends[0]), ends[1], _looks.middle(*ends), data, delay=1.0,
+            number=NUM_EXAMPLES, batch_size=NUM_EXAMPLES,
+        )  # fmt: skip
+        told.append(found.noise)
+    added = noise**2 * np.trace(hessian) / 2
+    np.testing.assert_allclose(np.mean(told), added, rtol=0.15)
+    # Descent to the best params without noise: never more than half of the progress.
+    ends = [jnp.asarray(best + part * np.ones(5), jnp.float32) for part in (1.0, 0.2)]
+    found = _looks.noise_and_progress(
+        square, state._replace(params=ends[1]), ends[0], _looks.middle(*ends), data, delay=1.0,
+        number=NUM_EXAMPLES, batch_size=64,
+    )  # fmt: skip
+    assert 0 < found.noise <= found.progress / 2
+    assert found.gain < 0
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"plateau": -0.1}, "plateau must not be negative, got -0.1"),
-        ({"plateau": np.nan}, "plateau must not be negative, got nan"),
+        ({"overhead": np.nan}, "overhead must be positive, got nan"),
         ({"overhead": 0.0}, "overhead must be positive, got 0.0"),
         ({"num_probes": 3}, "num_probes must be"),
         ({"batch_size": 0}, "batch_size must be"),

@@ -58,6 +58,9 @@ PLANS: dict[str, training.Plan] = {
         batch_size=4,
     ),
     "snapshots": training.snapshots(loss, first=4, every=9, batch_size=20).plan,
+    "automatic snapshots": training.snapshots(
+        loss, first=4, every=3, batch_size=20, automatic=True, overhead=jnp.inf
+    ).plan,
 }
 
 
