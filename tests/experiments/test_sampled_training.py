@@ -241,7 +241,7 @@ def test_the_loss_to_reach_is_the_median_of_the_end():
 def claims_of(methods, source="mnist", name="linear, B = 8", switched=0.5, steps=10_000):
     ratios = {name: loss_ratios(methods)}
     on_test = {name: loss_ratios(methods, least_test_losses, to_test_loss)}
-    switches = {name: {method: switched for method in AUTOMATICS}}
+    switches = {name: dict.fromkeys(map(str, AUTOMATICS), switched)}
     config = Config(source=source, unbiased_steps=steps)
     return unbiased_claims(ratios, on_test, switches, {name: methods}, config)
 
