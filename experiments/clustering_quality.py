@@ -251,14 +251,24 @@ def one_by_one(points: jax.Array, count: int, key: jax.Array) -> jax.Array:
     ).assignments
 
 
+@jax.jit
+def plain_epoch(params: Any, data: Any, order: Any, rate: jax.Array) -> Any:
+    """SGD without momentum, which is the least that training takes; ``order (steps, batch)``."""
+
+    def step(params, rows):
+        batch = jax.tree.map(lambda leaf: leaf[rows], data)
+        mean = lambda p: jnp.mean(jax.vmap(mlp_loss, (None, 0))(p, batch))
+        return jax.tree.map(lambda p, g: p - rate * g, params, jax.grad(mean)(params)), None
+
+    return jax.lax.scan(step, params, order)[0]
+
+
 def refresh_times(config: Config, problem: Problem) -> Times:
     """Seconds of a refresh by each method, and of an epoch of training; compiled before."""
     number = len(problem.data[1])
     order = np.random.default_rng(0).permutation(number)
-    order = order[: number // EPOCH_BATCH * EPOCH_BATCH].reshape(-1, EPOCH_BATCH)
-    state = (problem.params, jax.tree.map(jnp.zeros_like, problem.params))
-    rates = (jnp.float32(0.1), jnp.float32(0), jnp.float32(0))
-    epoch = lambda: small_networks.several_steps(mlp_loss, state, problem.data, order, rates)
+    order = jnp.asarray(order[: number // EPOCH_BATCH * EPOCH_BATCH].reshape(-1, EPOCH_BATCH))
+    epoch = lambda: plain_epoch(problem.params, problem.data, order, jnp.float32(0.1))
     key = jax.random.key(config.seed)
     chosen = methods(config, problem, config.timed)
     last = last_clusters(problem, config.timed, key)
