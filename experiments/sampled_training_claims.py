@@ -333,8 +333,9 @@ def told_promise(methods: dict[str, Runs], method: str) -> str:
 
 
 def has_left(report: dict[str, Any]) -> bool:
-    """Whether an automatic mode does something else than uniform steps from this call on."""
-    return report.get("sampler", "uniform") != "uniform" or bool(report.get("snapshot"))
+    """Whether an automatic mode does something else than uniform steps, and no longer on trial."""
+    has_gained = bool(report.get("snapshot")) and "fallen" in report
+    return report.get("sampler", "uniform") != "uniform" or has_gained
 
 
 def share_of_switches(methods: dict[str, Runs], method: str) -> float:
@@ -449,19 +450,16 @@ def automatic_gains(
         "hardly worse than uniform draws wherever training goes",
         AUTOMATIC_SVRG: "it leaves them when looks and a trial are a small share of the steps",
     }
-    options: Any = {"should_hold": method == AUTOMATIC_SVRG and is_long}
-    options["reason"] = (
-        f"{why[method]}; {told_promise(unbiased[most], method)}; {steps:.2f} of the steps, "
-        f"{seconds:.2f} of the seconds"
-    )
+    must = method == AUTOMATIC_SVRG and is_long
     return [
         Claim.at_least(
             OWN,
             f"{method}: share of the runs that left uniform steps before they had their loss, in "
-            "the noise-limited setting where it most often did",
+            f"the noise-limited setting where it most often did ({most})",
             switches[most][method],
             0.5,
-            **options,
+            should_hold=must,
+            reason=f"{why[method]}; {told_promise(unbiased[most], method)}",
         ),
         Claim.at_most(
             OWN,
@@ -469,7 +467,9 @@ def automatic_gains(
             f"noise-limited setting that is best for it ({setting})",
             seconds,
             LEAST_GAIN,
-            **options,
+            should_hold=must,
+            reason=f"{why[method]}; {told_promise(unbiased[setting], method)}; {steps:.2f} of the "
+            f"steps, {seconds:.2f} of the seconds",
         ),
     ]
 

@@ -18,10 +18,11 @@ _ERRORS = 2.0  # standard errors by which something must be above 0 to be so sur
 # Of two looks, how long ago the first one is, as a share of all steps.
 _LEAST_AGE, _MOST_AGE = 0.25, 0.75
 _SAFETY = 2.0  # by how much the noise must be more than the progress that is delayed
+_WINDOWS = 16  # of progress that is seen, for which it may be taken to go on
+_MOST_CHARGED = 4  # of the snapshots that ended; more have brought something
 _WAIT = "longer"  # steps until the next look after one, or a trial, that found no gain
-# In the memory as long as there are snapshots, besides the params in the middle between those of
-# the two looks before: how many there were, the mean training loss before the first, what noise
-# adds to the loss, the loss to be below, and the loss at one of them, and at which.
+# In the memory as long as there are snapshots: how many there were, the mean training loss before
+# the first, what noise added to the loss, the loss to be below, that at one of them, and at which.
 _OF_SNAPSHOTS = ("number", "start_loss", "noise", "goal", "loss_there", "number_there")
 
 
@@ -37,7 +38,7 @@ class AutomaticSnapshots:
 
     def call(self, state: TrainState, data: Any) -> tuple[TrainState, Report]:
         """A look, a snapshot, or the end of snapshots."""
-        costs = snapshot_costs_of(self.loss_fn, state, data, num_probes=self._number(state))
+        costs = snapshot_costs_of(self.loss_fn, state, data, num_probes=self._num_probes(state))
         if in_memory.has_snapshot(state.memory):
             state, report = self._with_snapshot(state, data, costs)
         else:
@@ -57,27 +58,26 @@ class AutomaticSnapshots:
         if before is None or age > _MOST_AGE * step:
             # Half of the steps before the second look can be afforded.
             if step + self.every < self._due(state, all_of_it) // 2:
-                half = self._due(state, costs.look + all_of_it) // 2
-                return scheduled(state, half - step), {}
+                first = self._due(state, costs.look + all_of_it) // 2
+                return scheduled(state, first - step), {}
             return self._soon(looks.remembered(looks.seen(state)), all_of_it), {}
         if age < self._least_age(step) or self._due(state, all_of_it - costs.look) > step:
             return self._soon(state, all_of_it), {}
         middle = looks.middle(state.params, before)
-        delay = max(self._delay(costs) * step / age, 1.0)
         found = looks.noise_and_progress(
-            self.loss_fn, state, before, middle, data, delay=delay, number=self._number(state),
-            batch_size=self.batch_size,
+            self.loss_fn, state, before, middle, data, delay=self._delay(costs) * step / age,
+            errors=_ERRORS, number=self._num_probes(state), batch_size=self.batch_size,
         )  # fmt: skip
         state = spent(state, costs.between)
         report: Report = {"noise": found.noise, "progress": found.progress}
-        if not found.gain > _ERRORS * found.error:
+        if not found.margin > 0:
             return self._after_longer(state, all_of_it), report
         level = looks.mean_loss(self.loss_fn, middle, data, self.batch_size)
-        seen = {
+        begin = {
             "start_loss": state.recent_loss, "noise": np.float32(found.noise),
             "goal": np.float32(level - max(found.progress, 0) / 2),
         }  # fmt: skip
-        return self._taken(looks.forgotten(state), data, 1, seen), report
+        return self._taken(looks.forgotten(state), data, 1, begin), report
 
     def _least_age(self, step: int) -> int:
         return max(self.every, math.ceil(_LEAST_AGE * step))
@@ -90,42 +90,40 @@ class AutomaticSnapshots:
         """Another one, or their end."""
         memory = {name: state.memory[name] for name in _OF_SNAPSHOTS if name in state.memory}
         number = int(memory["number"])
-        seldom = number & (number - 1) == 0  # the first, the second, the fourth, ...
-        if not seldom and state.recent_loss <= memory["start_loss"]:
+        is_verdict = number & (number - 1) == 0  # after the first, the second, the fourth, ...
+        if not is_verdict and state.recent_loss <= memory["start_loss"]:
             return self._taken(state, data, number + 1, {}), {}
         loss = looks.mean_loss(self.loss_fn, state.params, data, self.batch_size)
         fallen = float(memory["goal"]) - loss
         report: Report = {"fallen": fallen}
-        goes_on = fallen > 0  # NaN is not
-        if number >= 4 and seldom:  # until then noise was still going
+        goes_on = fallen > looks.ROUNDING * abs(loss)  # NaN is not
+        if number >= 4 and is_verdict:  # until then noise was still going
             steps = (number - int(memory["number_there"])) * self.every
-            progress = (float(memory["loss_there"]) - loss) / steps * int(state.step)
+            ahead = min(int(state.step), _WINDOWS * steps)
+            progress = (float(memory["loss_there"]) - loss) / steps * ahead
             report |= {"progress": progress}
             goes_on = goes_on and self._delay(costs) * progress < float(memory["noise"])
         if goes_on:
-            seen = {"loss_there": np.float32(loss), "number_there": np.int32(number)}
-            return self._taken(state, data, number + 1, seen if seldom else {}), report
+            there = {"loss_there": np.float32(loss), "number_there": np.int32(number)}
+            return self._taken(state, data, number + 1, there if is_verdict else {}), report
         rest = {name: v for name, v in state.memory.items() if name not in _OF_SNAPSHOTS}
         state = in_memory.dropped(state._replace(memory=rest))
-        state = spent(state, costs.trial(self.every) * number)
+        state = spent(state, costs.trial(self.every) * min(number, _MOST_CHARGED))
         return self._after_longer(state, costs.look), report
 
-    def _taken(self, state: TrainState, data: Any, number: int, seen: dict[str, Any]) -> TrainState:
-        """With another snapshot, the so manieth, and what was seen."""
+    def _taken(self, state: TrainState, data: Any, number: int, more: dict[str, Any]) -> TrainState:
+        """With another snapshot, which is their ``number`` since the trial began, and more."""
         state = in_memory.taken(self.loss_fn, state, data, self.batch_size)
-        memory = state.memory | seen | {"number": np.int32(number)}
+        memory = state.memory | more | {"number": np.int32(number)}
         return scheduled(state._replace(memory=memory), self.every)
 
     # Both -----------------------------------------------------------------------------------------
 
     def _delay(self, costs: SnapshotCosts) -> float:
-        """By which share of its steps training is later, if snapshots go on as long as it has been.
-
-        Twice that, for noise gets less as training goes on.
-        """
+        """Twice the share of progress that snapshots delay, for noise gets less in training."""
         return _SAFETY * costs.trial(self.every) / self.every
 
-    def _number(self, state: TrainState) -> int:
+    def _num_probes(self, state: TrainState) -> int:
         """Of examples that are looked at."""
         return min(self.num_probes, state.sampler.num_examples)
 

@@ -41,6 +41,7 @@ def seen(state: TrainState) -> TrainState:
     return state._replace(memory=state.memory | now)
 
 
+ROUNDING = 1e-6  # of losses, relative to them
 _BEFORE = "before/"  # the params of the last look, in the memory of a plan
 
 
@@ -108,23 +109,25 @@ class NoiseAndProgress(NamedTuple):
 
     noise: float
     progress: float
-    gain: float  # half of: the noise less the progress times a delay; f(theta_2) - f(m) for 1
-    error: float  # of it, by the choice of examples: 0 if they are all there are
+    # What is surely left: the least of the noise, of the noise less the progress, and of the noise
+    # less what is delayed of it, each less some standard errors by the choice of examples.
+    margin: float
 
 
 def noise_and_progress(
     loss_fn: LossFn, state: TrainState, before: Any, middle: Any, data: Any, *, delay: float,
-    number: int, batch_size: int,
+    errors: float, number: int, batch_size: int,
 ) -> NoiseAndProgress:  # fmt: skip
     """Since the params before, over so many random examples, the same ones at all params."""
     points = (before, middle, state.params)
     chosen = _some_or_all(number, state, data)
-    first, half, last = (_losses(loss_fn, params, chosen, batch_size) for params in points)
-    noise, progress = first + last - 2 * half, first - last
-    fell = float(np.mean(progress))
-    # A loss that rose delays nothing.
-    gain, error = _mean_and_error((noise - (delay if fell > 0 else 1) * progress) / 2, data)
-    return NoiseAndProgress(float(np.mean(noise)), fell, gain, error)
+    first, between, last = (_losses(loss_fn, params, chosen, batch_size) for params in points)
+    noise, progress = first + last - 2 * between, first - last
+    left = (_mean_and_error(noise - share * progress, data) for share in (0, 1, delay))
+    margin = min(mean - errors * error for mean, error in left)
+    # Losses are rounded, and where nothing moves they differ by that.
+    margin -= ROUNDING * float(np.mean(np.abs(last)))
+    return NoiseAndProgress(float(np.mean(noise)), float(np.mean(progress)), margin)
 
 
 def _some_or_all(number: int, state: TrainState, data: Any) -> Any:
@@ -160,7 +163,8 @@ def _losses_of_batches(loss_fn: LossFn, size: int, params: Any, data: Any) -> ja
 
     def step(_, start):
         # The last batch is filled up with copies of the last example.
-        batch = trees.take(data, jnp.minimum(start + jnp.arange(size), number - 1))
+        rows = jnp.minimum(start + jnp.arange(size), number - 1)
+        batch = trees.bring_together(trees.take(data, rows))
         return None, trees.promote(jax.vmap(loss_fn, (None, 0))(params, batch))
 
     return jax.lax.scan(step, None, jnp.arange(0, number, size, dtype=jnp.int32))[1]

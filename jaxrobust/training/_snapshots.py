@@ -23,7 +23,7 @@ from jaxrobust.training._state import TrainState
 from jaxrobust.training._steps import Extras, LossFn
 from jaxrobust.training._strata import check_overhead
 
-# Of the memory: a run that goes on with the other kind begins anew.
+# Of the memory. A run that goes on with the other kind begins anew, and forgets the first one.
 _NAME, _AUTOMATIC = "snapshots", "automatic_snapshots"
 
 
@@ -66,15 +66,20 @@ def snapshots(
     adds :math:`\nu = f(\theta_1)+f(\theta_2)-2f(m)` to the loss where this is about quadratic, and
     the progress is :math:`p = f(\theta_1)-f(\theta_2)`, both over ``num_probes`` examples.
     Snapshots take the noise away, once, and delay progress by what they cost, as long as they go
-    on. So they are tried if by two standard errors :math:`\nu` is above p, and above twice the
-    progress that is delayed if they go on for as many steps as there have been.
+    on. So they are tried if :math:`\nu` is above 0, above p, and above twice the progress that is
+    delayed if they go on for as many steps as there have been, each by two standard errors (of the
+    choice of examples; there are none if it is all of them).
 
     After ``every`` steps the loss of all examples must be lower than in m, less half of p, or they
     end. If it is they go on, for as they end noise comes back. After 4, 8, 16, ... of them progress
-    is seen without noise: if twice what is delayed of it is more than :math:`\nu`, they end. After
-    2, 4, 8, ..., and where the mean training loss is above that before the first, they end too if
-    the loss is no longer as low. Looks, and trials that brought nothing, are at most a share
-    ``overhead`` of the steps at which a trial begins.
+    is seen without noise: if twice what is delayed of it in as many steps as there have been, and
+    at most 16 times as many as it was seen in, is more than :math:`\nu`, they end. After 2, 4, 8,
+    ..., and where the mean training loss is above that before the first, they end too if the loss
+    is no longer as low. Each time that nothing was gained the next look waits for ``every`` steps
+    more. Looks, and trials that end at their first verdict, are at most a share ``overhead`` of the
+    steps; trials that end later are counted afterwards, up to four snapshots of each, and make the
+    next one later. All this is for a constant learning rate: where it falls noise goes by itself,
+    and snapshots go on.
 
     Args:
       loss_fn: ``loss_fn(params, example) -> ()``, the loss of one example.
@@ -96,9 +101,9 @@ def snapshots(
       been.
 
     Raises:
-      ValueError: for numbers out of range; before the first step, for a sampler that removes
-        redundancy, which is for another mean; at a snapshot, for gradients that are not finite,
-        with the examples.
+      ValueError: for numbers out of range; before the first step, or when a plan puts it in place,
+        for a sampler that removes redundancy, which is for another mean; at a snapshot, for
+        gradients that are not finite, with the examples.
 
     Source:
       Johnson and Zhang, 2013, for what a snapshot does. When to take one: ours.
@@ -114,11 +119,16 @@ def snapshots(
     def call(state: TrainState, data: Any) -> tuple[TrainState, Report]:
         return in_memory.taken(loss_fn, scheduled(state, every), data, batch_size), {}
 
-    name = _AUTOMATIC if automatic else _NAME
+    name, other = (_AUTOMATIC, _NAME) if automatic else (_NAME, _AUTOMATIC)
     if automatic:
         call = AutomaticSnapshots(loss_fn, every, overhead, num_probes, batch_size).call
-    plan = with_own_memory(name, Plan(next_call, call))
-    return Snapshots(plan, _Extras(loss_fn, name))
+    own = with_own_memory(name, Plan(next_call, call))
+
+    def call_alone(state: TrainState, data: Any) -> tuple[TrainState, Report]:
+        memory = {k: v for k, v in state.memory.items() if not k.startswith(f"{other}/")}
+        return own.call(state._replace(memory=memory), data)
+
+    return Snapshots(own._replace(call=call_alone), _Extras(loss_fn, name))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -312,9 +312,10 @@ def test_an_automatic_mode_has_left_when_it_says_so():
     stays = [{"step": 5, "sampler": "uniform"}, {"step": 9, "snapshot": 0}]
     for more, share in (
         ([], 0.0),
-        ([{"step": 10, "snapshot": 1}], 1.0),
+        ([{"step": 10, "snapshot": 1}], 0.0),  # on trial
+        ([{"step": 10, "snapshot": 1, "fallen": 0.1}], 1.0),
         ([{"step": 10, "sampler": "stratified"}], 1.0),
-        ([{"step": 40, "snapshot": 1}], 0.0),  # it has the loss already
+        ([{"step": 40, "snapshot": 1, "fallen": 0.1}], 0.0),  # it has the loss already
     ):
         one = methods[UNIFORM][0.1][0]._replace(reports=[*stays, *more])
         methods[AUTOMATIC_SVRG] = {0.1: [one] * 2}

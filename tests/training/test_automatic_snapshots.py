@@ -109,34 +109,66 @@ def affine(params, example):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
-def test_other_params_and_fewer_probes_than_examples(dtype, request):
-    """Several leaves, one of them a number; importance sampling; with a plan of strata beside."""
+def test_other_params_and_a_plan_of_scores_beside(dtype, request):
+    """Several leaves, one of them a number; importance sampling; fewer probes than examples."""
     if dtype == "float64":
         request.getfixturevalue("x64")
     data = jax.tree.map(lambda leaf: leaf.astype(dtype), regression())
     params = {"slope": jnp.zeros(5, dtype), "offset": jnp.zeros((), dtype)}
     own = training.snapshots(
-        affine, every=25, automatic=True, overhead=np.inf, num_probes=64, batch_size=48
+        affine, every=25, automatic=True, overhead=np.inf, num_probes=300, batch_size=48
     )
-    strata = training.resample(affine, every=100, automatic=False, dim=8)
-    sampler = sampling.importance(np.arange(1.0, NUM_EXAMPLES + 1), 4)
-    state = training.init(params, OPTIMIZER, sampler, key=jax.random.key(0))
+    scores = training.resample(affine, first=600, every=600, automatic=False, dim=8)
+    state = training.init(
+        params, OPTIMIZER, sampling.uniform(NUM_EXAMPLES, 4), key=jax.random.key(0)
+    )
     after, records = training.train(
-        affine, OPTIMIZER, state, data, 400, plan=training.combined(strata, own.plan),
+        affine, OPTIMIZER, state, data, 1_000, plan=training.combined(scores, own.plan),
         extras=own.extras,
     )  # fmt: skip
-    told = [record for record in records if "automatic_snapshots/noise" in record]
-    assert len(told) > 1
+    taken = [r["step"] for r in records if r.get("automatic_snapshots/snapshot")]
+    # In half precision the rounding of steps is a noise that no snapshot takes away.
+    assert taken or dtype == "bfloat16"
+    assert after.sampler.running is not None
     chex.assert_tree_all_finite(after.params)
     chex.assert_trees_all_equal_dtypes(after.params, params)
 
 
-def test_losses_that_are_slow_in_loops_are_looked_at_all_the_same(monkeypatch):
-    """How losses with convolutions are run on a CPU."""
+def test_losses_with_convolutions_are_not_looked_at_in_compiled_loops():
+    """They are as slow there as :func:`per_example.slow_in_loops` says, and the same numbers."""
+
+    def blurred(params, example):
+        kernel = params.reshape(1, 1, 5)
+        found = jax.lax.conv(example[0].reshape(1, 1, 5), kernel, (1,), "SAME")
+        return jnp.sum((found - example[1]) ** 2)
+
     data, params = regression(), jnp.ones(5)
-    expected = _looks.mean_loss(square, params, data, 64)
-    monkeypatch.setattr(per_example, "slow_in_loops", lambda loss_fn: lambda params, data: True)
-    np.testing.assert_allclose(_looks.mean_loss(square, params, data, 64), expected, rtol=1e-6)
+    assert per_example.slow_in_loops(blurred)(params, data)
+    in_a_loop, jax_losses = _looks._losses_in_a_loop, jax.vmap(blurred, (None, 0))(params, data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_looks, "_losses_in_a_loop", None)
+        found = _looks.mean_loss(blurred, params, data, 64)
+    np.testing.assert_allclose(found, float(jnp.mean(jax_losses)), rtol=1e-5)
+    looped = np.asarray(in_a_loop(blurred, 64, params, data)).reshape(-1)[:NUM_EXAMPLES]
+    np.testing.assert_allclose(looped, jax_losses, rtol=1e-5)
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["all spread", "one array whole"])
+def test_data_may_be_spread_over_devices(whole):
+    """The same looks, snapshots and params."""
+    data, own = regression(), automatic(batch_size=16)
+    expected, wanted = run(own, data, 1_000)
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(jax.sharding.AxisType.Explicit,))
+    over = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
+    x, y = data
+    spread = (jax.device_put(x, over), y if whole else jax.device_put(y, over))
+    with jax.set_mesh(mesh):
+        found, reports = run(own, spread, 1_000)
+    assert [(r["step"], r["snapshot"]) for r in reports] == [
+        (r["step"], r["snapshot"]) for r in wanted
+    ]
+    assert any(report["snapshot"] for report in reports)
+    np.testing.assert_allclose(np.asarray(found.params), np.asarray(expected.params), rtol=1e-4)
 
 
 def test_a_run_that_goes_on_with_the_other_kind_begins_anew():
@@ -145,9 +177,10 @@ def test_a_run_that_goes_on_with_the_other_kind_begins_anew():
     half, _ = run(manual, data, 120)
     whole, reports = run(automatic(), data, 1_000, half)
     assert any(report["snapshot"] for report in reports)
-    back, _ = run(manual, data, 1_100, whole)
-    assert set(map(type, back.memory)) == {str}
-    assert int(back.memory["snapshots/next_call"]) >= 1_100
+    assert all(name.startswith("automatic_snapshots/") for name in whole.memory)
+    back, reports = run(manual, data, 1_101, whole)
+    assert [report["step"] for report in reports] == [1_000, 1_050, 1_100]
+    assert all(name.startswith("snapshots/") for name in back.memory)
 
 
 def test_samplers_of_another_mean_are_refused_before_the_first_step():
@@ -185,8 +218,8 @@ def parts(state):
 @pytest.fixture
 def told(monkeypatch):
     """What the looks tell from now on."""
-    says = {"noise": 0.3, "progress": 0.1, "gain": 0.21, "error": 0.1, "loss": 1.0}
-    names = ("noise", "progress", "gain", "error")
+    says = {"noise": 0.3, "progress": 0.1, "margin": 0.01, "loss": 1.0}
+    names = ("noise", "progress", "margin")
     monkeypatch.setattr(
         _looks,
         "noise_and_progress",
@@ -214,7 +247,7 @@ def test_a_snapshot_is_tried_where_noise_is_surely_more_than_what_is_delayed(tol
     assert float(state.memory["automatic_snapshots/goal"]) == pytest.approx(0.95)
 
 
-@pytest.mark.parametrize("says", [{"gain": 0.19}, {"gain": -9.0}, {"gain": np.nan}])
+@pytest.mark.parametrize("says", [{"margin": 0.0}, {"margin": -9.0}, {"margin": np.nan}])
 def test_a_snapshot_is_not_tried_where_it_is_not(told, says):
     told.update(says)
     data, plan = regression(), automatic().plan
@@ -230,7 +263,7 @@ def test_a_snapshot_is_not_tried_where_it_is_not(told, says):
 
 def test_params_of_before_are_those_of_a_fourth_to_three_fourths_of_all_steps(told):
     """A look that comes sooner waits, one that comes later is the first of another two."""
-    told.update(gain=0.0)
+    told.update(margin=0.0)
     data, plan = regression(), automatic().plan
     state, _ = called(plan, start(), data, 4_000)
     early, report = called(plan, state, data, 5_200)
@@ -252,7 +285,7 @@ def test_what_is_delayed_is_that_of_as_many_steps_as_there_have_been(monkeypatch
 
     def tell(*_, delay, **__):
         asked.append(delay)
-        return _looks.NoiseAndProgress(0.0, 0.0, 0.0, 1.0)
+        return _looks.NoiseAndProgress(0.0, 0.0, 0.0)
 
     monkeypatch.setattr(_looks, "noise_and_progress", tell)
     tried(data, plan)
@@ -287,14 +320,16 @@ def test_snapshots_go_on_while_the_loss_is_low_and_little_is_delayed(told):
     told.update(loss=9.0)
     state, report = called(plan, state, data, 8_150)
     assert report == {"snapshot": 1}  # nobody looked
-    # Progress is held against the noise at the fourth, since the second.
-    share = costs_of(data).trial(50) / 50
-    most = 0.3 / (2 * share) / 8_200 * 100
+    # Progress is held against the noise at the fourth, since the second, as if it went on for 16
+    # times as long.
+    most = 0.3 / (2 * costs_of(data).trial(50) / 50) / 16
     for factor, goes_on in ((1.01, 0), (0.99, 1)):
         told.update(loss=0.93 - factor * most)
         after, report = called(plan, state, data, 8_200)
         assert report["snapshot"] == goes_on
-        assert report["progress"] == pytest.approx(factor * 0.15 / share, rel=1e-3)
+        assert report["progress"] == pytest.approx(16 * factor * most, rel=1e-3)
+    told.update(loss=0.93 - most)
+    assert called(plan, state, data, 1_000)[1]["progress"] == pytest.approx(10 * most, rel=1e-3)
     state = after
     # Where the mean training loss is above that before the first, whenever it is.
     state, report = called(plan, state, data, 8_250, 1.1)
@@ -306,10 +341,10 @@ def test_snapshots_go_on_while_the_loss_is_low_and_little_is_delayed(told):
     assert not parts(state)
 
 
-@pytest.mark.parametrize("gain", [1.0, -1.0])
-def test_looks_and_trials_that_bring_nothing_are_a_small_share_of_the_steps(told, gain):
+@pytest.mark.parametrize("margin", [1.0, -1.0])
+def test_looks_and_trials_that_bring_nothing_are_a_small_share_of_the_steps(told, margin):
     """All of them together, counted here from what is reported."""
-    told.update(gain=gain)
+    told.update(margin=margin)
     data, plan = regression(), automatic(overhead=0.02, every=7).plan
     costs = costs_of(data)
     state, spent, trials, looked = start(), 0.0, 0, 0
@@ -329,7 +364,7 @@ def test_looks_and_trials_that_bring_nothing_are_a_small_share_of_the_steps(told
         # The step of a trial is that at which it began.
         assert spent <= 0.02 * (step - 7 * on) * (1 + 1e-5) + (0 if on or looked else np.inf)
     assert looked > 5
-    assert trials > 3 if gain > 0 else trials == 0
+    assert trials > 3 if margin > 0 else trials == 0
 
 
 def test_snapshots_that_end_late_cost_what_they_took(told):
@@ -392,7 +427,8 @@ def test_a_step_is_given_what_its_extras_read():
 
 
 @pytest.mark.parametrize("number", [NUM_EXAMPLES, 100])
-def test_noise_and_progress_are_those_of_numpy(number):
+@pytest.mark.parametrize("delay", [0.3, 3.0])
+def test_noise_and_progress_are_those_of_numpy(number, delay):
     data, state = regression(), start()
     rng = np.random.default_rng(1)
     before, middle, now = (jnp.asarray(rng.normal(size=5), jnp.float32) for _ in range(3))
@@ -400,23 +436,32 @@ def test_noise_and_progress_are_those_of_numpy(number):
     first, half, last = (
         (x @ np.asarray(params, np.float64) - y) ** 2 for params in (before, middle, now)
     )
-    noise, progress = first + last - 2 * half, first - last
-    for low, high in ((before, now), (now, before)):  # the loss falls, and rises
+    left = np.sqrt((1 - number / NUM_EXAMPLES) / number)
+    for earlier, later in ((before, now), (now, before)):  # the loss falls, and rises
         found = _looks.noise_and_progress(
-            square, state._replace(params=high), low, middle, data, delay=3.0, number=number,
-            batch_size=64,
+            square, state._replace(params=later), earlier, middle, data, delay=delay, errors=2.0,
+            number=number, batch_size=64,
         )  # fmt: skip
-        sign = 1 if low is before else -1
-        delay = 3.0 if sign * progress.mean() > 0 else 1.0
-        gains = (noise - delay * sign * progress) / 2
-        spread = lambda z: z.std(ddof=1) / np.sqrt(number) * np.sqrt(1 - number / NUM_EXAMPLES)
-        for name, values in (("noise", noise), ("progress", sign * progress), ("gain", gains)):
-            error = 4 * spread(values) + 1e-5 * abs(values.mean())
-            assert abs(getattr(found, name) - values.mean()) < error, name
-        np.testing.assert_allclose(found.error, spread(gains), rtol=0.3)
-        assert (found.error == 0) == (number == NUM_EXAMPLES)
+        sign = 1 if earlier is before else -1
+        noise, progress = first + last - 2 * half, sign * (first - last)
+        ways = [noise - share * progress for share in (0, 1, delay)]
+        margin = min(values.mean() - 2 * left * values.std(ddof=1) for values in ways)
+        spread = max(values.std(ddof=1) for values in ways)
+        for told, wanted in zip(found, (noise.mean(), progress.mean(), margin), strict=True):
+            assert abs(told - wanted) < 4 * left * spread + 1e-5 * spread
     loss = _looks.mean_loss(square, before, data, 64)
     np.testing.assert_allclose(loss, first.mean(), rtol=1e-6)
+
+
+def test_where_nothing_moves_nothing_is_gained():
+    """But for rounding."""
+    data, state = regression(), start()
+    found = _looks.noise_and_progress(
+        square, state, state.params, state.params, data, delay=1.0, errors=2.0, number=100,
+        batch_size=64,
+    )  # fmt: skip
+    assert found.noise == found.progress == 0
+    assert found.margin < 0
 
 
 def test_noise_is_what_it_adds_to_the_loss():
@@ -430,7 +475,7 @@ def test_noise_is_what_it_adds_to_the_loss():
         ends = [jnp.asarray(best + noise * rng.normal(size=5), jnp.float32) for _ in range(2)]
         found = _looks.noise_and_progress(
             square, state._replace(params=ends[0]), ends[1], _looks.middle(*ends), data, delay=1.0,
-            number=NUM_EXAMPLES, batch_size=NUM_EXAMPLES,
+            errors=2.0, number=NUM_EXAMPLES, batch_size=NUM_EXAMPLES,
         )  # fmt: skip
         told.append(found.noise)
     added = noise**2 * np.trace(hessian) / 2
@@ -439,10 +484,10 @@ def test_noise_is_what_it_adds_to_the_loss():
     ends = [jnp.asarray(best + part * np.ones(5), jnp.float32) for part in (1.0, 0.2)]
     found = _looks.noise_and_progress(
         square, state._replace(params=ends[1]), ends[0], _looks.middle(*ends), data, delay=1.0,
-        number=NUM_EXAMPLES, batch_size=64,
+        errors=2.0, number=NUM_EXAMPLES, batch_size=64,
     )  # fmt: skip
     assert 0 < found.noise <= found.progress / 2
-    assert found.gain < 0
+    assert found.margin < 0
 
 
 @pytest.mark.parametrize(
