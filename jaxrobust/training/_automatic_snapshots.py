@@ -18,6 +18,7 @@ _ERRORS = 2.0  # standard errors by which something must be above 0 to be so sur
 # Of two looks, how long ago the first one is, as a share of all steps.
 _LEAST_AGE, _MOST_AGE = 0.25, 0.75
 _SAFETY = 2.0  # by how much the noise must be more than the progress that is delayed
+_OF_LOOKS = 0.4  # of the overhead, until which there may be another look
 _WINDOWS = 16  # of progress that is seen, for which it may be taken to go on
 _MOST_CHARGED = 4  # of the snapshots that ended; more have brought something
 _WAIT = "longer"  # steps until the next look after one, or a trial, that found no gain
@@ -54,15 +55,14 @@ class AutomaticSnapshots:
         """Remembers the params, and later holds the loss in the middle against both ends."""
         step, before = int(state.step), looks.params_before(state)
         age = looks.steps_since(state)
-        all_of_it = costs.look + costs.between + costs.trial(self.every)
         if before is None or age > _MOST_AGE * step:
             # Half of the steps before the second look can be afforded.
-            if step + self.every < self._due(state, all_of_it) // 2:
-                first = self._due(state, costs.look + all_of_it) // 2
+            if step + self.every < self._due(state, costs, num_looks=1) // 2:
+                first = self._due(state, costs, num_looks=2) // 2
                 return scheduled(state, first - step), {}
-            return self._soon(looks.remembered(looks.seen(state)), all_of_it), {}
-        if age < self._least_age(step) or self._due(state, all_of_it - costs.look) > step:
-            return self._soon(state, all_of_it), {}
+            return self._soon(looks.remembered(looks.seen(state)), costs), {}
+        if age < self._least_age(step) or self._due(state, costs, num_looks=0) > step:
+            return self._soon(state, costs), {}
         middle = looks.middle(state.params, before)
         found = looks.noise_and_progress(
             self.loss_fn, state, before, middle, data, delay=self._delay(costs) * step / age,
@@ -71,7 +71,7 @@ class AutomaticSnapshots:
         state = spent(state, costs.between)
         report: Report = {"noise": found.noise, "progress": found.progress}
         if not found.margin > 0:
-            return self._after_longer(state, all_of_it), report
+            return self._after_longer(state, costs), report
         level = looks.mean_loss(self.loss_fn, middle, data, self.batch_size)
         begin = {
             "start_loss": state.recent_loss, "noise": np.float32(found.noise),
@@ -109,7 +109,7 @@ class AutomaticSnapshots:
         rest = {name: v for name, v in state.memory.items() if name not in _OF_SNAPSHOTS}
         state = in_memory.dropped(state._replace(memory=rest))
         state = spent(state, costs.trial(self.every) * min(number, _MOST_CHARGED))
-        return self._after_longer(state, costs.look), report
+        return self._after_longer(state, costs), report
 
     def _taken(self, state: TrainState, data: Any, number: int, more: dict[str, Any]) -> TrainState:
         """With another snapshot, which is their ``number`` since the trial began, and more."""
@@ -127,22 +127,26 @@ class AutomaticSnapshots:
         """Of examples that are looked at."""
         return min(self.num_probes, state.sampler.num_examples)
 
-    def _due(self, state: TrainState, cost: float) -> int:
-        """The step at which this and all before make no more than the overhead."""
-        steps = (float(state.memory["spent"]) + cost) / self.overhead
+    def _due(self, state: TrainState, costs: SnapshotCosts, num_looks: int) -> int:
+        """The step at which what may come, and all before, makes no more than the overhead.
+
+        So many stops, a look at losses, and a trial; and all but the trial its share of that.
+        """
+        look = float(state.memory["spent"]) + num_looks * costs.look + costs.between
+        steps = max(look / _OF_LOOKS, look + costs.trial(self.every)) / self.overhead
         return math.ceil(min(steps, NEVER))
 
-    def _soon(self, state: TrainState, cost: float, wait: int = 1) -> TrainState:
+    def _soon(self, state: TrainState, costs: SnapshotCosts, wait: int = 1) -> TrainState:
         """The next look when it can be afforded, and the params of before are old enough."""
         step = int(state.step)
         # As much older as a fourth of the steps until then, of which they are now `age`.
         age = looks.steps_since(state)
         old = max(self.every - age, math.ceil((_LEAST_AGE * step - age) / (1 - _LEAST_AGE)))
         old = old if looks.params_before(state) is not None else 1
-        return scheduled(state, max(wait, old, self._due(state, cost) - step))
+        return scheduled(state, max(wait, old, self._due(state, costs, num_looks=1) - step))
 
-    def _after_longer(self, state: TrainState, cost: float) -> TrainState:
+    def _after_longer(self, state: TrainState, costs: SnapshotCosts) -> TrainState:
         """The next look later by ``every`` steps than after the last one that found no gain."""
         wait = min(int(state.memory.get(_WAIT, self.every)) + self.every, NEVER)
         state = state._replace(memory=state.memory | {_WAIT: np.int32(wait)})
-        return self._soon(state, cost, wait)
+        return self._soon(state, costs, wait)

@@ -77,9 +77,9 @@ def snapshots(
     ..., and where the mean training loss is above that before the first, they end too if the loss
     is no longer as low. Each time that nothing was gained the next look waits for ``every`` steps
     more. Looks, and trials that end at their first verdict, are at most a share ``overhead`` of the
-    steps; trials that end later are counted afterwards, up to four snapshots of each, and make the
-    next one later. All this is for a constant learning rate: where it falls noise goes by itself,
-    and snapshots go on.
+    steps; there is another look when all so far is two fifths of that. Trials that end later are
+    counted afterwards, up to four snapshots of each, and make the next look later. All this is for
+    a constant learning rate: where it falls noise goes by itself, and snapshots go on.
 
     Args:
       loss_fn: ``loss_fn(params, example) -> ()``, the loss of one example.

@@ -132,7 +132,12 @@ def test_runs_that_are_compared_closely_take_turns():
     assert [turns.count(method) for method in (UNIFORM, *AUTOMATICS, DOUBLE)] == [3, 3, 3, 1]
     assert sampled_training.in_turn((UNIFORM, FOUND, KNOWN)) == [UNIFORM, FOUND, KNOWN]
     slow, fast = curve([0.1, 0.9]), curve([0.1, 0.9], seconds_per_step=0.05)
-    assert sampled_training_runs.fastest([slow, fast, slow]) is fast
+    found = sampled_training_runs.fastest([slow, fast, slow])
+    assert found.seconds.tolist() == fast.seconds.tolist()
+    late = slow._replace(seconds=np.array([0.1, 3.0]))  # slow later
+    assert sampled_training_runs.fastest([late, fast]).seconds.tolist() == [0.1, fast.seconds[1]]
+    failed = curve([])
+    assert sampled_training_runs.fastest([failed, failed]) is failed
     failed = curve([])
     assert sampled_training_runs.fastest([failed, failed]) is failed
 
