@@ -17,7 +17,7 @@ from jaxrobust.training._state import TrainState
 from jaxrobust.training._steps import LossFn
 
 _CALL = 1e6  # 40 us
-_STOP = 8e6  # to leave the loop of training steps, and to begin it again
+_STOP = 1.2e7  # to leave the loop of training steps, and to begin it again
 _STEP, _OF_PARAM = 4e5, 10.0  # of a training step, besides the gradient; and of each number of it
 _ONE_BY_ONE = 1e4  # of a short loop, about points that are assigned to clusters
 _DECIDE = 1e4  # about a point that may change its cluster

@@ -87,7 +87,7 @@ def gain_between(
         return None
     chosen = _some_or_all(number, state, data)
     points = (state.params, middle(state.params, before))
-    now, half = (_losses(loss_fn, params, chosen, batch_size) for params in points)
+    now, half = _losses(loss_fn, points, chosen, batch_size)
     return _mean_and_error(now - half, data)
 
 
@@ -121,7 +121,7 @@ def noise_and_progress(
     """Since the params before, over so many random examples, the same ones at all params."""
     points = (before, middle, state.params)
     chosen = _some_or_all(number, state, data)
-    first, between, last = (_losses(loss_fn, params, chosen, batch_size) for params in points)
+    first, between, last = _losses(loss_fn, points, chosen, batch_size)
     noise, progress = first + last - 2 * between, first - last
     left = (_mean_and_error(noise - share * progress, data) for share in (0, 1, delay))
     margin = min(mean - errors * error for mean, error in left)
@@ -146,26 +146,31 @@ def _mean_and_error(values: np.ndarray, data: Any) -> tuple[float, float]:
 
 def mean_loss(loss_fn: LossFn, params: Any, data: Any, batch_size: int) -> float:
     """Of all examples."""
-    return float(np.mean(_losses(loss_fn, params, data, batch_size)))
+    return float(np.mean(_losses(loss_fn, (params,), data, batch_size)))
 
 
-def _losses(loss_fn: LossFn, params: Any, data: Any, batch_size: int) -> np.ndarray:
-    """Of all examples, ``(N,)`` float64: for small differences of their means."""
+def _losses(
+    loss_fn: LossFn, points: tuple[Any, ...], data: Any, batch_size: int
+) -> list[np.ndarray]:
+    """Of all examples at several params, ``(N,)`` float64: for small differences of their means."""
     number = len(jax.tree.leaves(data)[0])
-    is_slow = per_example.slow_in_loops(loss_fn)(params, data)
+    is_slow = per_example.slow_in_loops(loss_fn)(points[0], data)
     program = _losses_in_pieces if is_slow else _losses_in_a_loop
-    found = program(loss_fn, min(batch_size, number), params, data)
-    return np.asarray(found, np.float64).reshape(-1)[:number]
+    found = program(loss_fn, min(batch_size, number), points, data)
+    return [np.asarray(one, np.float64).reshape(-1)[:number] for one in found]
 
 
-def _losses_of_batches(loss_fn: LossFn, size: int, params: Any, data: Any) -> jax.Array:
+# One program for all params: a call takes longer than a batch.
+def _losses_of_batches(
+    loss_fn: LossFn, size: int, points: tuple[Any, ...], data: Any
+) -> list[jax.Array]:
     number = len(jax.tree.leaves(data)[0])
 
     def step(_, start):
         # The last batch is filled up with copies of the last example.
         rows = jnp.minimum(start + jnp.arange(size), number - 1)
         batch = trees.bring_together(trees.take(data, rows))
-        return None, trees.promote(jax.vmap(loss_fn, (None, 0))(params, batch))
+        return None, [trees.promote(jax.vmap(loss_fn, (None, 0))(p, batch)) for p in points]
 
     return jax.lax.scan(step, None, jnp.arange(0, number, size, dtype=jnp.int32))[1]
 

@@ -149,7 +149,7 @@ def test_losses_with_convolutions_are_not_looked_at_in_compiled_loops():
         patch.setattr(_looks, "_losses_in_a_loop", None)
         found = _looks.mean_loss(blurred, params, data, 64)
     np.testing.assert_allclose(found, float(jnp.mean(jax_losses)), rtol=1e-5)
-    looped = np.asarray(in_a_loop(blurred, 64, params, data)).reshape(-1)[:NUM_EXAMPLES]
+    looped = np.asarray(in_a_loop(blurred, 64, (params,), data)[0]).reshape(-1)[:NUM_EXAMPLES]
     np.testing.assert_allclose(looped, jax_losses, rtol=1e-5)
 
 
