@@ -455,6 +455,21 @@ def test_noise_and_progress_are_those_of_numpy(number, delay):
     np.testing.assert_allclose(loss, first.mean(), rtol=1e-6)
 
 
+def test_counted_costs():
+    """By hand, in steps."""
+    data = regression()
+    gradient = per_example.gradient_cost(square, jnp.zeros(5), data)
+    step = 4 * gradient + 4e5 + 10 * 5
+    costs = _costs.snapshot_costs_of(square, start(), data, num_probes=200)
+    np.testing.assert_allclose(costs.look, 12e6 / step)
+    np.testing.assert_allclose(costs.between, (200 * gradient + 8e6) / step)
+    np.testing.assert_allclose(costs.snapshot, (NUM_EXAMPLES * gradient + 12e6) / step)
+    np.testing.assert_allclose(costs.more, (4 * gradient + 5e4 + 20 * 5) / step)
+    np.testing.assert_allclose(costs.verdict, (NUM_EXAMPLES * gradient / 3 + 3e6) / step)
+    trial = costs.snapshot + 50 * costs.more + costs.look + 2 * costs.verdict
+    np.testing.assert_allclose(costs.trial(50), trial)
+
+
 def test_where_nothing_moves_nothing_is_gained():
     """But for rounding."""
     data, state = regression(), start()

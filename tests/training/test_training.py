@@ -713,7 +713,7 @@ def test_counted_costs():
     sketch = per_example.sketch_cost(loss, params, data, 16)
     step = 8 * gradient + 4e5 + 10 * 36
     scores = _costs.costs_of(loss, state, data, num_clusters=None, **options)
-    np.testing.assert_allclose(scores.look, 8e6 / step)
+    np.testing.assert_allclose(scores.look, 12e6 / step)
     np.testing.assert_allclose(scores.between, (40 * gradient * 2 / 3 + 12e6) / step)
     np.testing.assert_allclose(scores.probes, (40 * sketch + 40e6) / step)
     judged = 40 * sketch + 200e6  # by other sketches, of as many as there are probes
