@@ -58,7 +58,7 @@ def test_a_short_run_has_all_its_parts(result):
     assert set(result.series["accuracy"]["copies"]) == {UNIFORM, FOUND, KNOWN}
     (found,) = result.series["unbiased"].values()
     assert set(found) == set(UNBIASED)
-    assert len(result.claims) == 8
+    assert len(result.claims) == 13
     figures = sampled_training.plot(result)
     assert set(figures) == {"redundancy", "unbiased"}
     for figure, caption in figures.values():
