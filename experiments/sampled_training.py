@@ -22,7 +22,7 @@ Presets:
     quick: 2 min on 2 cores; digits, 5 seeds, batch size 8
     sizes: 34 min on 2 cores; digits, 5 seeds, batch sizes 8 to 256, convex and not, with copies
         and without
-    long: (estimated) 15 min on 2 cores; digits, 5 seeds, 10,000 steps by the automatic modes, SVRG
+    long: 16 min on one core; digits, 5 seeds, 10,000 steps by the automatic modes, SVRG
         and uniform sampling, batch sizes 8 and 64
     mnist: 3 min on 2 cores; the first part on MNIST, 50 images x 360 copies and 2,000 others, 5
         seeds (needs the MNIST files, see `jaxrobust.data.mnist`)

@@ -17,7 +17,7 @@ from jaxrobust.training._checkpoints import check_folder, check_sampler_kind, sa
 from jaxrobust.training._log import Log, Record
 from jaxrobust.training._plans import Plan
 from jaxrobust.training._state import TrainState
-from jaxrobust.training._steps import Extras, LossFn, Transform, padded_steps
+from jaxrobust.training._steps import Extras, LossFn, Program, Transform, padded_steps
 
 
 class DivergenceError(FloatingPointError):
@@ -108,8 +108,7 @@ def train(
         check_sampler_kind(state.sampler)
         check_folder(checkpoints, int(state.step))
     data = jax.tree.map(jnp.asarray, data)  # once: arrays of NumPy are copied at every call
-    options: dict[str, Any] = {"extras": extras, "transform": transform}
-    advance = functools.partial(padded_steps, loss_fn, optimizer, **options)
+    advance = functools.partial(padded_steps, Program(loss_fn, optimizer, extras, transform))
     actions = _actions(evaluate, evaluate_every, checkpoints, checkpoint_every)
     with Log(log) as records, _bar(progress, int(state.step), num_steps) as bar:
         first = int(state.step)

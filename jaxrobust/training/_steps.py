@@ -64,20 +64,13 @@ def take_steps(
       ValueError: for data of which the sampler does not have the number of examples,
         ``num_steps`` below 1, or a transform that changes the number of examples.
     """
-    options: Any = {"extras": extras, "transform": transform}
-    state, losses = padded_steps(loss_fn, optimizer, state, data, num_steps, **options)
+    program = Program(loss_fn, optimizer, extras, transform)
+    state, losses = padded_steps(program, state, data, num_steps)
     return state, losses[:num_steps]
 
 
 def padded_steps(
-    loss_fn: LossFn,
-    optimizer: optax.GradientTransformation,
-    state: TrainState,
-    data: Any,
-    num_steps: int,
-    *,
-    extras: Extras | None = None,
-    transform: Transform | None = None,
+    program: "Program", state: TrainState, data: Any, num_steps: int
 ) -> tuple[TrainState, jax.Array]:
     """:func:`take_steps`, with more losses than steps: to cut them off takes a program."""
     num_steps = trees.check_count("num_steps", num_steps, most=2**30)
@@ -87,10 +80,9 @@ def padded_steps(
             f"data must be arrays ({state.sampler.num_examples}, ...), as many examples as the "
             f"sampler has; got leading axes {sorted(lengths)}"
         )
-    program = Program(loss_fn, optimizer, extras, transform)
     # What a plan remembers is of no use to a step, and would compile it anew as it changes.
     memory = state.memory
-    reads = getattr(extras, "reads", lambda name: extras is not None)
+    reads = getattr(program.extras, "reads", lambda name: program.extras is not None)
     state = state._replace(memory={name: v for name, v in memory.items() if reads(name)})
     state, losses = _steps(program, state, data, num_steps)
     return state._replace(memory=memory), losses
