@@ -323,7 +323,8 @@ def test_ids_that_are_lists_or_too_large():
 )  # fmt: skip
 def test_a_ring_holds_few_parts(mining):
     """Gathered, all embeddings are on every device, and their gradients."""
-    number, dim = 4_096, 256  # so large that embeddings are most of it
+    # So large that embeddings are most of it, and four times what is picked in one go.
+    number, dim = 32_768, 64
     pairs = embeddings(number=number, dim=dim)
     mesh, arrays = spread(*pairs)
     memory: dict[str, Any] = {}
