@@ -9,13 +9,15 @@ PYTEST_WORKERS ?= 4
 # Every process gets tests that follow each other, for those of a file share what is compiled; one
 # that is done early takes half of what another still has to do.
 DISTRIBUTION := --dist worksteal
-# Slow tests run in CI (which sets CI) and on demand: SLOW=1. SLOW=0 leaves them out in any case.
+# Slow tests, and all cases of the others, run in CI (which sets CI) and on demand: SLOW=1. SLOW=0
+# leaves them out in any case. A quarter of the cases, the first of every test among them, takes six
+# minutes on two cores; the first run on a machine has everything to compile, and takes longer.
 SLOW ?= $(CI)
 
 BIN := $(VENV)/bin
 TORCH_VENV ?= .venv-torch
 TORCH_PIP = $(TORCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check
-FAST_ONLY := $(if $(filter-out 0 false no,$(SLOW)),,-m "not slow")
+FAST_ONLY := $(if $(filter-out 0 false no,$(SLOW)),,-m "not slow" --one-in=4)
 
 # XLA has its own threads. Those of the OpenBLAS under JAX's LAPACK calls compete with them for the
 # cores and wait by spinning: a Cholesky factorisation can take a hundred times longer with them.
@@ -37,13 +39,13 @@ help:  ## this list
 	@echo
 	@echo '  PYTHON=python3.12  the Python (3.11 or newer) a new $(VENV) is made with'
 	@echo '  ARGS="..."         passed on by demo, test and bench'
-	@echo '  SLOW=1             test: the slow tests too'
+	@echo '  SLOW=1             test: the slow tests too, and all cases'
 	@echo '  PYTEST_WORKERS=1   test: at most so many processes (default: one per core, at most $(PYTEST_WORKERS))'
 
 demo: $(VENV)/.stamp-experiments  ## the tour of experiments; writes results/ and says where the report is
 	$(BIN)/python -m experiments $(ARGS)
 
-test: $(VENV)/.stamp-dev  ## the tests, in parallel; without the slow ones unless SLOW=1 or in CI
+test: $(VENV)/.stamp-dev  ## the tests, in parallel: fast ones, a quarter of their cases; all in CI or with SLOW=1
 	$(BIN)/python -m pytest -n logical --maxprocesses $(PYTEST_WORKERS) $(DISTRIBUTION) $(FAST_ONLY) $(ARGS)
 
 lint: $(VENV)/.stamp-dev  ## format, lint and types; changes nothing

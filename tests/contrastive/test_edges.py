@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrobust import contrastive
+from tests.contrastive import compiled as contrastive
 from tests.contrastive.problems import B, D, assert_rounded, embeddings, some_fast
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from contrastive import oracles
 
-from jaxrobust import contrastive
+from tests.contrastive import compiled as contrastive
 from tests.contrastive.problems import IDS, VALID, B, D, embeddings, some_fast
 
 # Sums of B^2 numbers of order 1 in float32.

@@ -11,7 +11,8 @@ import optax
 import pytest
 from contrastive import oracles
 
-from jaxrobust import contrastive
+from jaxrobust import contrastive as uncompiled
+from tests.contrastive import compiled as contrastive
 from tests.contrastive.problems import B, D, embeddings, numeric_gradient
 
 TOLERANCE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6}
@@ -239,18 +240,18 @@ def test_bad_input():
     x, y = embeddings()
     memory = contrastive.memory_init(5, D)
     with pytest.raises(ValueError, match=r"embeddings must be of shape \(B, 5\) with B in 1..5"):
-        contrastive.memory_push(memory, x)
+        uncompiled.memory_push(memory, x)
     with pytest.raises(ValueError, match="ids must be of shape"):
-        contrastive.memory_push(memory, x[:3], jnp.arange(2))
+        uncompiled.memory_push(memory, x[:3], jnp.arange(2))
     with pytest.raises(ValueError, match="embeddings must be finite; 1 of 3 rows are not: 1"):
-        contrastive.memory_push(memory, x[:3].at[1, 0].set(jnp.nan))
-    padding = contrastive.memory_push(memory, x[:3].at[1, 0].set(jnp.nan), valid=jnp.arange(3) != 1)
-    assert np.isfinite(contrastive.hinge_loss(x, y, memory_y=padding)[0])
+        uncompiled.memory_push(memory, x[:3].at[1, 0].set(jnp.nan))
+    padding = uncompiled.memory_push(memory, x[:3].at[1, 0].set(jnp.nan), valid=jnp.arange(3) != 1)
+    assert np.isfinite(uncompiled.hinge_loss(x, y, memory_y=padding)[0])
     with pytest.raises(TypeError, match="dtype must be floating, got int"):
         contrastive.memory_init(4, 2, dtype=jnp.int32)
     with pytest.raises(ValueError, match="size must be an integer of at least 1, got 0"):
         contrastive.memory_init(0, 3)
     with pytest.raises(ValueError, match="memory_y must have embeddings of 5 numbers"):
-        contrastive.hinge_loss(x, y, memory_y=contrastive.memory_init(5, 3))
+        uncompiled.hinge_loss(x, y, memory_y=contrastive.memory_init(5, 3))
     with pytest.raises(ValueError, match="margin must be a number with a memory"):
-        contrastive.hinge_loss(x, y, memory_y=memory, margin=np.ones((B, B)))
+        uncompiled.hinge_loss(x, y, memory_y=memory, margin=np.ones((B, B)))

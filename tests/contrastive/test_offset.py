@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrobust import contrastive
+from tests.contrastive import compiled as contrastive
 
 FAR = 1000.0
 DIM = 16

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrobust import contrastive
+from jaxrobust import contrastive as uncompiled
+from tests.contrastive import compiled as contrastive
 from tests.contrastive.problems import IDS, VALID, B, D, embeddings, numeric_gradient
 
 MININGS: dict[str, Any] = {
@@ -182,12 +183,12 @@ def test_copies_of_the_partner_are_no_nearer_by_rounding_errors(block_size):
     assert apart < 0.2 * 32  # x with its y: the copy of y is not below it
 
 
-@pytest.mark.parametrize("loss", [contrastive.hinge_loss, contrastive.info_nce])
+@pytest.mark.parametrize("loss", [uncompiled.hinge_loss, uncompiled.info_nce])
 def test_constants_that_are_not_finite_are_told_under_jit(loss):
     x, y = embeddings()
     for options in ({"margin": np.nan}, {"margin": np.full((B, B), np.nan)},
                     {"weights": np.full(B, np.nan)}):  # fmt: skip
-        if loss is contrastive.info_nce and "margin" in options:
+        if loss is uncompiled.info_nce and "margin" in options:
             continue
         with pytest.raises(ValueError, match="must be finite"):
             jax.jit(lambda x, y, options=options: loss(x, y, **options))(x, y)
@@ -219,7 +220,7 @@ def test_constants_of_jax_under_jit(loss):
     """Arrays that a function closes over are known there, and what is done to them is traced."""
     x, y = embeddings()
     valid, weights = jnp.arange(B) != 3, jnp.arange(B, dtype=jnp.float32).at[3].set(jnp.nan)
-    loss = getattr(contrastive, loss)
+    loss = getattr(uncompiled, loss)
     value = lambda *args, **options: jax.tree.leaves(loss(*args, **options))[0]
     known = jax.jit(lambda x, y: value(x, y, valid=valid, weights=weights))(x, y)
     half = jax.jit(lambda x, y, valid: value(x, y, valid=valid, weights=weights))(x, y, valid)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from jaxrobust import contrastive
 from jaxrobust.contrastive import Similarity
 from jaxrobust.contrastive._picks import _one_after_the_other
+from tests.contrastive import compiled as contrastive
 from tests.contrastive.problems import assert_rounded, embeddings
 
 PICKED: dict[str, Any] = {

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxrobust import contrastive
+from jaxrobust import contrastive as uncompiled
+from tests.contrastive import compiled as contrastive
 from tests.contrastive.problems import embeddings, some_fast
 
 B, D = 32, 6
@@ -154,9 +155,8 @@ def test_info_is_of_all_devices(communication):
     mesh, arrays = spread(x, y)
     options: Any = {"axis_name": "batch", "communication": communication}
     info = lambda x, y: contrastive.hinge_loss(x, y, **options)[1]
-    found = jax.shard_map(info, mesh=mesh, in_specs=(DATA, DATA), out_specs=PartitionSpec())(
-        *arrays
-    )
+    mapped = jax.shard_map(info, mesh=mesh, in_specs=(DATA, DATA), out_specs=PartitionSpec())
+    found = jax.jit(mapped)(*arrays)
     wanted = contrastive.hinge_loss(x, y)[1]
     assert_close(found, wanted)
     assert found.num_anchors == 2 * B
@@ -309,7 +309,7 @@ def test_sets_around_a_ring_are_told():
 def test_ids_that_are_lists_or_too_large():
     x, y = pairs_of()
     mesh, arrays = spread(x, y, kind=AxisType.Explicit)
-    loss: Any = lambda x, y, ids: contrastive.hinge_loss(x, y, positives=ids)[0]
+    loss: Any = lambda x, y, ids: uncompiled.hinge_loss(x, y, positives=ids)[0]
     with jax.set_mesh(mesh):
         np.testing.assert_allclose(loss(*arrays, list(IDS)), loss(x, y, IDS), rtol=1e-12)
         with jax.enable_x64(False), pytest.raises(ValueError, match="positives must fit into int3"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from contrastive import oracles
 
-from jaxrobust import contrastive
+from tests.contrastive import compiled as contrastive
 from tests.contrastive.problems import IDS, VALID, B, embeddings, numeric_gradient, some_fast
 
 BLOCKS = pytest.mark.parametrize("block_size", [None, 5], ids=["dense", "blocks"])

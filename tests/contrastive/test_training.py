@@ -10,7 +10,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxrobust import contrastive
+from jaxrobust import contrastive as uncompiled
+from tests.contrastive import compiled as contrastive
 from tests.contrastive.problems import B, D, embeddings, numeric_gradient, some_fast
 
 TOLERANCE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6}
@@ -431,13 +432,13 @@ def test_ids_that_do_not_fit_are_told():
     x, y = embeddings()
     ids = np.arange(B) * 2**32
     with pytest.raises(ValueError, match="positives must fit into int32.*number them"):
-        contrastive.hinge_loss(x, y, positives=ids)
+        uncompiled.hinge_loss(x, y, positives=ids)
     with pytest.raises(ValueError, match=r"groups\[0\] must fit into int32"):
         contrastive.retrieval_metrics(x, y, (ids, ids))
     small = np.arange(B, dtype=np.uint8)
-    memory = contrastive.memory_push(contrastive.memory_init(B, D), y, np.arange(B) + 256)
-    found = contrastive.hinge_loss(x, y, positives=small, memory_y=memory, mining="all")[0]
-    wanted = contrastive.hinge_loss(x, y, memory_y=memory, mining="all")[0]
+    memory = uncompiled.memory_push(contrastive.memory_init(B, D), y, np.arange(B) + 256)
+    found = uncompiled.hinge_loss(x, y, positives=small, memory_y=memory, mining="all")[0]
+    wanted = uncompiled.hinge_loss(x, y, memory_y=memory, mining="all")[0]
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
@@ -462,11 +463,11 @@ def test_bad_input():
     )
     for pair, options, message in cases:
         with pytest.raises(ValueError, match=message):
-            contrastive.hinge_loss(*pair, **options)
+            uncompiled.hinge_loss(*pair, **options)
     with pytest.raises(TypeError, match="positives must be None, integer ids"):
-        contrastive.hinge_loss(x, y, positives=np.ones(B))
+        uncompiled.hinge_loss(x, y, positives=np.ones(B))
     with pytest.raises(TypeError, match="x must have a real floating dtype"):
-        contrastive.hinge_loss(jnp.ones((3, 2), int), y)
+        uncompiled.hinge_loss(jnp.ones((3, 2), int), y)
     numbers: Any = (
         (lambda: contrastive.top_k(0), "k must be an integer of at least 1, got 0"),
         (lambda: contrastive.top_k(5, most=3), r"k must be an integer in 1\.\.3, got 5"),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrobust import contrastive
+from tests.contrastive import compiled as contrastive
 from tests.contrastive.problems import assert_rounded, embeddings
 from tests.contrastive.test_edges import PAIRS, SETS
 from tests.contrastive.test_scale import temporary
