@@ -22,7 +22,7 @@ Presets:
     quick: 2 min on 2 cores; digits, 5 seeds, batch size 8
     sizes: 34 min on 2 cores; digits, 5 seeds, batch sizes 8 to 256, convex and not, with copies
         and without
-    long: 16 min on one core; digits, 5 seeds, 10,000 steps by the automatic modes, SVRG
+    long: 16 min on one core; digits, 5 seeds, 20,000 steps by the automatic modes, SVRG
         and uniform sampling, batch sizes 8 and 64
     mnist: 3 min on 2 cores; the first part on MNIST, 50 images x 360 copies and 2,000 others, 5
         seeds (needs the MNIST files, see `jaxrobust.data.mnist`)
@@ -96,7 +96,7 @@ class Config:
     problems: tuple[str, ...] = (NOISY,)
     """Of the second part: `linear` and `mlp` on the copies, `linear, wrong labels` and `mlp, no
     copies` without any."""
-    unbiased_steps: int = 10_000
+    unbiased_steps: int = 20_000
     """Steps of its runs."""
     unbiased_rates: tuple[float, ...] = (0.03, 0.1)
     """Its learning rates."""

@@ -30,7 +30,7 @@ MOST_STEPS, MOST_SECONDS, MOST_SECONDS_CNN = 0.35, 0.6, 0.5
 MOST_SECONDS_CLEAN = 1.05
 MOST_AUTOMATIC = 1.05
 LEAST_GAIN = 0.7  # of the time, in at least one setting that is limited by noise
-LONG = 10_000  # steps of a run on digits in which an automatic mode sees that it pays
+LONG = 20_000  # steps of a run on digits in which an automatic mode sees that it pays
 
 Runs = dict[float, list[Curve]]
 # By setting (model and batch size), then by method.

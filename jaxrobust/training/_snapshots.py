@@ -41,7 +41,7 @@ def snapshots(
     every: int = 500,
     batch_size: int = 128,
     automatic: bool = False,
-    overhead: float = 0.05,
+    overhead: float = 0.03,
     num_probes: int = 2048,
 ) -> Snapshots:
     r"""What :func:`optim.svrg` needs: at every refresh the params, and the mean gradient there.

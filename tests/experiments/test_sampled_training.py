@@ -243,7 +243,7 @@ def test_the_loss_to_reach_is_the_median_of_the_end():
     assert ratios["SVRG"] == pytest.approx(((20 / 220 + 1) / 2,) * 2)
 
 
-def claims_of(methods, source="mnist", name="linear, B = 8", switched=0.5, steps=10_000):
+def claims_of(methods, source="mnist", name="linear, B = 8", switched=0.5, steps=20_000):
     ratios = {name: loss_ratios(methods)}
     on_test = {name: loss_ratios(methods, least_test_losses, to_test_loss)}
     switches = {name: dict.fromkeys(map(str, AUTOMATICS), switched)}
