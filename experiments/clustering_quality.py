@@ -14,7 +14,7 @@ whose gradients are alike.
 
 Presets:
     quick: 50 s on 2 cores; 1,797 digits, 200 steps, 8 to 128 clusters
-    full: 3 min on 2 cores and 8 GB; MNIST (JAXROBUST_DATA), 64 clusters of 10,000 and 60,000
+    full: 9 min on 2 cores and 8 GB; MNIST (JAXROBUST_DATA), 64 clusters of 10,000 and 60,000
 """
 
 import dataclasses
@@ -202,7 +202,7 @@ def methods(config: Config, problem: Problem, count: int) -> dict[str, Callable[
     found: dict[str, Callable[..., Any]] = {
         sketched(dim): lambda key, dim=dim: cluster("sketch", key, dim=dim) for dim in DIMS
     }
-    found[SHORT] = lambda key: cluster("sketch", key, dim=128, num_landmarks=16, tolerance=0.01)
+    found[SHORT] = lambda key: cluster("sketch", key, dim=96, num_landmarks=16, tolerance=0.01)
     found[PLAIN] = lambda key: cluster("sketch", key, dim=DIM, num_landmarks=0)
     if count <= config.exact:
         found |= {REFINED: refined, EXACT: lambda key: cluster("exact", key)}

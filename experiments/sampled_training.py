@@ -15,8 +15,9 @@ refreshes cost. The automatic modes look at this first: strata stay away, as the
 they cost; SVRG begins where noise holds the loss up, if the run is long enough to see that.
 
 Every rate is run for every seed. The clock counts steps and refreshes, and stops for evaluations;
-compilation is measured by itself, in runs that are not counted. The automatic modes and uniform
-sampling, which are to differ by few percent, run three times in turn, and the fastest counts.
+compilation is measured by itself, in runs that are not counted. Where there are automatic modes,
+which are to differ from uniform sampling by few percent, these, uniform sampling and SVRG run three
+times in turn, and the fastest counts.
 
 Presets:
     quick: 2 min on 2 cores; digits, 5 seeds, batch size 8
@@ -229,13 +230,13 @@ def compare_methods(
 
 
 def in_turn(methods: Sequence[str]) -> list[str]:
-    """All methods; automatic ones by the side of what they must not differ from, several times.
+    """All methods; those of which something is claimed side by side, several times.
 
     The machine is slower at one time than at another, by more than what is claimed of them.
     """
     if not set(AUTOMATICS) & set(methods):
         return list(methods)
-    alike = [method for method in methods if method in (UNIFORM, *AUTOMATICS)]
+    alike = [method for method in methods if method in NEEDED]
     return [*(alike * REPEATS), *(method for method in methods if method not in alike)]
 
 
