@@ -23,7 +23,6 @@ from experiments.sampled_training_runs import (
     AUTOMATIC,
     AUTOMATIC_SVRG,
     AUTOMATICS,
-    DOUBLE,
     FOUND,
     KNOWN,
     NOISY,
