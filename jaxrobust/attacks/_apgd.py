@@ -130,11 +130,12 @@ def climb(norm: Norm, problem: Problem, look: Any, start: jax.Array, num_steps: 
     seen = look(start)
     best, trail = search.first(start, seen)
     seen = seen._replace(loss=best.loss)  # not NaN, above which nothing would be
+    checked, best = best.loss, search.with_origin(best, problem, look)
     number = len(start)
     of_each = lambda value, dtype: jnp.full(number, value, dtype)
     state = _Climb(
         start, start, seen, start, seen, best, trail, of_each(2, start.dtype),
-        steps.stretch_at(start, 0.0), of_each(0, jnp.int32), best.loss, of_each(False, bool),
+        steps.stretch_at(start, 0.0), of_each(0, jnp.int32), checked, of_each(False, bool),
     )  # fmt: skip
     losses = jnp.broadcast_to(seen.loss, (num_steps + 1, number))
     begin = problem.alike((state, losses))

@@ -242,7 +242,7 @@ class _Tally:
     ) -> EnsembleResult:
         """What the user gets."""
         names = dict(settings.options)["stages"]
-        lacks = self.lacks & self.has_looked & ~self.success
+        lacks = self.lacks & self.has_looked
         return EnsembleResult(
             self.inputs, self.delta, self.success, self.found_by, clean, accuracies, lacks,
             self.has_nan, self.given.eps, names, settings,

@@ -81,6 +81,7 @@ def _frank_wolfe(
         start = threats.drawn(norm, problem.threat, key, problem.origin)
         seen = look(start)
         best, trail = search.first(start, seen)
+        best = search.with_origin(best, problem, look)
 
         def step(carry, part):
             delta, gradient, best, trail = carry

@@ -183,11 +183,12 @@ def _minimum_norm(
     nearest = _halved(looker(predict, problem, "margin"), found.nearest)
     success = jnp.isfinite(found.distance)
     distance = jnp.where(success, jax.vmap(norm.value)(nearest), jnp.inf)
-    out = threats.out_of_bounds(problem.threat, nearest)
+    inputs = problem.at(nearest)
+    out = threats.out_of_bounds(problem.threat, problem.moved(inputs))
     info = MinimumNormInfo(
-        found.losses, found.distances, out, found.lacks & ~success, ~found.is_finite
+        found.losses, found.distances, out, found.lacks & (distance > 0), ~found.is_finite
     )
-    return MinimumNorm(problem.at(nearest), nearest, distance, success, info, settings)
+    return MinimumNorm(inputs, nearest, distance, success, info, settings)
 
 
 def _nothing(problem: Problem, num_steps: int) -> _Found:

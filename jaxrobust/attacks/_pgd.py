@@ -104,6 +104,8 @@ def _pgd(predict: Predict, norm: Norm, options: Options, settings, problem: Prob
             start = threats.drawn(norm, problem.threat, key, start)
         seen = look(start)
         best, trail = search.first(start, seen)
+        if more["random_start"]:
+            best = search.with_origin(best, problem, look)
 
         def step(carry, given):
             (delta, gradient, best, trail), (size, share) = carry, given

@@ -24,7 +24,6 @@ class Problem(NamedTuple):
     x: jax.Array  # (B, *features)
     y: jax.Array  # (B,) int32
     threat: Threat
-    bounds: Any  # None, or (lowest, highest) inputs, which broadcast against x
 
     @property
     def origin(self) -> jax.Array:
@@ -36,11 +35,18 @@ class Problem(NamedTuple):
         return trees.vary_like(state, self.x)
 
     def at(self, delta: jax.Array) -> jax.Array:
-        """The perturbed inputs, as the model gets them."""
-        moved = self.x + delta
-        if self.bounds is not None:  # the sum may be rounded out of them
-            moved = jnp.clip(moved, *self.bounds)
-        return moved.astype(self.x.dtype)
+        """The perturbed inputs, as the model gets them: rounded to the dtype of x, and towards x.
+
+        So no feature moves further than it was to, and lp norms and bounds are kept exactly.
+        """
+        inputs = (self.x + delta).astype(self.x.dtype)
+        is_further = jnp.abs(self.moved(inputs)) > jnp.abs(delta)
+        return jnp.where(is_further, jnp.nextafter(inputs, self.x), inputs)
+
+    def moved(self, inputs: jax.Array) -> jax.Array:
+        """How far inputs are from x."""
+        wide = trees.accumulator(self.x.dtype)
+        return inputs.astype(wide) - self.x.astype(wide)
 
 
 class Seen(NamedTuple):
@@ -98,6 +104,8 @@ def problem_of(
     radii = _checked_radii(eps, number).astype(wide)
     ends = _checked_bounds(bounds, x)
     _check_inside(x, bounds)
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((x, eps, bounds))):
+        x = _without_bad_rows(x, radii, ends)
     threat = Threat(radii, *_room(x.astype(wide), ends))
     _check_norm(norm, x, bounds)
     num_classes = _checked_scores(predict, params, x)
@@ -108,7 +116,10 @@ def problem_of(
             f"y must hold classes 0..{num_classes - 1}, as predict has {num_classes} scores, got "
             f"values from {known.min()} to {known.max()}"
         )
-    return norm, Problem(params, x, jnp.asarray(y, jnp.int32), threat, ends), num_classes
+    # What is traced can be anything: such a label has no score, and its margin is NaN.
+    labels = jnp.asarray(y, jnp.int32)
+    labels = labels if known is not None else jnp.where(labels < 0, num_classes, labels)
+    return norm, Problem(params, x, labels, threat), num_classes
 
 
 def _checked_inputs(x: Any) -> jax.Array:
@@ -181,6 +192,18 @@ def _check_inside(x: jax.Array, bounds: Bounds) -> None:
         )
 
 
+def _without_bad_rows(x: jax.Array, radii: jax.Array, ends: Any) -> jax.Array:
+    """NaN where an example is out of bounds or its radius is none, of which nobody could be told.
+
+    Bounds that were rounded to single precision may be less than an input that is on them.
+    """
+    is_good = (radii > 0) & jnp.isfinite(radii)
+    if ends is not None:
+        slack = jnp.finfo(x.dtype).eps * (1 + jnp.abs(x))
+        is_good &= jnp.all(flat((x >= ends[0] - slack) & (x <= ends[1] + slack)), axis=1)
+    return jnp.where(is_good.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.nan)
+
+
 def _room(x: jax.Array, ends: Any) -> tuple[Any, Any]:
     """Perturbations that reach the bounds."""
     if ends is None:
@@ -202,10 +225,16 @@ def _check_norm(norm: Norm, x: jax.Array, bounds: Bounds) -> None:
     except ValueError as error:
         raise ValueError(f"norm must fit examples of shape {x.shape[1:]}: {error}") from error
     axes = getattr(norm, "axes", None)
+    for_images = "for images use norms.fourier(norms.linf, (0, 1))"
     if axes is not None and all(one.shape[axis] == 1 for axis in axes):
         raise ValueError(
             f"norm must transform more than one number, but axes {axes} of examples {one.shape} "
-            "have length 1: for images use norms.fourier(norms.linf, (0, 1))"
+            f"have length 1: {for_images}"
+        )
+    if axes is not None and len(one.shape) == 3 and tuple(axes) == (-1,):
+        raise ValueError(
+            f"norm must not transform the channels of images, axis -1 of examples {one.shape}: "
+            f"{for_images}, or name the axis, 2, if this is meant"
         )
 
 

@@ -28,10 +28,10 @@ class Info(NamedTuple):
     """What happened on the way; of several restarts, of the last one that was better."""
 
     losses: jax.Array  # (num_steps + 1, B) float: what was maximised, at the start and every step
-    # (B,) float: by which part of eps the perturbation is outside of the ball. Added to x it is
-    # rounded to the dtype of x.
+    # (B,) float: by which part of eps `inputs - x` is outside of the ball. Inputs are rounded to
+    # the dtype of x, towards x: lp norms are kept, those of spectra up to rounding errors.
     beyond_radius: jax.Array
-    out_of_bounds: jax.Array  # (B,) float: how far a feature is outside of the bounds
+    out_of_bounds: jax.Array  # (B,) float: how far a feature of the inputs is outside of the bounds
     # (B,) bool: the gradient was zero wherever the attack looked, though it had not succeeded: it
     # had nothing to go by (saturated or masked gradients).
     has_zero_gradient: jax.Array

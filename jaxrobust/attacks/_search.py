@@ -44,6 +44,13 @@ def first(delta: jax.Array, seen: Seen) -> tuple[Best, Trail]:
     return Best(delta, loss, seen.margin), Trail(_lacks_gradient(seen), seen.is_finite)
 
 
+def with_origin(best: Best, problem: Problem, look: Callable[[jax.Array], Seen]) -> Best:
+    """Or no perturbation, which is always allowed: x may be misclassified, and what is near not."""
+    seen = look(problem.origin)  # its gradient is not needed, and so not computed under jit
+    is_better = _is_better(seen.loss, seen.margin, best)
+    return choose(is_better, Best(problem.origin, seen.loss, seen.margin), best)
+
+
 def update(best: Best, trail: Trail, delta: jax.Array, seen: Seen) -> tuple[Best, Trail]:
     """After another look."""
     is_better = _is_better(seen.loss, seen.margin, best)
@@ -103,10 +110,12 @@ def restarted(
 def result(norm: Norm, problem: Problem, outcome: Outcome, settings: Settings) -> Result:
     """What the user gets."""
     best, trail = outcome.best, outcome.trail
-    beyond = threats.in_norm_beyond(norm, problem.threat, best.delta)
-    out = threats.out_of_bounds(problem.threat, best.delta)
+    inputs = problem.at(best.delta)
+    moved = problem.moved(inputs)
+    beyond = threats.in_norm_beyond(norm, problem.threat, moved)
+    out = threats.out_of_bounds(problem.threat, moved)
     info = Info(outcome.losses, beyond, out, trail.has_no_gradient, ~trail.is_finite)
     return Result(
-        problem.at(best.delta), best.delta, best.margin >= 0, best.loss, best.margin,
-        problem.threat.eps, info, settings,
+        inputs, best.delta, best.margin >= 0, best.loss, best.margin, problem.threat.eps, info,
+        settings,
     )  # fmt: skip

@@ -109,9 +109,12 @@ def _square(
     )
     first_key, key = jax.random.split(key)
     start = _start(norm, threat, first_key, origin, layout, is_published)
-    margin = margins(start)
+    margin, at_x = margins(start), margins(origin)
     is_finite = jnp.isfinite(margin)
     margin = jnp.where(jnp.isnan(margin), -jnp.inf, margin)  # above which anything is
+    # No perturbation is always allowed: x may be misclassified, and what is near not.
+    start = search.choose((at_x >= 0) & (margin < 0), origin, start)
+    margin = jnp.where((at_x >= 0) & (margin < 0), at_x, margin)
     walk = problem.alike(_Walk(start, margin, jnp.ones_like(margin), origin, is_finite))
     of_query = _published if is_published else functools.partial(_by_estimate, norm)
 

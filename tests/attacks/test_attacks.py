@@ -359,6 +359,30 @@ def test_the_ensemble_is_at_least_as_strong_as_its_parts():
     assert "% after square" in str(found)
 
 
+BANDS = norms.fourier_bands(norms.linf, np.where(norms.frequencies(20) < 0.2, 1.0, 0.3))
+
+
+@pytest.mark.parametrize("norm", ["fourier-linf", "l1", "l3", "fourier-l1", BANDS])
+def test_ensembles_in_other_norms(norm):
+    """Within ball and box, misclassified where it says so, and no weaker than a part alone."""
+    params, x, y = problem()
+    norm = norms.as_norm(norm)
+    eps = {"l1": 1.0, "l3": 0.3, "Fourier-l1": 1.0}.get(norm.name, 0.15) * np.linspace(0.02, 1, B)
+    given: dict[str, Any] = {"norm": norm, "eps": eps, "key": KEY, "bounds": (0, 1)}
+    found = attacks.ensemble(
+        relu_network, params, x, y, num_steps=12, num_queries=50, batch_size=8, **given
+    )
+    assert 0 < found.success.sum() < B
+    length = np.asarray(jax.vmap(norm.value)(jnp.asarray(found.inputs - x)))
+    np.testing.assert_array_less(length, eps * (1 + 1e-6) + 20 * 6e-8)
+    assert found.inputs.min() >= 0
+    assert found.inputs.max() <= 1
+    wrong = np.asarray(relu_network(params, found.inputs)).argmax(axis=1) != y
+    np.testing.assert_array_equal(wrong, found.success)
+    alone = attacks.apgd(relu_network, params, x, y, num_steps=12, **given)
+    assert found.robust_accuracy <= alone.robust_accuracy
+
+
 def test_stages_are_only_given_what_is_left():
     params, x, y = problem(10)
     seen = []
@@ -455,6 +479,9 @@ def test_bad_input_of_others():
     image = np.zeros((8, 4, 5, 1), np.float32)
     with pytest.raises(ValueError, match=r"axes \(-1,\) of examples .* have length 1"):
         attacks.pgd(*args[:2], image, y, norm="fourier-linf", eps=0.1, key=KEY)
+    image = np.zeros((8, 4, 5, 3), np.float32)
+    with pytest.raises(ValueError, match="norm must not transform the channels of images, axis -1"):
+        attacks.pgd(*args[:2], image, y, norm="fourier-linf", eps=0.1, key=KEY)
     bands = norms.fourier_bands(norms.linf, norms.frequencies(20) < 0.2)
     with pytest.raises(ValueError, match="norm must not have frequencies of radius 0 with bounds"):
         attacks.pgd(*args, norm=bands, eps=0.1, key=KEY, bounds=(0, 1))
@@ -472,6 +499,90 @@ def test_bad_input_of_others():
         jax.jit(lambda x: attacks.ensemble(relu_network, params, x, y, norm="l2", eps=1, key=KEY))(
             x
         )
+
+
+@pytest.mark.parametrize("name", [*ATTACKS, "minimum_norm"])
+def test_bad_input_that_is_traced_is_nan_and_told(name):
+    """A label that there is not, an input out of bounds, and radii; the rest is not touched."""
+    params, x, y = problem()
+    attack = ATTACKS.get(name, functools.partial(attacks.minimum_norm, num_steps=10))
+    options: dict[str, Any] = {} if name == "minimum_norm" else {"eps": np.full(B, 0.2)}
+
+    @jax.jit
+    def run(x, y, options):
+        options = {"norm": "linf", "key": KEY, "bounds": (0, 1), **options}
+        return attack(relu_network, params, x, y, **options)
+
+    good = run(x, y, options)
+    assert not good.info.has_nan.any()
+    x_bad, y_bad, bad = x.copy(), y.copy(), {2, 4, 5}
+    x_bad[2, 0], y_bad[4], y_bad[5] = 1.2, -1, 3
+    if options:
+        options = {"eps": np.array([0.2, 0.2, 0.2, 0.2, 0.2, 0.2, -0.1, np.inf])}
+        bad |= {6, 7}
+    found = run(x_bad, y_bad, options)
+    rows = sorted(set(range(B)) - bad)
+    assert found.info.has_nan[np.array(sorted(bad))].all()
+    assert not found.info.has_nan[np.array(rows)].any()
+    assert not found.success[np.array(sorted(bad))].any()
+    assert not np.isfinite(found.inputs[2]).any()
+    np.testing.assert_array_equal(found.inputs[np.array(rows)], good.inputs[np.array(rows)])
+
+
+def test_the_ensemble_tells_of_masked_gradients():
+    """Also of examples that an attack without gradients has succeeded on."""
+    params, x, y = problem()
+    masked = lambda params, x: jax.lax.stop_gradient(relu_network(params, x))
+    found = attacks.ensemble(
+        masked, params, x, y, norm="linf", eps=0.4, key=KEY, num_steps=5, num_queries=200
+    )
+    by_square = found.found_by == found.stages.index("square")
+    assert by_square.any()
+    assert found.has_zero_gradient[by_square].all()
+    seen = attacks.ensemble(
+        relu_network, params, x, y, norm="linf", eps=0.4, key=KEY, num_steps=5, num_queries=20
+    )
+    assert not seen.has_zero_gradient.any()
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_no_perturbation_is_always_allowed(name):
+    """Of examples that are misclassified, but nowhere near them."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0.3, 0.7, size=(6, 20)).astype(np.float32)
+
+    def predict(centers, x):
+        is_there = jnp.max(jnp.abs(x - centers), axis=1) < 1e-3
+        return jnp.stack([jnp.where(is_there, 0.0, 1.0), jnp.where(is_there, 1.0, 0.0)], axis=1)
+
+    for norm in ("linf", "l2"):
+        found = ATTACKS[name](predict, x, x, np.zeros(6, int), norm=norm, eps=0.2, key=KEY)
+        assert found.robust_accuracy == 0
+        np.testing.assert_array_equal(found.inputs, x)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_inputs_are_rounded_into_ball_and_box(norm, dtype):
+    """Of the inputs that are returned, which is what counts, and not of what was added."""
+    params, x, y = problem()
+    x = jnp.asarray(x, dtype)
+    bounds = (0.1, 0.9)  # between numbers of half precision
+    x = jnp.clip(x, 0.125, 0.875)
+    y = np.asarray(relu_network(params, x).argmax(axis=1))
+    eps = {"linf": 0.1, "l2": 0.3, "l1": 1.0}[norm]
+    for name in ("pgd", "apgd"):
+        found = ATTACKS[name](
+            relu_network, params, x, y, norm=norm, eps=eps, key=KEY, bounds=bounds
+        )
+        assert found.inputs.dtype == dtype
+        inputs, before = np.asarray(found.inputs, np.float64), np.asarray(x, np.float64)
+        length = jax.vmap(norms.as_norm(norm).value)(inputs - before)
+        assert np.max(length) <= eps * (1 + 1e-6)
+        assert np.max(length) > 0.9 * eps
+        assert inputs.min() >= 0.1
+        assert inputs.max() <= 0.9
+        np.testing.assert_allclose(found.info.beyond_radius, 0, atol=1e-6)
 
 
 def test_nan_on_the_way_is_told_and_never_wins():

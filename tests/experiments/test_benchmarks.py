@@ -174,16 +174,24 @@ def test_contrastive_prints_its_tables(capsys, monkeypatch):
 
 
 def test_what_attacks_miss():
-    printed = {"norm": "Linf", "torch": "2", "threads": 3, "autoattack": [0.63, 12.0]}
+    printed = {
+        "norm": "Linf", "torch": "2", "threads": 3, "off": 2e-6, "autoattack": [0.63, 12.0]
+    }  # fmt: skip
     norm, found = attacks.read_peers({**printed, "apgd": "ValueError: no", "pgd": [0.7, 0.1]})
     assert norm == "linf"
     assert found.notes == ["PyTorch 2, 3 threads", "torchattacks APGD cannot, linf: ValueError: no"]
     assert found.accuracy == {"AutoAttack": 63, "torchattacks PGD": 70}
-    left = lambda ours: attacks.misses(norm, {**found.accuracy, attacks.ENSEMBLE: ours})
+    whole = {**found.accuracy, "torchattacks APGD": 65.0}
+    left = lambda ours, off=found.off: attacks.misses(norm, whole | {attacks.ENSEMBLE: ours}, off)
     assert left(63.4) == []
     assert left(63.6) == ["attacks: linf: 63.6 % left, AutoAttack 63.0 %"]
-    assert attacks.misses("l2", {attacks.ENSEMBLE: 1.0}) == [
-        "attacks: l2: AutoAttack was not measured"
+    assert left(63.4, 0.5) == ["attacks: linf: scores in PyTorch are off by 0.5: another network"]
+    assert attacks.misses(norm, found.accuracy | {attacks.ENSEMBLE: 1.0}, 0.0) == [
+        "attacks: linf: torchattacks APGD was not measured"
+    ]
+    lost = attacks.misses("l2", {attacks.ENSEMBLE: 1.0}, 0.0)
+    assert [line.split(": ")[2] for line in lost] == [
+        f"{name} was not measured" for name in attacks.PEERS.values()
     ]
 
 
