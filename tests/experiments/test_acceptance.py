@@ -52,6 +52,11 @@ def test_bounds_hold_at_any_size():
     assert not [c.statement for c in claims if c.should_hold and not c.holds]
 
 
+def test_defects_of_the_published_code():
+    claims = acceptance.published_defects(Config())
+    assert [claim.holds for claim in claims] == [True] * 4
+
+
 def test_bad_sizes():
     for name in ("seeds", "examples", "steps"):
         with pytest.raises(ValueError, match=f"{name} must be at least 1"):
