@@ -24,6 +24,7 @@ class Problem(NamedTuple):
     x: jax.Array  # (B, *features)
     y: jax.Array  # (B,) int32
     threat: Threat
+    bounds: Any  # None, or (lowest, highest) inputs, which broadcast against x
 
     @property
     def origin(self) -> jax.Array:
@@ -40,8 +41,11 @@ class Problem(NamedTuple):
         So no feature moves further than it was to, and lp norms and bounds are kept exactly.
         """
         inputs = (self.x + delta).astype(self.x.dtype)
-        is_further = jnp.abs(self.moved(inputs)) > jnp.abs(delta)
-        return jnp.where(is_further, jnp.nextafter(inputs, self.x), inputs)
+        is_out = jnp.abs(self.moved(inputs)) > jnp.abs(delta)
+        if self.bounds is not None:  # to which the perturbation is rounded as well
+            low, high = self.bounds
+            is_out |= (inputs < low) | (inputs > high)
+        return jnp.where(is_out, jnp.nextafter(inputs, self.x), inputs)
 
     def moved(self, inputs: jax.Array) -> jax.Array:
         """How far inputs are from x."""
@@ -119,7 +123,7 @@ def problem_of(
     # What is traced can be anything: such a label has no score, and its margin is NaN.
     labels = jnp.asarray(y, jnp.int32)
     labels = labels if known is not None else jnp.where(labels < 0, num_classes, labels)
-    return norm, Problem(params, x, labels, threat), num_classes
+    return norm, Problem(params, x, labels, threat, ends), num_classes
 
 
 def _checked_inputs(x: Any) -> jax.Array:
