@@ -40,11 +40,13 @@ class Problem(NamedTuple):
 
         So no feature moves further than it was to, and lp norms and bounds are kept exactly.
         """
-        inputs = (self.x + delta).astype(self.x.dtype)
+        inputs = self.x + delta
+        if self.bounds is not None:  # out of which the perturbation may be by rounding errors
+            inputs = jnp.clip(inputs, *self.bounds)
+        inputs = inputs.astype(self.x.dtype)
         is_out = jnp.abs(self.moved(inputs)) > jnp.abs(delta)
-        if self.bounds is not None:  # to which the perturbation is rounded as well
-            low, high = self.bounds
-            is_out |= (inputs < low) | (inputs > high)
+        if self.bounds is not None:  # which need not be numbers of this dtype
+            is_out |= (inputs < self.bounds[0]) | (inputs > self.bounds[1])
         return jnp.where(is_out, jnp.nextafter(inputs, self.x), inputs)
 
     def moved(self, inputs: jax.Array) -> jax.Array:
