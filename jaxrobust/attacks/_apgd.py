@@ -74,7 +74,9 @@ def apgd(
 
     Returns:
       :class:`Result`. For each example the point is one that succeeds, if there was one, and of
-      those (or else of all) the one with the highest loss.
+      those (or else of all) the one with the highest loss; x itself is one of them. Under ``jit``
+      examples out of bounds, labels that there are not and radii that are not positive and finite
+      cannot raise: there ``info.has_nan`` is True, and nothing succeeds.
 
     Raises:
       ValueError: for shapes that do not fit, labels out of range, ``eps`` not positive, inputs out
