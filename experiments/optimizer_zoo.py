@@ -4,7 +4,8 @@ On separable data a linear classifier can separate in many ways, and the optimiz
 since 2021 says what: Adam without its ε the largest linf margin, with ε in time the l2 margin;
 mirror descent with the p-th power of the lp norm that of lp; AdamW, Lion and any normalised
 steepest descent with weight decay the least loss in a ball of radius 1/decay; spectral descent
-(Muon) the largest spectral margin of several classes. Every one is trained here on data whose
+(Muon) the largest spectral margin of several classes, if it is by singular vectors: with a few
+Newton-Schulz steps in their place it turns away from it. Every one is trained here on data whose
 largest margins are known, certified; besides, small batches, a diagonal network from small and from
 large weights, and steepest flow on a network with one hidden layer, whose margin must not fall once
 all points are classified.

@@ -252,18 +252,25 @@ def softmax_loss(w: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.mean(jax.nn.softplus(others - jnp.sum(jnp.where(own, scores, 0), axis=1)))
 
 
+OPTAX_MUON = "Muon of Optax, β 0.9"
 MATRIX_CONTENDERS = {
     "spectral descent": lambda: optim.normalized_steepest_descent(_falling(0.5), "spectral"),
     "Muon, β 0.9": lambda: optim.normalized_steepest_descent(
         _falling(0.5), "spectral", momentum=0.9
     ),
+    # By a polynomial of the matrix in place of its singular vectors.
+    OPTAX_MUON: lambda: optax.contrib.muon(_falling(0.5), beta=0.9, nesterov=False),
     "normalised gradient": lambda: optim.normalized_steepest_descent(_falling(0.5), "l2"),
     "sign descent": lambda: optim.normalized_steepest_descent(_falling(0.1), "linf"),
     "Adam, ε 0": lambda: optax.adam(_falling(0.05), b2=0.99, eps=0.0),
 }
 # The norm whose margin each is said to maximise.
 MATRIX_THEORY = dict(
-    zip(MATRIX_CONTENDERS, ("spectral", "spectral", "Frobenius", "max", "max"), strict=True)
+    zip(
+        MATRIX_CONTENDERS,
+        (*["spectral"] * 3, "Frobenius", "max", "max"),
+        strict=True,
+    )
 )
 
 
