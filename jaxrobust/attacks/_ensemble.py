@@ -2,10 +2,12 @@
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -111,7 +113,9 @@ def ensemble(
       batch_size: examples that are attacked at once.
       num_steps: gradients of a run of the gradient attacks.
       num_queries: of :func:`square`.
-      stages: other attacks, in order; None for those above.
+      stages: other attacks, in order; None for those above. What one of these calls a success is
+        looked at: inputs that are classified well, or are out of ball or bounds by more than
+        rounding errors, do not count, and there is a warning.
 
     Returns:
       :class:`EnsembleResult`. It cannot be called inside of ``jit``.
@@ -135,6 +139,8 @@ def ensemble(
     told: tuple[tuple[str, Any], ...] = (("stages", tuple(stage.name for stage in stages)),)
     if is_standard:
         told = (*told, ("num_steps", num_steps), ("num_queries", num_queries))
+    else:
+        told = (*told, *((stage.name, _told(stage)) for stage in stages))
     settings = Settings("ensemble", norm, told, told_bounds(bounds))
     given = _Given(problem, bounds)
     tally = _Tally(given)
@@ -153,6 +159,8 @@ def ensemble(
             found = stage.attack(
                 predict, params, x, y, norm=norm, key=jax.random.fold_in(stage_key, at), **options
             )
+            if not is_standard:
+                found = _confirmed(predict, params, x, y, norm, stage, found, **options)
             tally.attacked(rows, found, index, stage.by_gradients)
         accuracies.append(tally.accuracy())
     return tally.result(clean, tuple(accuracies), settings)
@@ -176,6 +184,65 @@ def _within_radius(predict, params, x, y, *, norm: Norm, eps: Any, key, bounds, 
     """The smallest perturbation, which succeeds where it is within the radius."""
     found = minimum_norm(predict, params, x, y, norm=norm, key=key, bounds=bounds, **options)
     return dataclasses.replace(found, success=found.success & (found.distance <= eps))
+
+
+def _told(stage: Stage) -> str:
+    """What is known of an attack that somebody else made."""
+    attack, options = stage.attack, {}
+    while isinstance(attack, functools.partial):
+        attack, options = attack.func, attack.keywords | options
+    name = getattr(attack, "__name__", type(attack).__name__)
+    return f"{name}({', '.join(f'{key}={value}' for key, value in options.items())})"
+
+
+class _Confirmed(NamedTuple):
+    """What an attack has found, as :class:`_Tally` reads it."""
+
+    inputs: np.ndarray
+    perturbations: np.ndarray
+    success: np.ndarray
+    info: Any
+
+
+def _confirmed(
+    predict: Predict,
+    params: Any,
+    x: np.ndarray,
+    y: np.ndarray,
+    norm: Norm,
+    stage: Stage,
+    found: Any,
+    *,
+    eps: np.ndarray,
+    bounds: Bounds,
+) -> _Confirmed:
+    """Without the successes that are none."""
+    inputs, success = np.asarray(found.inputs), np.asarray(found.success)
+    if inputs.shape != x.shape or success.shape != (len(x),):
+        raise ValueError(
+            f"stages must return inputs {x.shape} and success ({len(x)},), but {stage.name} "
+            f"returned {inputs.shape} and {success.shape}"
+        )
+    inputs = inputs.astype(x.dtype)
+    wide = trees.accumulator(x.dtype)
+    moved = inputs.astype(wide) - x.astype(wide)
+    slack = float(jnp.finfo(x.dtype).eps) ** 0.5
+    holds = np.asarray(_margins_at(predict, params, inputs, y)) >= 0
+    holds &= np.asarray(jax.vmap(norm.value)(moved)) <= eps * (1 + slack)
+    if bounds is not None:
+        low, high = (np.asarray(end, wide) for end in bounds)
+        is_in = (inputs >= low - slack) & (inputs <= high + slack)
+        holds &= is_in.reshape(len(x), -1).all(axis=1)
+    wrong = int(np.sum(success & ~holds))
+    if wrong:
+        warnings.warn(
+            f"{stage.name}: {wrong} of {int(success.sum())} examples that it calls a success are "
+            "classified well, or out of ball or bounds; they do not count",
+            stacklevel=3,
+        )
+    return _Confirmed(
+        inputs, np.asarray(found.perturbations), success & holds, getattr(found, "info", found)
+    )
 
 
 class _Given:
@@ -261,3 +328,8 @@ def _margins(predict: Predict, problem: Problem) -> jax.Array:
 
 
 _clean_margins = jax.jit(_margins, static_argnums=0)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _margins_at(predict: Predict, params: Any, inputs: jax.Array, y: jax.Array) -> jax.Array:
+    return margins(trees.promote(predict(params, inputs)), y)

@@ -1,5 +1,6 @@
 """Attacks on small networks: independence of examples, programs, bad input, what is told."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -400,6 +401,45 @@ def test_stages_are_only_given_what_is_left():
     assert all(number == 4 for number, _, _ in seen)
     assert sizes[:3] == [4, 4, 2]
     assert sum(sizes[3:]) == 10 - np.sum(found.found_by == 0)
+
+
+def test_stages_of_others_are_told_and_looked_at():
+    """Successes that are classified well, or too far, do not count."""
+    params, x, y = problem(10)
+    given = {"norm": "l2", "eps": 0.3, "key": KEY, "bounds": (-9.0, 9.0)}
+    honest = functools.partial(attacks.pgd, num_steps=3)
+
+    def claims(predict, params, x, y, **options):
+        found = honest(predict, params, x, y, **options)
+        return dataclasses.replace(found, success=jnp.ones(len(x), bool))
+
+    def reaches(predict, params, x, y, **options):
+        return honest(predict, params, x, y, **options | {"eps": 30 * options["eps"]})
+
+    def leaves(predict, params, x, y, **options):
+        return honest(predict, params, x + 100, y, **options | {"bounds": None})
+
+    told = attacks.ensemble(
+        relu_network, params, x, y, stages=(attacks.Stage("mine", honest),), **given
+    )
+    assert dict(told.settings.options)["mine"] == "pgd(num_steps=3)"
+    for attack in (claims, reaches, leaves):
+        with pytest.warns(UserWarning, match="mine: .* calls a success are classified well, or"):
+            found = attacks.ensemble(
+                relu_network, params, x, y, stages=(attacks.Stage("mine", attack),), **given
+            )
+        wrong = np.asarray(relu_network(params, found.inputs)).argmax(axis=1) != y
+        assert np.all(wrong[found.success])
+        assert np.all(np.linalg.norm(found.inputs - x, axis=1) <= 0.3 * (1 + 1e-3))
+        assert np.all(np.abs(found.inputs) <= 9 + 1e-3)
+        assert np.sum(found.success) <= np.sum(told.success) + 1
+
+    def short(predict, params, x, y, **options):
+        found = honest(predict, params, x, y, **options)
+        return dataclasses.replace(found, inputs=found.inputs[:2])
+
+    with pytest.raises(ValueError, match=r"stages must return inputs \(10, 20\)"):
+        attacks.ensemble(relu_network, params, x, y, stages=(attacks.Stage("s", short),), **given)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5])
