@@ -125,6 +125,7 @@ class _Climb(NamedTuple):
     increases: jax.Array  # (B,) int32: since the last check
     checked: jax.Array  # (B,): the highest loss at the last check
     was_halved: jax.Array  # (B,) bool: eta, then
+    memory: Any  # of `threats.extreme`
 
 
 def climb(norm: Norm, problem: Problem, look: Any, start: jax.Array, num_steps: int) -> Outcome:
@@ -138,6 +139,7 @@ def climb(norm: Norm, problem: Problem, look: Any, start: jax.Array, num_steps: 
     state = _Climb(
         start, start, seen, start, seen, best, trail, of_each(2, start.dtype),
         steps.stretch_at(start, 0.0), of_each(0, jnp.int32), checked, of_each(False, bool),
+        threats.memory(norm, problem.threat, seen.gradient),
     )  # fmt: skip
     losses = jnp.broadcast_to(seen.loss, (num_steps + 1, number))
     begin = problem.alike((state, losses))
@@ -163,7 +165,9 @@ def climb(norm: Norm, problem: Problem, look: Any, start: jax.Array, num_steps: 
 
 def _step(norm: Norm, problem: Problem, look: Any, state: _Climb, is_later: jax.Array) -> _Climb:
     threat = problem.threat
-    z = steps.moved(norm, threat, state.delta, state.seen.gradient, state.size, state.stretch)
+    z, memory = steps.moved(
+        norm, threat, state.delta, state.seen.gradient, state.size, state.stretch, state.memory
+    )
     # The first step is taken whole, for there is none before it.
     momentum = jnp.where(is_later, _MOMENTUM, 0).astype(z.dtype)
     ahead = (1 - momentum) * (z - state.delta) + momentum * (state.delta - state.previous)
@@ -180,6 +184,7 @@ def _step(norm: Norm, problem: Problem, look: Any, state: _Climb, is_later: jax.
         best=best,
         trail=trail,
         increases=state.increases + (seen.loss > state.seen.loss),
+        memory=memory,
     )
 
 

@@ -84,17 +84,19 @@ def _frank_wolfe(
         best = search.with_origin(best, problem, look)
 
         def step(carry, part):
-            delta, gradient, best, trail = carry
-            goal = threats.extreme(norm, problem.threat, gradient)
+            delta, gradient, memory, best, trail = carry
+            goal, memory = threats.extreme(norm, problem.threat, gradient, memory)
             has_gradient = jnp.any(threats.flat(gradient) != 0, axis=1)
             # As a mean and not as a step, which would be rounded out of the ball.
             mean = (1 - part) * delta + part * goal
             delta = search.choose(has_gradient, mean, delta)
             seen = look(delta)
-            return (delta, seen.gradient, *search.update(best, trail, delta, seen)), seen.loss
+            best, trail = search.update(best, trail, delta, seen)
+            return (delta, seen.gradient, memory, best, trail), seen.loss
 
-        begin = problem.alike((start, seen.gradient, best, trail))
-        (_, _, best, trail), losses = jax.lax.scan(step, begin, parts)
+        memory = threats.memory(norm, problem.threat, seen.gradient)
+        begin = problem.alike((start, seen.gradient, memory, best, trail))
+        (*_, best, trail), losses = jax.lax.scan(step, begin, parts)
         return Outcome(best, jnp.concatenate([seen.loss[None], losses]), trail)
 
     outcome = search.restarted(run, problem, key, options.num_restarts, targets)

@@ -75,6 +75,7 @@ class _State(NamedTuple):
 
     delta: jax.Array  # (B, *features)
     radius: jax.Array  # (B,): of the ball it was projected on
+    memory: Any  # of `threats.extreme`
     found: _Found
 
 
@@ -156,7 +157,8 @@ def _minimum_norm(
         seen = look(origin)
         at_x = is_first & (seen.has_gradient | (seen.margin >= 0))
         start = search.choose(at_x, origin, drawn)
-        state = _State(start, jnp.where(at_x, 0, radius), _nothing(problem, 0))
+        memory = threats.memory(norm, problem.threat, origin)
+        state = _State(start, jnp.where(at_x, 0, radius), memory, _nothing(problem, 0))
         state = problem.alike(state)
 
         def step(state: _State, given) -> tuple[_State, tuple[jax.Array, jax.Array]]:
@@ -239,8 +241,10 @@ def _step(
     radius = jnp.maximum(radius, jnp.finfo(radius.dtype).tiny ** 0.5)
     threat = problem.threat._replace(eps=radius)
     sizes, stretch = jnp.full_like(radius, size), steps.stretch_at(state.delta, share)
-    delta = steps.moved(norm, threat, state.delta, seen.gradient, sizes, stretch)
-    if not steps.is_projected(norm):
+    delta, memory = steps.moved(
+        norm, threat, state.delta, seen.gradient, sizes, stretch, state.memory
+    )
+    if not steps.is_projected(norm, threat):
         delta = threats.project(norm, threat, delta)  # the ball may have shrunk
     nearest = search.choose(is_nearer, state.delta, found.nearest)
     after = found._replace(
@@ -249,7 +253,7 @@ def _step(
         lacks=found.lacks & ~seen.has_gradient,
         is_finite=found.is_finite & seen.is_finite,
     )
-    return _State(delta, radius, after), seen.loss
+    return _State(delta, radius, memory, after), seen.loss
 
 
 def _halved(look: Any, delta: jax.Array) -> jax.Array:

@@ -108,15 +108,19 @@ def _pgd(predict: Predict, norm: Norm, options: Options, settings, problem: Prob
             best = search.with_origin(best, problem, look)
 
         def step(carry, given):
-            (delta, gradient, best, trail), (size, share) = carry, given
+            (delta, gradient, memory, best, trail), (size, share) = carry, given
             of_each = jnp.full(len(delta), size)
             stretch = steps.stretch_at(delta, share)
-            delta = steps.moved(norm, problem.threat, delta, gradient, of_each, stretch)
+            delta, memory = steps.moved(
+                norm, problem.threat, delta, gradient, of_each, stretch, memory
+            )
             seen = look(delta)
-            return (delta, seen.gradient, *search.update(best, trail, delta, seen)), seen.loss
+            best, trail = search.update(best, trail, delta, seen)
+            return (delta, seen.gradient, memory, best, trail), seen.loss
 
-        begin = problem.alike((start, seen.gradient, best, trail))
-        (_, _, best, trail), losses = jax.lax.scan(step, begin, (sizes, share))
+        memory = threats.memory(norm, problem.threat, seen.gradient)
+        begin = problem.alike((start, seen.gradient, memory, best, trail))
+        (*_, best, trail), losses = jax.lax.scan(step, begin, (sizes, share))
         return Outcome(best, jnp.concatenate([seen.loss[None], losses]), trail)
 
     outcome = search.restarted(run, problem, key, options.num_restarts, targets)

@@ -95,6 +95,7 @@ class _Walk(NamedTuple):
     step: jax.Array  # (B,), in units of eps; not for linf
     slope: jax.Array  # (B, *features): estimate of the gradient of the margin; not for linf
     is_finite: jax.Array  # (B,) bool
+    memory: Any  # of `threats.extreme`
 
 
 @functools.partial(trees.compiled, num_static=4)
@@ -115,7 +116,8 @@ def _square(
     # No perturbation is always allowed: x may be misclassified, and what is near not.
     start = search.choose((at_x >= 0) & (margin < 0), origin, start)
     margin = jnp.where((at_x >= 0) & (margin < 0), at_x, margin)
-    walk = problem.alike(_Walk(start, margin, jnp.ones_like(margin), origin, is_finite))
+    memory = threats.memory(norm, threat, origin)
+    walk = problem.alike(_Walk(start, margin, jnp.ones_like(margin), origin, is_finite, memory))
     of_query = _published if is_published else functools.partial(_by_estimate, norm)
 
     def query(walk: _Walk, given):
@@ -156,7 +158,9 @@ def _by_estimate(
     factor = _PROBE * threat.eps / length
     probe = threats.project(norm, threat, walk.delta + spread(factor, noise.ndim) * noise)
     stretch = steps.stretch_at(walk.delta, share.astype(walk.delta.dtype))
-    climbed = steps.moved(norm, threat, walk.delta, walk.slope, walk.step, stretch)
+    climbed, memory = steps.moved(
+        norm, threat, walk.delta, walk.slope, walk.step, stretch, walk.memory
+    )
     proposed = jnp.where(is_probe, probe, climbed)
     new = margins(proposed)
     moved = proposed - walk.delta
@@ -169,7 +173,9 @@ def _by_estimate(
     step = walk.step * jnp.where(is_better, _LONGER, _SHORTER)
     after = _if_better(walk, proposed, new)
     return after._replace(
-        step=jnp.where(is_probe, walk.step, jnp.clip(step, _LEAST_STEP, 2)), slope=slope
+        step=jnp.where(is_probe, walk.step, jnp.clip(step, _LEAST_STEP, 2)),
+        slope=slope,
+        memory=memory,
     )
 
 

@@ -4,8 +4,9 @@ A step moves along the direction of steepest ascent in the norm, :math:`u(g)=\ar
 \langle u,g\rangle`, and is projected: :math:`\delta \leftarrow P(\delta + \eta\, u(g))`. Where the
 gradient is constant the best perturbation :math:`\epsilon\, u(g)` must stay where it is. It does
 for the exponents 1, 2 and infinity; for others the normal of the ball at :math:`u` is another
-direction than :math:`u`, and the step would lead away. There, and for norms of which nothing is
-known, it is a part of the way to the extreme point of all that is allowed, as in Frank-Wolfe.
+direction than :math:`u`, and the step would lead away; so it would in a box, but for lp norms of
+entries. There, and for norms of which nothing is known, a step is a part of the way to the extreme
+point of all that is allowed, as in Frank-Wolfe.
 
 The steepest direction of an l1 ball is one coordinate. Many at once get further at first: the
 gradient is stretched and projected on the unit ball, which leaves its largest entries, the fewer
@@ -13,6 +14,7 @@ the longer it was stretched.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +28,10 @@ from jaxrobust.norms import Lp, Norm
 _FIRST_STRETCH, _LAST_STRETCH = 5.0, 1e4
 
 
-def is_projected(norm: Norm) -> bool:
+def is_projected(norm: Norm, threat: Threat) -> bool:
     """Whether steepest ascent and projection leave the extreme points where they are."""
-    return getattr(norm, "p", None) in (1, 2, math.inf)
+    is_exact = threat.lower is None or isinstance(norm, Lp)
+    return is_exact and getattr(norm, "p", None) in (1, 2, math.inf)
 
 
 def stretch_at(delta: jax.Array, share: jax.Array | float) -> jax.Array:
@@ -45,37 +48,27 @@ def moved(
     gradient: jax.Array,
     size: jax.Array,
     stretch: jax.Array,
-) -> jax.Array:
-    """A step up; ``size (B,)`` in units of eps, 2 to the other side of the ball."""
+    memory: Any,
+) -> tuple[jax.Array, Any]:
+    """A step up; ``size (B,)`` in units of eps, 2 to the other side of the ball.
+
+    With the memory of :func:`threats.extreme` for the next one.
+    """
     ndim = delta.ndim
-    if not is_projected(norm):
+    if not is_projected(norm, threat):
         part = spread(jnp.minimum(size / 2, 1), ndim)
-        goal = threats.extreme(norm, threat, gradient)
+        goal, memory = threats.extreme(norm, threat, gradient, memory)
         # Where the gradient is zero there is nowhere to go.
         has_direction = jnp.any(threats.flat(gradient) != 0, axis=1)
-        return delta + jnp.where(spread(has_direction, ndim), part * (goal - delta), 0)
-    if threat.lower is not None and not isinstance(norm, Lp):
-        along = _in_box(norm, threat, delta, gradient, stretch)
-    elif getattr(norm, "p", None) == 1:
+        # As a mean and not as a step, which would be rounded out of the ball.
+        mean = (1 - part) * delta + part * goal
+        return jnp.where(spread(has_direction, ndim), mean, delta), memory
+    if getattr(norm, "p", None) == 1:
         along = _sparse_in_box(norm, threat, delta, gradient, stretch)
     else:
         along = jax.vmap(norm.lmo)(gradient)
-    return threats.project(norm, threat, delta + spread(size * threat.eps, ndim) * along)
-
-
-def _in_box(
-    norm: Norm, threat: Threat, delta: jax.Array, gradient: jax.Array, stretch: jax.Array
-) -> jax.Array:
-    """For norms that are not of entries: fast at first, and right in the end.
-
-    At first steepest ascent without the entries at their bounds. The gradient itself, which takes
-    its time, is normal to ball and box at the best point, and so leaves it where it is.
-    """
-    at_bound = jnp.where(gradient > 0, delta >= threat.upper, delta <= threat.lower)
-    steepest = jax.vmap(norm.lmo)(jnp.where(at_bound, 0, gradient))
-    length = jax.vmap(norm.value)(gradient)
-    plain = gradient / spread(jnp.where(length > 0, length, 1), gradient.ndim)
-    return jnp.where(spread(stretch > 1, gradient.ndim), plain, steepest)
+    far = delta + spread(size * threat.eps, ndim) * along
+    return threats.project(norm, threat, far), memory
 
 
 def _sparse_in_box(

@@ -4,12 +4,17 @@ The norm is static; what differs between examples is in :class:`Threat`. All fun
 batch of perturbations ``(B, *features)``, each on its own.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxrobust.norms import Lp, Norm
+
+# Of alternating projections, for norms without a closed form in a box: for the first gradient of an
+# attack, and for each of the next, which are much like those before.
+_FIRST_SWEEPS, _SWEEPS = 100, 20
 
 
 class Threat(NamedTuple):
@@ -24,7 +29,8 @@ class Threat(NamedTuple):
 def project(norm: Norm, threat: Threat, delta: jax.Array) -> jax.Array:
     """The nearest perturbations that are allowed; for some norms with a box nearly so."""
     if threat.lower is not None:
-        return jax.vmap(norm.project_in_box)(delta, threat.eps, threat.lower, threat.upper)
+        within = functools.partial(norm.project_in_box, num_sweeps=_SWEEPS)
+        return jax.vmap(within)(delta, threat.eps, threat.lower, threat.upper)
     found = jax.vmap(norm.project)(delta, threat.eps)
     if isinstance(norm, Lp):
         return found
@@ -34,11 +40,29 @@ def project(norm: Norm, threat: Threat, delta: jax.Array) -> jax.Array:
     return spread(factor, delta.ndim) * found
 
 
-def extreme(norm: Norm, threat: Threat, gradient: jax.Array) -> jax.Array:
-    """The allowed perturbation with the largest inner product; zero for a zero gradient."""
+def memory(norm: Norm, threat: Threat, gradient: jax.Array) -> Any:
+    """What :func:`extreme` needs to know of the gradients before; here of the first one."""
     if threat.lower is None:
-        return spread(threat.eps, gradient.ndim) * jax.vmap(norm.lmo)(gradient)
-    return jax.vmap(norm.lmo_in_box)(gradient, threat.eps, threat.lower, threat.upper)
+        return None
+    nothing = jax.vmap(norm.memory_in_box)(gradient)
+    return _within(norm, threat, nothing, gradient, _FIRST_SWEEPS)[1]
+
+
+def extreme(norm: Norm, threat: Threat, gradient: jax.Array, memory: Any) -> tuple[jax.Array, Any]:
+    """The allowed perturbation with the largest inner product; zero for a zero gradient.
+
+    With what it knows then, for the next gradient.
+    """
+    if threat.lower is None:
+        return spread(threat.eps, gradient.ndim) * jax.vmap(norm.lmo)(gradient), memory
+    return _within(norm, threat, memory, gradient, _SWEEPS)
+
+
+def _within(
+    norm: Norm, threat: Threat, memory: Any, gradient: jax.Array, num_sweeps: int
+) -> tuple[jax.Array, Any]:
+    within = functools.partial(norm.lmo_in_box_after, num_sweeps=num_sweeps)
+    return jax.vmap(within)(memory, gradient, threat.eps, threat.lower, threat.upper)
 
 
 def drawn(norm: Norm, threat: Threat, key: jax.Array, like: jax.Array) -> jax.Array:

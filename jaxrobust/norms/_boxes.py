@@ -7,9 +7,10 @@ both problems fall apart into entries but for one multiplier: with magnitudes :m
 .. math:: u_i = \min(s_\mu(a_i), k_i)
 
 where :math:`s_\mu` is the solution without a box and :math:`\mu` makes the norm the radius. For
-other norms :func:`alternate` comes close to the projection.
+other norms :func:`alternate` comes close to them.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,8 @@ import numpy as np
 from jaxrobust import trees
 from jaxrobust.norms import _lp_ball, _magnitudes
 from jaxrobust.norms._magnitudes import Magnitudes
+
+_RELAXATION = 1.6  # of `alternate`: between 1 and 2; about half of the sweeps of 1
 
 
 def project(p: float, a: Magnitudes, caps: Magnitudes, radius: jax.Array) -> Magnitudes:
@@ -218,30 +221,52 @@ def _split(flat: jax.Array, like: Magnitudes) -> Magnitudes:
 
 def alternate(
     project: Callable[[Any], Any],
-    fits: Callable[[Any], jax.Array],
-    x: Any,
+    towards: Callable[[Any], Any],
+    memory: tuple[Any, Any],
     lower: Any,
     upper: Any,
-    num_sweeps: int,
-) -> Any:
-    """Dykstra's alternating projections on a ball and a box: they tend to the projection on both.
+    num_sweeps: int | jax.Array,
+) -> tuple[Any, tuple[Any, Any]]:
+    r"""Near to the best point that is in a ball and in a box, by ADMM.
 
-    The last one is on the box; ``fits`` is the factor, at most 1, that brings it into the ball.
+    A sweep, with :math:`\bar u = 1.6 u - 0.6 v`: :math:`u \leftarrow` the best point of the box,
+    pulled to :math:`v - \lambda`; :math:`v \leftarrow P(\bar u + \lambda)`, of the ball;
+    :math:`\lambda \leftarrow \lambda + \bar u - v`. Where images are black or white Dykstra's
+    alternating projections take five times as many sweeps.
+
+    Args:
+      project: on the ball.
+      towards: the best point without ball and box if it is pulled to its argument.
+      memory: :math:`v` and :math:`\lambda` to begin with: a point of the ball and zero, or those
+        that a similar problem ended with, from which it does not take as long.
+      lower: ends of the box.
+      upper: ends of the box.
+      num_sweeps: at most; fewer where nothing changes any more.
+
+    Returns:
+      :math:`u`, which is in the box, and the memory.
+
+    Source:
+      Boyd et al., "Distributed optimization and statistical learning via the alternating direction
+      method of multipliers", 2011, sections 3 and 3.4.3.
     """
-    clip = lambda z: jax.tree.map(jnp.clip, z, lower, upper)
-    minus = lambda a, b: jax.tree.map(jnp.subtract, a, b)
-    plus = lambda a, b: jax.tree.map(jnp.add, a, b)
+    on, minus = jax.tree.map, functools.partial(jax.tree.map, jnp.subtract)
+    still = 10 * jnp.finfo(jnp.result_type(*jax.tree.leaves(memory))).eps
 
-    def sweep(_, carry):
-        z, of_ball, of_box = carry
-        moved = plus(z, of_ball)
-        in_ball = project(moved)
-        moved, of_ball = plus(in_ball, of_box), minus(moved, in_ball)
-        in_box = clip(moved)
-        return in_box, of_ball, minus(moved, in_box)
+    def goes_on(carry):
+        count, _, v, _, moved = carry
+        return (count < num_sweeps) & (moved > still * trees.l2_norm(v))
 
-    nothing = jax.tree.map(jnp.zeros_like, x)
-    begin = trees.vary_alike((x, nothing, nothing))
-    z, _, _ = jax.lax.fori_loop(0, num_sweeps, sweep, begin)
-    factor = fits(z)
-    return jax.tree.map(lambda leaf: factor * leaf, z)
+    def sweep(carry):
+        count, _, v, held, _ = carry
+        u = on(jnp.clip, towards(minus(v, held)), lower, upper)
+        beyond = on(lambda a, b: _RELAXATION * a + (1 - _RELAXATION) * b, u, v)
+        raised = on(jnp.add, beyond, held)
+        new = project(raised)
+        moved = trees.l2_norm(minus(u, new)) + trees.l2_norm(minus(v, new))
+        return count + 1, u, new, minus(raised, new), moved
+
+    far = jnp.full_like(trees.l2_norm(memory[0]), jnp.inf)
+    begin = jnp.asarray(0), memory[0], *memory, far
+    _, u, v, held, _ = jax.lax.while_loop(goes_on, sweep, trees.vary_alike(begin))
+    return u, (v, held)

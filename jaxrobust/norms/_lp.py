@@ -40,6 +40,23 @@ class Lp(DecomposedNorm):
         del num_sweeps
         return self._in_box(_boxes.lmo, "g", g, radius, lower, upper)
 
+    def memory_in_box(self, g: Any) -> Any:
+        """Nothing."""
+        return None
+
+    def lmo_in_box_after(
+        self,
+        memory: Any,
+        g: Any,
+        radius: float | jax.Array,
+        lower: Any,
+        upper: Any,
+        *,
+        num_sweeps: int = 0,
+    ) -> tuple[Any, Any]:
+        """Exact, and so without memory; see :meth:`lmo_in_box`."""
+        return self.lmo_in_box(g, radius, lower, upper, num_sweeps=num_sweeps), memory
+
     def _in_box(self, solve: Any, name: str, x: Any, radius: Any, lower: Any, upper: Any) -> Any:
         wide, lower, upper = check_box(name, x, radius, lower, upper)
         leaves, structure = jax.tree.flatten(wide)
