@@ -113,9 +113,8 @@ def run(config: Config, progress=silent) -> Result:
     pictures: dict[str, Any] = {}
     for number, (name, params) in enumerate(networks.items()):
         progress(0.5 + 0.5 * number / 4, f"attacks: {name}")
-        accuracies[name] = curves(config, source, found, params)
+        accuracies[name], pictures[name] = curves(config, source, found, params)
         bands[name] = by_band(config, source, found, params)
-        pictures[name] = perturbations(config, source, found, params)
     seconds["attacks"] = time.perf_counter() - begin
     clean = {n: float(robust_networks.accuracy(p, found.x_test, found.y_test))
              for n, p in networks.items()}  # fmt: skip
@@ -161,17 +160,23 @@ def attacked(
     return withstands, np.asarray(both[0].perturbations)
 
 
-def curves(config: Config, source: Source, found: Images, params: Params) -> dict[str, np.ndarray]:
-    """Robust accuracy by norm, over the radii."""
-    return {
-        name: np.asarray(
-            [
-                attacked(config, found, params, norm, part * source.radii[name])[0].mean()
-                for part in FRACTIONS
-            ]
-        )
-        for name, norm in NORMS.items()
-    }
+def curves(
+    config: Config, source: Source, found: Images, params: Params
+) -> tuple[dict[str, np.ndarray], dict[str, dict[str, np.ndarray]]]:
+    """Robust accuracy by norm, over the radii; and what the perturbations of the training do.
+
+    Worst perturbations of some images, and the mean spectrum of those of all.
+    """
+    accuracies, made = {}, {}
+    for name, norm in NORMS.items():
+        accuracies[name] = np.zeros(len(FRACTIONS))
+        for at, part in enumerate(FRACTIONS):
+            withstands, delta = attacked(config, found, params, norm, part * source.radii[name])
+            accuracies[name][at] = withstands.mean()
+            if part == 1.0:
+                spectrum = np.abs(np.fft.fft2(delta, axes=(1, 2), norm="ortho")).mean(axis=(0, 3))
+                made[name] = {"shown": delta[:SHOWN], "spectrum": np.fft.fftshift(spectrum)}
+    return accuracies, made
 
 
 def band_norm(shape: tuple[int, ...], band: str) -> tuple[Norm, int]:
@@ -199,18 +204,6 @@ def by_band(
         used = np.sqrt(np.mean(np.sum(delta**2, axis=(1, 2, 3)))) / most
         accuracies[name] = {"accuracy": float(withstands.mean()), "energy": float(used)}
     return accuracies
-
-
-def perturbations(
-    config: Config, source: Source, found: Images, params: Params
-) -> dict[str, dict[str, np.ndarray]]:
-    """Worst perturbations of some images, and the mean spectrum of those of all."""
-    made = {}
-    for name, norm in NORMS.items():
-        _, delta = attacked(config, found, params, norm, source.radii[name])
-        spectrum = np.abs(np.fft.fft2(delta, axes=(1, 2), norm="ortho")).mean(axis=(0, 3))
-        made[name] = {"shown": delta[:SHOWN], "spectrum": np.fft.fftshift(spectrum)}
-    return made
 
 
 def claims(clean, accuracies, bands, pictures) -> list[Claim]:

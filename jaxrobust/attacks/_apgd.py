@@ -139,7 +139,7 @@ def climb(norm: Norm, problem: Problem, look: Any, start: jax.Array, num_steps: 
     state = _Climb(
         start, start, seen, start, seen, best, trail, of_each(2, start.dtype),
         steps.stretch_at(start, 0.0), of_each(0, jnp.int32), checked, of_each(False, bool),
-        threats.memory(norm, problem.threat, seen.gradient),
+        threats.memory(norm, problem.threat, seen.gradient, num_steps),
     )  # fmt: skip
     losses = jnp.broadcast_to(seen.loss, (num_steps + 1, number))
     begin = problem.alike((state, losses))

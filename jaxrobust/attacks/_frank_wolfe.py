@@ -16,6 +16,9 @@ from jaxrobust.attacks._result import Result
 from jaxrobust.attacks._search import Outcome
 from jaxrobust.norms import Norm
 
+# As `threats` says: twice as many as for others, for no later point undoes what one is off.
+_SWEEPS = 20
+
 
 def frank_wolfe(
     predict: Predict,
@@ -85,7 +88,7 @@ def _frank_wolfe(
 
         def step(carry, part):
             delta, gradient, memory, best, trail = carry
-            goal, memory = threats.extreme(norm, problem.threat, gradient, memory)
+            goal, memory = threats.extreme(norm, problem.threat, gradient, memory, _SWEEPS)
             has_gradient = jnp.any(threats.flat(gradient) != 0, axis=1)
             # As a mean and not as a step, which would be rounded out of the ball.
             mean = (1 - part) * delta + part * goal
@@ -94,7 +97,7 @@ def _frank_wolfe(
             best, trail = search.update(best, trail, delta, seen)
             return (delta, seen.gradient, memory, best, trail), seen.loss
 
-        memory = threats.memory(norm, problem.threat, seen.gradient)
+        memory = threats.memory(norm, problem.threat, seen.gradient, options.num_steps)
         begin = problem.alike((start, seen.gradient, memory, best, trail))
         (*_, best, trail), losses = jax.lax.scan(step, begin, parts)
         return Outcome(best, jnp.concatenate([seen.loss[None], losses]), trail)

@@ -157,7 +157,7 @@ def _minimum_norm(
         seen = look(origin)
         at_x = is_first & (seen.has_gradient | (seen.margin >= 0))
         start = search.choose(at_x, origin, drawn)
-        memory = threats.memory(norm, problem.threat, origin)
+        memory = threats.memory(norm, problem.threat, origin, 0)
         state = _State(start, jnp.where(at_x, 0, radius), memory, _nothing(problem, 0))
         state = problem.alike(state)
 

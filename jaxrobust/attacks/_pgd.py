@@ -118,7 +118,7 @@ def _pgd(predict: Predict, norm: Norm, options: Options, settings, problem: Prob
             best, trail = search.update(best, trail, delta, seen)
             return (delta, seen.gradient, memory, best, trail), seen.loss
 
-        memory = threats.memory(norm, problem.threat, seen.gradient)
+        memory = threats.memory(norm, problem.threat, seen.gradient, options.num_steps)
         begin = problem.alike((start, seen.gradient, memory, best, trail))
         (*_, best, trail), losses = jax.lax.scan(step, begin, (sizes, share))
         return Outcome(best, jnp.concatenate([seen.loss[None], losses]), trail)

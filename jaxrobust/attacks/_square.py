@@ -116,7 +116,7 @@ def _square(
     # No perturbation is always allowed: x may be misclassified, and what is near not.
     start = search.choose((at_x >= 0) & (margin < 0), origin, start)
     margin = jnp.where((at_x >= 0) & (margin < 0), at_x, margin)
-    memory = threats.memory(norm, threat, origin)
+    memory = threats.memory(norm, threat, origin, 0)
     walk = problem.alike(_Walk(start, margin, jnp.ones_like(margin), origin, is_finite, memory))
     of_query = _published if is_published else functools.partial(_by_estimate, norm)
 

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from jaxrobust.norms import Lp, Norm
 
 # Of alternating projections, for norms without a closed form in a box: for the first gradient of an
-# attack, and for each of the next, which are much like those before.
-_FIRST_SWEEPS, _SWEEPS = 100, 20
+# attack half as many as for all the next ones together, at most 100; and for each of these, which
+# are much like those before.
+_MOST_AT_FIRST, _SWEEPS = 100, 10
 
 
 class Threat(NamedTuple):
@@ -40,22 +41,25 @@ def project(norm: Norm, threat: Threat, delta: jax.Array) -> jax.Array:
     return spread(factor, delta.ndim) * found
 
 
-def memory(norm: Norm, threat: Threat, gradient: jax.Array) -> Any:
+def memory(norm: Norm, threat: Threat, gradient: jax.Array, num_steps: int) -> Any:
     """What :func:`extreme` needs to know of the gradients before; here of the first one."""
     if threat.lower is None:
         return None
     nothing = jax.vmap(norm.memory_in_box)(gradient)
-    return _within(norm, threat, nothing, gradient, _FIRST_SWEEPS)[1]
+    first = min(_MOST_AT_FIRST, num_steps * _SWEEPS // 2)
+    return _within(norm, threat, nothing, gradient, first)[1]
 
 
-def extreme(norm: Norm, threat: Threat, gradient: jax.Array, memory: Any) -> tuple[jax.Array, Any]:
+def extreme(
+    norm: Norm, threat: Threat, gradient: jax.Array, memory: Any, num_sweeps: int = _SWEEPS
+) -> tuple[jax.Array, Any]:
     """The allowed perturbation with the largest inner product; zero for a zero gradient.
 
     With what it knows then, for the next gradient.
     """
     if threat.lower is None:
         return spread(threat.eps, gradient.ndim) * jax.vmap(norm.lmo)(gradient), memory
-    return _within(norm, threat, memory, gradient, _SWEEPS)
+    return _within(norm, threat, memory, gradient, num_sweeps)
 
 
 def _within(

@@ -21,7 +21,7 @@ from jaxrobust.norms._fourier import (
     rounding_noise,
 )
 from jaxrobust.norms._lp import Lp
-from jaxrobust.norms._projections import soft_threshold
+from jaxrobust.norms._projections import project_weighted_l1
 from jaxrobust.norms._sharding import shard_like, unshard
 
 _NOISES = 8.0  # coefficients up to so many rounding errors count as zero
@@ -130,7 +130,7 @@ class FourierBands(Norm):
         else:
             a = [jnp.where(part.is_fixed, 0, part.magnitudes) for part in parts]
             finite = [jnp.where(part.is_fixed, 0, part.weights) for part in parts]
-            sizes = soft_threshold(a, [part.counts for part in parts], finite, r)
+            sizes = project_weighted_l1(a, [part.counts for part in parts], finite, r)
         inside = self.value(trees.promote(x)) <= r
         moved = [part.rebuild(size) for part, size in zip(parts, sizes, strict=True)]
         moved = [

@@ -161,20 +161,32 @@ def _soft_threshold(a: Magnitudes, caps: Magnitudes) -> Magnitudes:
     threshold = lambda t: [jnp.clip(leaf - t, 0, cap) for leaf, cap in zip(a, caps, strict=True)]
     norm = lambda t: _magnitudes.total(threshold(t))
 
-    def halve(_, bracket):
-        low, high = bracket
-        middle = 0.5 * (low + high)
-        is_outside = norm(middle) > 1
-        return jnp.where(is_outside, middle, low), jnp.where(is_outside, high, middle)
-
     top = _magnitudes.largest(a)
-    steps = jnp.finfo(top.dtype).nmant + 4
-    begin = trees.vary_alike((jnp.zeros_like(top), top))
-    t = jax.lax.fori_loop(0, steps, halve, begin)[1]
-    # Between its kinks the norm is linear in t.
-    kept = [(leaf > t) & (leaf - t < cap) for leaf, cap in zip(a, caps, strict=True)]
-    number = _magnitudes.total([leaf.astype(t.dtype) for leaf in kept])
-    return threshold(jnp.maximum(t + (norm(t) - 1) / jnp.maximum(number, 1), 0))
+    info = jnp.finfo(top.dtype)
+
+    def narrow(carry):
+        count, low, high, t, _ = carry
+        # Between its kinks the norm is linear in t, by as many entries as are between their ends.
+        free = [(leaf > t) & (leaf - t < cap) for leaf, cap in zip(a, caps, strict=True)]
+        number = _magnitudes.total([leaf.astype(t.dtype) for leaf in free])
+        beyond = norm(t) - 1
+        low, high = jnp.where(beyond > 0, t, low), jnp.where(beyond > 0, high, t)
+        newton, middle = t + beyond / jnp.maximum(number, 1), 0.5 * (low + high)
+        # It is neither convex nor concave: of three steps one halves the bracket in any case.
+        is_newton = (number > 0) & (newton > low) & (newton < high) & (count % 3 != 2)
+        # The root, up to rounding: of the norm, or of t, of which each entry loses as much.
+        is_there = jnp.abs(beyond) <= 4 * info.eps * (1 + number * t)
+        after = jnp.where(is_newton, newton, middle)
+        return count + 1, low, high, jnp.where(is_there, t, after), is_there
+
+    def goes_on(carry):
+        count, low, high, _, is_there = carry
+        return (count < 3 * info.nmant) & ~is_there & (low < high)
+
+    zero = jnp.zeros_like(top)
+    begin = jnp.asarray(0), zero, top, 0.5 * top, zero > 0
+    *_, t, _ = jax.lax.while_loop(goes_on, narrow, trees.vary_alike(begin))
+    return threshold(jnp.maximum(t, 0))
 
 
 def _shrink(p: float, a: Magnitudes, caps: Magnitudes) -> Magnitudes:

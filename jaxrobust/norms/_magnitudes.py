@@ -49,7 +49,11 @@ def value(p: float, a: Magnitudes, c: Weights) -> jax.Array:
     # The unit cancels, so it is a constant to the derivative. It is 1 where there is nothing to
     # scale; there the norm is the largest magnitude itself: 0, infinite or NaN.
     scalable, unit = scaling(top)
-    powers = total([w * (leaf / unit) ** p for leaf, w in zip(a, c, strict=True)])
+    scaled = [leaf / unit for leaf in a]
+    if p == 2:
+        square = total([w * (leaf * leaf) for leaf, w in zip(scaled, c, strict=True)])
+        return jnp.where(scalable, unit * jnp.sqrt(jnp.where(scalable, square, 1)), top)
+    powers = total([w * leaf**p for leaf, w in zip(scaled, c, strict=True)])
     return jnp.where(scalable, unit * jnp.where(scalable, powers, 1) ** (1 / p), top)
 
 
