@@ -132,11 +132,7 @@ def _checked_inputs(x: Any) -> jax.Array:
     if not hasattr(x, "dtype"):
         raise TypeError(f"x must be a floating array, got {type(x).__name__}")
     trees.check_floating("x", x)
-    if trees.is_sharded(x):
-        raise ValueError(
-            "x must not be sharded over explicit mesh axes: make the mesh with AxisType.Auto, or "
-            "use jax.shard_map, for every example is attacked on its own"
-        )
+    _check_not_explicit("x", x)
     if x.ndim < 2 or len(x) < 1:
         raise ValueError(f"x must have shape (B, *features), B at least 1, got {x.shape}")
     if not isinstance(x, Tracer):
@@ -150,15 +146,25 @@ def _checked_inputs(x: Any) -> jax.Array:
     return jnp.asarray(x)
 
 
+def _check_not_explicit(name: str, array: Any) -> None:
+    if isinstance(array, jax.Array) and trees.is_sharded(array):
+        raise ValueError(
+            f"{name} must not be sharded over explicit mesh axes: make the mesh with "
+            "AxisType.Auto, or use jax.shard_map, for every example is attacked on its own"
+        )
+
+
 def _checked_labels(y: Any, number: int) -> Any:
     if not hasattr(y, "dtype") or not jnp.issubdtype(y.dtype, jnp.integer):
         raise TypeError(f"y must hold integer classes, got {getattr(y, 'dtype', type(y).__name__)}")
+    _check_not_explicit("y", y)
     if y.shape != (number,):
         raise ValueError(f"y must have shape ({number},), one label for each x, got {y.shape}")
     return y
 
 
 def _checked_radii(eps: Any, number: int) -> jax.Array:
+    _check_not_explicit("eps", eps)
     radii = jnp.asarray(eps)
     is_known = not isinstance(eps, Tracer)
     if not (jnp.issubdtype(radii.dtype, jnp.floating) or jnp.issubdtype(radii.dtype, jnp.integer)):
@@ -176,6 +182,8 @@ def _checked_bounds(bounds: Bounds, x: jax.Array) -> Any:
         return None
     if not isinstance(bounds, tuple | list) or len(bounds) != 2:
         raise TypeError(f"bounds must be None or a pair (lowest, highest), got {bounds!r}")
+    for end in bounds:
+        _check_not_explicit("bounds", end)
     ends = tuple(jnp.asarray(end, trees.accumulator(x.dtype)) for end in bounds)
     for end in ends:
         if not trees.broadcasts_to(end.shape, x.shape):

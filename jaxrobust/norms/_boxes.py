@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust import trees
-from jaxrobust.norms import _lp_ball, _magnitudes
+from jaxrobust.norms import _lp_ball, _magnitudes, _roots
 from jaxrobust.norms._magnitudes import Magnitudes
 
 _RELAXATION = 1.6  # of `alternate`: between 1 and 2; about half of the sweeps of 1
@@ -159,53 +159,34 @@ def _grow(p: float, a: jax.Array, caps: jax.Array, radius: jax.Array) -> jax.Arr
 def _soft_threshold(a: Magnitudes, caps: Magnitudes) -> Magnitudes:
     """For p = 1 and radius 1: u = min(max(a - t, 0), cap)."""
     threshold = lambda t: [jnp.clip(leaf - t, 0, cap) for leaf, cap in zip(a, caps, strict=True)]
-    norm = lambda t: _magnitudes.total(threshold(t))
-
     top = _magnitudes.largest(a)
-    info = jnp.finfo(top.dtype)
 
-    def narrow(carry):
-        count, low, high, t, _ = carry
+    def norm_and_slope(t):
         # Between its kinks the norm is linear in t, by as many entries as are between their ends.
         free = [(leaf > t) & (leaf - t < cap) for leaf, cap in zip(a, caps, strict=True)]
         number = _magnitudes.total([leaf.astype(t.dtype) for leaf in free])
-        beyond = norm(t) - 1
-        low, high = jnp.where(beyond > 0, t, low), jnp.where(beyond > 0, high, t)
-        newton, middle = t + beyond / jnp.maximum(number, 1), 0.5 * (low + high)
-        # It is neither convex nor concave: of three steps one halves the bracket in any case.
-        is_newton = (number > 0) & (newton > low) & (newton < high) & (count % 3 != 2)
-        # The root, up to rounding: of the norm, or of t, of which each entry loses as much.
-        is_there = jnp.abs(beyond) <= 4 * info.eps * (1 + number * t)
-        after = jnp.where(is_newton, newton, middle)
-        return count + 1, low, high, jnp.where(is_there, t, after), is_there
+        return _magnitudes.total(threshold(t)), number
 
-    def goes_on(carry):
-        count, low, high, _, is_there = carry
-        return (count < 3 * info.nmant) & ~is_there & (low < high)
-
-    zero = jnp.zeros_like(top)
-    begin = jnp.asarray(0), zero, top, 0.5 * top, zero > 0
-    *_, t, _ = jax.lax.while_loop(goes_on, narrow, trees.vary_alike(begin))
-    return threshold(jnp.maximum(t, 0))
+    return threshold(_roots.multiplier(norm_and_slope, 0.5 * top, top))
 
 
 def _shrink(p: float, a: Magnitudes, caps: Magnitudes) -> Magnitudes:
     """Other p, radius 1: u + t u^(p-1) = a, and at most the cap."""
-    shrunk = lambda t: [
-        jnp.minimum(_lp_ball.shrink(p, leaf, t), cap) for leaf, cap in zip(a, caps, strict=True)
-    ]
 
-    def halve(_, bracket):
-        low, high = bracket
-        # In many dimensions t is far below its bound: its size is found first.
-        middle = jnp.where(low > 0, jnp.sqrt(low) * jnp.sqrt(high), high / 256)
-        is_outside = _magnitudes.value(p, shrunk(middle), _ones(a)) > 1
-        return jnp.where(is_outside, middle, low), jnp.where(is_outside, high, middle)
+    def capped(t):
+        return [
+            jnp.minimum(_lp_ball.shrink(p, leaf, t), cap) for leaf, cap in zip(a, caps, strict=True)
+        ]
+
+    def norm_and_slope(t):
+        u = capped(t)
+        return _lp_ball.norm_and_slope(
+            p, u, [jnp.where(leaf < cap, 1, 0) for leaf, cap in zip(u, caps, strict=True)],
+            _ones(a), t,
+        )  # fmt: skip
 
     top = _magnitudes.value(p / (p - 1), a, _ones(a))
-    steps = jnp.finfo(top.dtype).nmant + 12
-    begin = trees.vary_alike((jnp.zeros_like(top), top))
-    return shrunk(jax.lax.fori_loop(0, steps, halve, begin)[1])
+    return capped(_roots.multiplier(norm_and_slope, jnp.zeros_like(top), top))
 
 
 def _kept(p: float, u: Magnitudes, caps: Magnitudes, radius: jax.Array) -> Magnitudes:

@@ -13,40 +13,35 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxrobust import trees
-from jaxrobust.norms import _magnitudes
+from jaxrobust.norms import _magnitudes, _roots
 from jaxrobust.norms._magnitudes import Magnitudes, Weights
 
 
 # Compiled as one: called eagerly, the loops would be compiled anew at every call. The derivative is
-# given by hand, for that of a bisection is wrong: its comparisons have none.
+# given by hand, for there is none of the search for the multiplier.
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 @functools.partial(jax.jit, static_argnums=0)
 def project(p: float, a: Magnitudes, c: Weights) -> Magnitudes:
     """Magnitudes of the projection on the unit ball, for ``a`` outside of it."""
     high = _magnitudes.value(p / (p - 1), a, c)
+    shrunk = lambda t: [shrink(p, leaf, t) for leaf in a]
+    everywhere = [1] * len(a)
+    of = lambda t: norm_and_slope(p, shrunk(t), everywhere, c, t)
+    return shrunk(_roots.multiplier(of, jnp.zeros_like(high), high))
 
-    def halve(_, bracket):
-        low, high = bracket
-        middle = 0.5 * (low + high)
-        outside = _magnitudes.value(p, [shrink(p, leaf, middle) for leaf in a], c) > 1
-        return jnp.where(outside, middle, low), jnp.where(outside, high, middle)
 
-    steps = jnp.finfo(high.dtype).nmant + 4
-    bracket = trees.vary_alike((jnp.zeros_like(high), high))
-    low, high = jax.lax.fori_loop(0, steps, halve, bracket)
+def norm_and_slope(
+    p: float, u: Magnitudes, free: list, c: Weights, multiplier: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Of the shrunk magnitudes: their norm, and how it falls in the multiplier.
 
-    # Near the ball, in many dimensions, the multiplier is far below the first upper end, and what
-    # the halvings leave of the bracket is not small next to it: Newton goes on.
-    def newton(_, multiplier):
-        u = [shrink(p, leaf, multiplier) for leaf in a]
-        norm = _magnitudes.value(p, u, c)
-        _, _, curvature = _linearised(p, u, c, multiplier)
-        step = (norm - 1) * norm ** (p - 1) / jnp.where(curvature == 0, jnp.inf, curvature)
-        return jnp.clip(multiplier + step, low, high)
-
-    multiplier = jax.lax.fori_loop(0, 2, newton, high)
-    return [shrink(p, leaf, multiplier) for leaf in a]
+    ``free`` is 1 where they change with the multiplier, else 0.
+    """
+    norm = _magnitudes.value(p, u, c)
+    weights = [w * is_free for w, is_free in zip(c, free, strict=True)]
+    _, _, curvature = _linearised(p, u, weights, multiplier)
+    slope = curvature / jnp.where(norm > 0, norm, 1) ** (p - 1)
+    return norm, slope
 
 
 @project.defjvp

@@ -98,6 +98,12 @@ def test_explicit_axes_are_an_error():
     params, x, y = problem()
     mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Explicit,))
     with jax.set_mesh(mesh):
-        x, y = (jax.device_put(array, PartitionSpec("batch")) for array in (x, y))
-        with pytest.raises(ValueError, match="x must not be sharded over explicit mesh axes"):
-            ATTACKS["pgd"](relu_network, params, x, y, norm="linf", key=KEY)
+        eps = jnp.full(len(x), 0.1)
+        given = {"x": x, "y": y, "eps": eps, "bounds": jnp.full(x.shape, -9.0)}
+        for name, array in given.items():
+            spread = given | {name: jax.device_put(array, PartitionSpec("batch"))}
+            with pytest.raises(ValueError, match=f"{name} must not be sharded over explicit"):
+                attacks.pgd(
+                    relu_network, params, spread["x"], spread["y"], norm="linf", key=KEY,
+                    eps=spread["eps"], bounds=(spread["bounds"], 9.0),
+                )  # fmt: skip
