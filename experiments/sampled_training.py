@@ -17,7 +17,7 @@ they cost; SVRG begins where noise holds the loss up, if the run is long enough 
 Every rate is run for every seed. The clock counts steps and refreshes, and stops for evaluations;
 compilation is measured by itself, in runs that are not counted. Where there are automatic modes,
 which are to differ from uniform sampling by few percent, these, uniform sampling and SVRG run three
-times in turn, and the fastest counts.
+times in turn, seven times where a run is shorter than a second, and the fastest counts.
 
 Presets:
     quick: 2 min on 2 cores; digits, 5 seeds, batch size 8
@@ -57,7 +57,8 @@ from experiments.sampled_training_runs import (
 
 TOUR = False
 MOST_POINTS = 200  # of a curve
-REPEATS = 3  # of runs whose time is compared closely
+# Of runs whose time is compared closely: short ones are disturbed by more, as a share of them.
+REPEATS, REPEATS_SHORT, SHORT_STEPS = 3, 7, 10_000
 DISTINCT = "mlp, no copies"
 PROBLEMS = ("linear", NOISY, "mlp", DISTINCT)
 WRONG = 0.1  # share of wrong labels
@@ -216,7 +217,7 @@ def compare_methods(
         name = f"{method}, {compare.model}"
         compiling[name] = max(compiling.get(name, 0.0), seconds[0] - seconds[1])
     found: dict[str, Runs] = {method: {rate: [] for rate in compare.rates} for method in methods}
-    turns = in_turn(methods)
+    turns = in_turn(methods, REPEATS_SHORT if compare.steps < SHORT_STEPS else REPEATS)
     for seed in range(config.seeds):
         one = problem(config.source, compare.model, compare.redundancy, seed)
         for rate in compare.rates:
@@ -229,7 +230,7 @@ def compare_methods(
     return found
 
 
-def in_turn(methods: Sequence[str]) -> list[str]:
+def in_turn(methods: Sequence[str], repeats: int) -> list[str]:
     """All methods; those of which something is claimed side by side, several times.
 
     The machine is slower at one time than at another, by more than what is claimed of them.
@@ -237,7 +238,7 @@ def in_turn(methods: Sequence[str]) -> list[str]:
     if not set(AUTOMATICS) & set(methods):
         return list(methods)
     alike = [method for method in methods if method in NEEDED]
-    return [*(alike * REPEATS), *(method for method in methods if method not in alike)]
+    return [*(alike * repeats), *(method for method in methods if method not in alike)]
 
 
 def plot(result: Result):

@@ -35,9 +35,9 @@ LONG = 20_000  # steps of a run on digits in which an automatic mode sees that i
 Runs = dict[float, list[Curve]]
 # By setting (model and batch size), then by method.
 ONE_RUN = (
-    "Of uniform sampling, SVRG and the automatic modes the best time of 3 runs, in turn, for they "
-    "are compared closely; of all others one run, which on a shared machine makes them look slower "
-    "by some percent."
+    "Of uniform sampling, SVRG and the automatic modes the best time of several runs, in turn, for "
+    "they are compared closely; of all others one run, which on a shared machine makes them look "
+    "slower by some percent."
 )
 Unbiased = dict[str, dict[str, Runs]]
 

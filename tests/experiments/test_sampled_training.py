@@ -125,14 +125,14 @@ def test_the_clock_counts_steps_and_refreshes_alone():
 
 
 def test_runs_that_are_compared_closely_take_turns():
-    turns = sampled_training.in_turn(UNBIASED)
+    turns = sampled_training.in_turn(UNBIASED, 3)
     alike = set(sampled_training.NEEDED)
     assert set(turns[:4]) == set(turns[4:8]) == alike
     assert set(turns) == set(UNBIASED)
     assert {method: turns.count(method) for method in turns} == {
         method: 3 if method in alike else 1 for method in UNBIASED
     }
-    assert sampled_training.in_turn((UNIFORM, FOUND, KNOWN)) == [UNIFORM, FOUND, KNOWN]
+    assert sampled_training.in_turn((UNIFORM, FOUND, KNOWN), 3) == [UNIFORM, FOUND, KNOWN]
     slow, fast = curve([0.1, 0.9]), curve([0.1, 0.9], seconds_per_step=0.05)
     found = sampled_training_runs.fastest([slow, fast, slow])
     assert found.seconds.tolist() == fast.seconds.tolist()
