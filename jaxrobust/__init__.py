@@ -12,6 +12,7 @@ Rooms:
     clustering: groups of points, by k-means or by the variance of a stratified estimator.
     contrastive: losses of pairs with mined negatives, memories, retrieval metrics.
     data: arrays in, arrays out; embedded sets, files, TFDS, index-returning batches.
+    gated: gated deep linear networks: simulated, reduced to a race of numbers, solved.
     linear: closed forms for linear models: margins, robust radius, certificates, implicit bias.
     norms: one `Norm` object: value, dual, steepest direction, projection and proximal operator.
     optim: Optax transforms, first of all steepest descent with respect to any norm.
@@ -30,6 +31,7 @@ if TYPE_CHECKING:  # Lets type checkers and editors see the rooms that `__getatt
     from jaxrobust import clustering as clustering
     from jaxrobust import contrastive as contrastive
     from jaxrobust import data as data
+    from jaxrobust import gated as gated
     from jaxrobust import linear as linear
     from jaxrobust import norms as norms
     from jaxrobust import optim as optim
@@ -47,6 +49,7 @@ __all__ = (
     "clustering",
     "contrastive",
     "data",
+    "gated",
     "linear",
     "norms",
     "optim",

@@ -1,0 +1,148 @@
+r"""The neural race: one scalar network with the same graph for every mode.
+
+On the manifold of `init_decoupled` the params are numbers :math:`b_e`, one for each edge and mode;
+with :math:`\pi_p = \prod_{f \in p} b_f` the loss there is
+
+.. math:: L(b) = \tfrac12\langle \|y\|^2\rangle - \sum_p s_p \pi_p
+   + \tfrac12 \sum_{j,p} d_{jp} \pi_j \pi_p,
+
+summed over modes, and gradient flow and descent stay on it.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+from jaxrobust import trees
+from jaxrobust.gated._graph import Graph
+from jaxrobust.gated._modes import Modes, check_applies
+
+Strengths = dict[str, jax.Array]  # (r,) by edge
+_MAX_STEPS = 1_000_000  # of the solver; diffrax stops after 4,096 if it is not told otherwise
+
+
+class Trajectory(NamedTuple):
+    """What happened over T times."""
+
+    times: jax.Array  # (T,)
+    params: Any  # leaves (T, ..): matrices or strengths by edge; None if they were not kept
+    losses: jax.Array  # (T,)
+    strengths: jax.Array | None = None  # (T, P, r): of every path, see `path_strengths`
+
+
+def path_strengths(graph: Graph, b: Strengths) -> jax.Array:
+    """The products of numbers along all paths, ``(P, r)``."""
+    found: dict[str, jax.Array] = {}
+    number = next(iter(b.values())).shape
+    for node in graph.order:
+        if node in graph.inputs:
+            found[node] = jnp.ones((1, *number), jnp.result_type(*b.values()))
+        else:
+            parts = [b[edge][None, :] * found[source] for edge, source in graph.incoming(node)]
+            found[node] = jnp.concatenate(parts)
+    return jnp.concatenate([found[name] for name in graph.outputs])
+
+
+def reduced_loss(graph: Graph, b: Strengths, modes: Modes) -> jax.Array:
+    """The loss of the whole network, from its numbers."""
+    _check_strengths(graph, b, modes)
+    strengths = path_strengths(graph, b)
+    s, d = (jnp.asarray(part, strengths.dtype) for part in (modes.s, modes.d))
+    pulled = jnp.einsum("jpr,pr->jr", d, strengths, precision=jax.lax.Precision.HIGHEST)
+    return modes.yy - jnp.sum(s * strengths) + 0.5 * jnp.sum(strengths * pulled)
+
+
+def reduced_flow(graph: Graph, b: Strengths, modes: Modes, tau: float = 1.0) -> Strengths:
+    r"""How fast the numbers change, :math:`\dot b = -\nabla L(b) / \tau`.
+
+    Source:
+      Saxe, Sodhani & Lewallen, arXiv:2207.10430; as the gradient of a potential: derived.
+    """
+    slope = jax.grad(lambda b: reduced_loss(graph, b, modes))(b)
+    return jax.tree.map(lambda g: -g / tau, slope)
+
+
+def step_reduced(graph: Graph, b: Strengths, modes: Modes, rate: float) -> Strengths:
+    """A step of gradient descent; the image of one of the whole network, at any rate."""
+    flow = reduced_flow(graph, b, modes)
+    return jax.tree.map(lambda value, f: value + rate * f, b, flow)
+
+
+def solve_reduced(
+    graph: Graph,
+    b: Strengths,
+    modes: Modes,
+    times: Any,
+    *,
+    tau: float = 1.0,
+    rtol: float = 1e-10,
+    allow_residual: bool = False,
+) -> Trajectory:
+    r"""Gradient flow of the numbers, by an adaptive method of order 8.
+
+    Args:
+      graph: nodes and edges.
+      b: numbers ``(r,)`` by edge, at time 0.
+      modes: of the data.
+      times: ``(T,)``, rising, 0 or more.
+      tau: the unit of time; gradient descent with rate :math:`\eta` makes :math:`\tau / \eta` steps
+        in it.
+      rtol: relative tolerance of every step; at single precision not below 1e-6.
+      allow_residual: whether to go on where modes are not common to all paths.
+
+    Raises:
+      ValueError: where the reduction does not apply; for times that do not rise.
+    """
+    check_applies(modes, graph, allow_residual)
+    _check_strengths(graph, b, modes)
+    field = lambda b: reduced_flow(graph, b, modes, tau)
+    found = solve(field, b, times, rtol)
+    return Trajectory(
+        jnp.asarray(times),
+        found,
+        jax.vmap(lambda b: reduced_loss(graph, b, modes))(found),
+        jax.vmap(lambda b: path_strengths(graph, b))(found),
+    )
+
+
+def solve(field: Any, start: Any, times: Any, rtol: float) -> Any:
+    """A tree at all times, by diffrax."""
+    import diffrax  # only here, for it takes long to import
+
+    times = jnp.asarray(times)
+    start = jax.tree.map(jnp.asarray, start)
+    if times.ndim != 1 or len(times) < 1:
+        raise ValueError(f"times must be (T,), T at least 1, got {times.shape}")
+    trees.check_floating("times", times)
+    if not isinstance(times, Tracer) and not (
+        bool(jnp.all(jnp.diff(times) > 0)) and bool(times[0] >= 0)
+    ):
+        raise ValueError("times must rise, from 0 or more")
+    least = jnp.finfo(jnp.result_type(*jax.tree.leaves(start))).eps * 8
+    rtol = max(rtol, float(least))
+    found = diffrax.diffeqsolve(
+        diffrax.ODETerm(lambda t, y, args: field(y)),
+        diffrax.Dopri8(),
+        t0=0.0,
+        t1=times[-1] * (1 + 1e-12) + 1e-30,
+        dt0=None,
+        y0=start,
+        saveat=diffrax.SaveAt(ts=times),
+        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=rtol * 1e-3),
+        max_steps=_MAX_STEPS,
+    )
+    return found.ys
+
+
+def _check_strengths(graph: Graph, b: Strengths, modes: Modes) -> None:
+    names = {name for name, _ in graph.edges}
+    if set(b) != names:
+        raise ValueError(f"b must have the edges {sorted(names)}, got {sorted(b)}")
+    for name, value in b.items():
+        if jnp.shape(value) != (modes.s.shape[1],):
+            raise ValueError(
+                f"b[{name!r}] must have shape ({modes.s.shape[1]},), one number for each mode, "
+                f"got {jnp.shape(value)}"
+            )
