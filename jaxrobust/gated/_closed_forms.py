@@ -222,9 +222,10 @@ def routing_time(
     roots = np.roots(below)
     residues = 1 / np.polyval(np.polyder(below), roots)
     b2 = np.asarray(b2, float)
-    with np.errstate(divide="ignore"):  # at the end, where it is infinite
+    with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log((b2[..., None] - roots) / (b0 - roots))
-    return np.real(np.sum(residues * logs, axis=-1)) * num_domains / (c * num_trained)
+        found = np.real(np.sum(residues * logs, axis=-1)) * num_domains / (c * num_trained)
+    return np.where(np.isnan(found), np.inf, found)  # at the end
 
 
 def routing_modes(

@@ -132,6 +132,7 @@ def test_the_race_of_equal_pathways():
     found = gated.solve_reduced(graph, b, modes, times)
     rate = float(gated.race_rate(counts, 1 / m**2, 3))
     u = gated.deep(times, s, float(np.prod(np.sqrt(counts))) * beta**3, 3, rate)
+    assert found.strengths is not None
     np.testing.assert_allclose(np.abs(found.strengths[:, 0, 0]), u, atol=1e-8)
 
     edge = float(gated.max_stable_rate(counts, 1 / m**2, 3, s))

@@ -171,4 +171,4 @@ def test_bad_input():
     with pytest.raises(ValueError, match=r"weight must have shape \(6,\)"):
         gated.loss(graph, params, data._replace(weight=np.ones(3)))
     with pytest.raises(TypeError, match="params must be a mapping"):
-        gated.apply(graph, [params], x, gated.Gates())
+        gated.apply(graph, [params], x, gated.Gates())  # pyright: ignore[reportArgumentType]
