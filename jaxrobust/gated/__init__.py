@@ -2,10 +2,9 @@
 
 ::
 
-    graph, data = gated.xor_dataset()
-    moments = gated.moments(graph, data)
-    modes = gated.diagonalize(graph, moments)
-    print(modes.describe(graph))  # whether the theory applies
+    pairs = gated.band(7, 4)  # of 7 x 7 domains, each input is trained with 4 outputs
+    graph, data = gated.routing_dataset(pairs, np.eye(4), gated.routing_targets(), 64)
+    print(gated.compare(graph, data, key=key, scale=0.08, rate=0.02, num_steps=20_000))
 
 A graph has a vector at every node and a matrix on every edge; gates, given with each example, open
 and close nodes and edges. What it computes is linear in the params of each edge and in the inputs;
@@ -25,6 +24,7 @@ from jaxrobust.gated._closed_forms import (
     two_layer_unbalanced,
     xor_loss,
 )
+from jaxrobust.gated._compare import Comparison, compare
 from jaxrobust.gated._datasets import (
     band,
     context_dataset,
@@ -72,6 +72,7 @@ from jaxrobust.gated._simulate import crossing_times, gradient_flow, simulate
 from jaxrobust.gated._units import as_gated, relu_gates, relu_network
 
 __all__ = [
+    "Comparison",
     "Dataset",
     "Gates",
     "Graph",
@@ -85,6 +86,7 @@ __all__ = [
     "band",
     "block",
     "chain",
+    "compare",
     "context_dataset",
     "crossing_times",
     "deep",

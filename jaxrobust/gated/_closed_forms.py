@@ -193,7 +193,12 @@ def max_stable_rate(counts: Any, weight: Any, depth: int, s: Any) -> jax.Array:
 
 
 def routing_time(
-    b2: Any, s: float, num_domains: int, num_trained: int, b0: float, weight: float | None = None
+    b2: Any,
+    s: float,
+    num_domains: float,
+    num_trained: float,
+    b0: float,
+    weight: float | None = None,
 ) -> np.ndarray:
     r"""When the shared edge of a routing network is at b2, all edges beginning with b0.
 
@@ -229,7 +234,7 @@ def routing_time(
 
 
 def routing_modes(
-    t: Any, s: float, num_domains: int, num_trained: int, b0: float, weight: float | None = None
+    t: Any, s: float, num_domains: float, num_trained: float, b0: float, weight: float | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Strengths of the edges of a routing network at times t: into, shared, and out of the middle.
 
