@@ -10,6 +10,7 @@ Presets:
 """
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -90,8 +91,8 @@ def run(config: Config, progress=silent) -> Result:
         "all of this takes less than three minutes on two cores (seconds)",
         sum(seconds.values()),
         MOST_SECONDS,
-        should_hold=False,
-        reason="a slower machine, or one with other work, takes longer",
+        should_hold=(os.cpu_count() or 1) >= 2,
+        reason="said of two cores",
     )
     return Result(
         summary=summarise(found, seconds),
@@ -202,9 +203,9 @@ def published_defects(config: Config) -> list[Claim]:
         Claim.at_most(
             f"{DEFECTS}, section 2.5.8",
             "black and white images, in single precision, stay within the Fourier-linf ball and "
-            "within [0, 1] (by how much the largest coefficient is above the radius, and a pixel "
-            "out of bounds)",
-            [float(spectra.max() - eps), out],
+            "within [0, 1] (by which part of the radius the largest coefficient is above it, and "
+            "how far a pixel is out of bounds)",
+            [float(spectra.max() / eps - 1), out],
             1e-6,
         ),
         Claim.at_least(

@@ -294,7 +294,7 @@ def network_claims(
 ) -> list[Claim]:
     """Where no closed form is known."""
     auto = [row[APGD] - row["PGD, best of all"] for row in network.values()]
-    whole = [row["ensemble"] - row["PGD, best of all"] for row in network.values()]
+    whole = [row["ensemble"] - min(row["PGD, best of all"], row[APGD]) for row in network.values()]
     return [
         Claim.at_most(
             OWN,

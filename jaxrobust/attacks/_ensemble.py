@@ -143,10 +143,12 @@ def ensemble(
         told = (*told, *((stage.name, _told(stage)) for stage in stages))
     settings = Settings("ensemble", norm, told, told_bounds(bounds))
     given = _Given(problem, bounds)
+    number = len(problem.x)
+    del problem  # of batches alone is anything on the device
     tally = _Tally(given)
-    size = min(batch_size, len(problem.x))
+    size = min(batch_size, number)
 
-    for rows, filled in _batches(np.arange(len(problem.x)), size):
+    for rows, filled in _batches(np.arange(number), size):
         x, y, options = given.rows(filled)
         _, part, _ = problem_of(predict, params, x, y, norm, **options)
         check_clean_scores(predict, part)
@@ -250,7 +252,7 @@ class _Given:
 
     def __init__(self, problem: Problem, bounds: Bounds):
         self.x, self.y = np.asarray(problem.x), np.asarray(problem.y)
-        self.eps = np.asarray(problem.threat.eps)
+        self.eps = np.asarray(problem.eps)
         self.bounds = bounds
 
     def rows(self, which: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:

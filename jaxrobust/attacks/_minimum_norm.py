@@ -152,14 +152,14 @@ def _minimum_norm(
         # A restart begins at a random point, within the radius that is known if there is one; so
         # does the first run where there is no gradient at x to go by.
         is_known = jnp.isfinite(best.distance)
-        radius = jnp.where(is_known, best.distance, jax.vmap(norm.value)(_long(problem)))
+        radius = jnp.where(is_known, best.distance, threats.of_finite_norm(norm, _long(problem))[1])
         drawn = threats.drawn(norm, problem.threat._replace(eps=radius), key, origin)
         seen = look(origin)
         at_x = is_first & (seen.has_gradient | (seen.margin >= 0))
         start = search.choose(at_x, origin, drawn)
         memory = threats.memory(norm, problem.threat, origin, 0)
         state = _State(start, jnp.where(at_x, 0, radius), memory, _nothing(problem, 0))
-        state = problem.alike(state)
+        state = problem.alike(state, key)
 
         def step(state: _State, given) -> tuple[_State, tuple[jax.Array, jax.Array]]:
             state, loss = _step(norm, problem, look, state, *given)
@@ -181,7 +181,8 @@ def _minimum_norm(
 
     is_first = jnp.arange(number) % options.num_restarts == 0
     given = jax.random.split(key, number), targets, is_first
-    found, _ = jax.lax.scan(run, _nothing(problem, options.num_steps), given)
+    begin = problem.alike(_nothing(problem, options.num_steps), key)
+    found, _ = jax.lax.scan(run, begin, given)
     nearest = _halved(looker(predict, problem, "margin"), found.nearest)
     success = jnp.isfinite(found.distance)
     distance = jnp.where(success, jax.vmap(norm.value)(nearest), jnp.inf)

@@ -11,7 +11,7 @@ from jax.core import Tracer
 from jaxrobust import trees
 from jaxrobust.attacks import _losses as losses
 from jaxrobust.attacks._threat import Threat, flat
-from jaxrobust.norms import FourierBands, Norm, as_norm
+from jaxrobust.norms import FourierBands, Lp, Norm, as_norm
 
 Predict = Callable[[Any, jax.Array], jax.Array]
 Bounds = tuple[Any, Any] | None
@@ -25,32 +25,41 @@ class Problem(NamedTuple):
     y: jax.Array  # (B,) int32
     threat: Threat
     bounds: Any  # None, or (lowest, highest) inputs, which broadcast against x
+    eps: jax.Array  # (B,) float: radii; those of the threat leave room for the rounding of inputs
+    is_entrywise: Any  # () for lp norms of entries, None for others; static
 
     @property
     def origin(self) -> jax.Array:
         """``(B, *features)``: no perturbation, in float32 at least."""
         return self.alike(jnp.zeros(self.x.shape, trees.accumulator(self.x.dtype)))
 
-    def alike(self, state: Any) -> Any:
-        """What a loop carries, as such that varies over devices as x does, under `shard_map`."""
-        return trees.vary_like(state, self.x)
+    def alike(self, state: Any, *others: Any) -> Any:
+        """What a loop carries, as such that varies over devices as all that it is made of does.
+
+        Under `shard_map`: params, inputs, radii and bounds, and what else is given, such as keys.
+        """
+        keys = [jax.random.key_data(k) if _is_key(k) else k for k in others]
+        return trees.vary_like(state, (tuple(self), keys, state))
 
     def at(self, delta: jax.Array) -> jax.Array:
-        """The perturbed inputs, as the model gets them: rounded to the dtype of x, and towards x.
+        """The perturbed inputs, as the model gets them: rounded to the dtype of x.
 
-        So no feature moves further than it was to, and lp norms and bounds are kept exactly.
+        For lp norms towards x: no feature moves further than it was to, and they are kept exactly.
+        Of spectra that would be worse than to the nearest number, for its errors add up.
         """
         inputs = self.x + delta
         if self.bounds is not None:  # out of which the perturbation may be by rounding errors
             inputs = jnp.clip(inputs, *self.bounds)
         inputs = inputs.astype(self.x.dtype)
-        is_out = jnp.abs(self.moved(inputs)) > jnp.abs(delta)
+        is_out = jnp.zeros(inputs.shape, bool)
+        if self.is_entrywise is not None:
+            is_out |= jnp.abs(self.moved(inputs)) > jnp.abs(delta)
         if self.bounds is not None:  # which need not be numbers of this dtype
             is_out |= (inputs < self.bounds[0]) | (inputs > self.bounds[1])
         return jnp.where(is_out, jnp.nextafter(inputs, self.x), inputs)
 
     def moved(self, inputs: jax.Array) -> jax.Array:
-        """How far inputs are from x."""
+        """How far inputs are from x ``(B, *features)``."""
         wide = trees.accumulator(self.x.dtype)
         return inputs.astype(wide) - self.x.astype(wide)
 
@@ -85,7 +94,8 @@ def looker(
 
     def look(delta: jax.Array) -> Seen:
         # By the inputs: that of clipping them to their bounds is a half on a bound, and 0 beyond.
-        inputs = problem.at(delta)
+        # As varying over devices as params are, or gradients of several models would be added up.
+        inputs = problem.alike(problem.at(delta))
         (_, (values, margin)), gradient = jax.value_and_grad(total, has_aux=True)(inputs)
         # One pass for both questions: small models are looked at in microseconds.
         largest = jnp.max(jnp.abs(flat(gradient)), axis=1)
@@ -112,8 +122,10 @@ def problem_of(
     _check_inside(x, bounds)
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((x, eps, bounds))):
         x = _without_bad_rows(x, radii, ends)
-    threat = Threat(radii, *_room(x.astype(wide), ends))
     _check_norm(norm, x, bounds)
+    is_entrywise = isinstance(norm, Lp)
+    inner = radii if is_entrywise else jnp.maximum(radii - _rounding(norm, x), 0)
+    threat = Threat(inner, *_room(x.astype(wide), ends))
     num_classes = _checked_scores(predict, params, x)
     # By NumPy, for under jit even the minimum of a known array of JAX is traced.
     known = None if isinstance(y, Tracer) else np.asarray(y)
@@ -125,7 +137,29 @@ def problem_of(
     # What is traced can be anything: such a label has no score, and its margin is NaN.
     labels = jnp.asarray(y, jnp.int32)
     labels = labels if known is not None else jnp.where(labels < 0, num_classes, labels)
-    return norm, Problem(params, x, labels, threat, ends), num_classes
+    return (
+        norm,
+        Problem(params, x, labels, threat, ends, radii, () if is_entrywise else None),
+        num_classes,
+    )
+
+
+def _rounding(norm: Norm, x: jax.Array) -> jax.Array:
+    """``(B,)``: what rounding perturbed inputs may add to the norm of a spectrum, say.
+
+    Twice the norm of errors as large as they can be, of random signs: the errors themselves are
+    anything up to that.
+    """
+    wide = x.astype(trees.accumulator(x.dtype))
+    signs = jax.random.rademacher(jax.random.key(0), x.shape[1:], wide.dtype)
+    largest = jnp.finfo(x.dtype).eps / 2 * jnp.abs(wide)
+    length = jax.vmap(norm.value)(largest * signs[None])
+    # Where something must not be moved at all the length is infinite, and errors are not counted.
+    return jnp.where(jnp.isfinite(length), 2 * length, 0)
+
+
+def _is_key(array: Any) -> bool:
+    return jnp.issubdtype(getattr(array, "dtype", np.dtype(int)), jax.dtypes.prng_key)
 
 
 def _checked_inputs(x: Any) -> jax.Array:
@@ -197,7 +231,9 @@ def _check_inside(x: jax.Array, bounds: Bounds) -> None:
         return
     low, high = (np.asarray(end, np.float64) for end in bounds)
     inputs = np.asarray(x, np.float64)
-    is_inside = ((inputs >= low) & (inputs <= high)).reshape(len(x), -1).all(axis=1)
+    slack = float(jnp.finfo(x.dtype).eps) * (1 + np.abs(inputs))  # an input on its bound, rounded
+    is_inside = (inputs >= low - slack) & (inputs <= high + slack)
+    is_inside = is_inside.reshape(len(x), -1).all(axis=1)
     rows = np.flatnonzero(~is_inside)
     if rows.size:
         raise ValueError(

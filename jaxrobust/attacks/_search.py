@@ -102,7 +102,7 @@ def restarted(
 
     shapes = jax.eval_shape(run, keys[0], None if targets is None else targets[0])
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    begin = problem.alike(nothing)
+    begin = problem.alike(nothing, key)
     outcome, _ = jax.lax.scan(again, begin, (jnp.arange(number) == 0, keys, targets))
     return outcome
 
@@ -112,10 +112,10 @@ def result(norm: Norm, problem: Problem, outcome: Outcome, settings: Settings) -
     best, trail = outcome.best, outcome.trail
     inputs = problem.at(best.delta)
     moved = problem.moved(inputs)
-    beyond = threats.in_norm_beyond(norm, problem.threat, moved)
+    beyond = threats.in_norm_beyond(norm, problem.threat._replace(eps=problem.eps), moved)
     out = threats.out_of_bounds(problem.threat, moved)
     info = Info(outcome.losses, beyond, out, trail.has_no_gradient, ~trail.is_finite)
     return Result(
-        inputs, best.delta, best.margin >= 0, best.loss, best.margin, problem.threat.eps, info,
+        inputs, best.delta, best.margin >= 0, best.loss, best.margin, problem.eps, info,
         settings,
     )  # fmt: skip

@@ -126,7 +126,9 @@ class FourierBands(Norm):
         r = jnp.asarray(radius, jnp.result_type(*leaves))
         r = jnp.where(r >= 0, r, jnp.nan)
         if self.p == math.inf:
-            sizes = [jnp.minimum(part.magnitudes, r * part.radii_or_inf) for part in parts]
+            # Where a frequency is free no radius, not even 0, is one.
+            limits = [jnp.where(part.weights == 0, jnp.inf, r * part.radii) for part in parts]
+            sizes = [jnp.minimum(p.magnitudes, most) for p, most in zip(parts, limits, strict=True)]
         else:
             a = [jnp.where(part.is_fixed, 0, part.magnitudes) for part in parts]
             finite = [jnp.where(part.is_fixed, 0, part.weights) for part in parts]
@@ -189,11 +191,6 @@ class Part:
         return np.where(is_free, 0, 1 / np.where(is_free, 1, self.weights)).astype(
             self.counts.dtype
         )
-
-    @property
-    def radii_or_inf(self) -> np.ndarray:
-        """The inverse weights."""
-        return np.where(self.weights == 0, np.inf, self.radii).astype(self.counts.dtype)
 
     def rebuild(self, magnitudes: jax.Array) -> jax.Array:
         """The array with these magnitudes and the phases as they are."""

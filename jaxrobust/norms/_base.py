@@ -1,6 +1,7 @@
 """The `Norm` interface: what a norm must be able to do for the rest of the library."""
 
 import abc
+import functools
 from typing import Any
 
 import jax
@@ -93,17 +94,11 @@ class Norm(abc.ABC):
             ``-inf`` for none.
           upper: upper ends, 0 or more, likewise.
           num_sweeps: of alternating projections, at most; fewer where nothing changes any more.
+
+        There is no derivative of it in reverse mode, nor a right one in forward mode.
         """
         wide, lower, upper = check_box("x", x, radius, lower, upper)
-        clipped, in_ball = jax.tree.map(jnp.clip, wide, lower, upper), self.project(wide, radius)
-        towards = lambda pulled: jax.tree.map(
-            lambda to, by: (to + _PULL * by) / (1 + _PULL), wide, pulled
-        )
-        is_box_enough = self.value(clipped) <= radius
-        sweeps = jnp.where(is_box_enough, 0, num_sweeps)
-        memory = in_ball, jax.tree.map(jnp.zeros_like, in_ball)
-        both, _ = self._in_both(towards, in_ball, memory, radius, lower, upper, sweeps)
-        return trees.cast_like(_choose(is_box_enough, clipped, both), x)
+        return trees.cast_like(_nearest(self, wide, radius, lower, upper, num_sweeps), x)
 
     def lmo_in_box(
         self, g: Any, radius: float | jax.Array, lower: Any, upper: Any, *, num_sweeps: int = 100
@@ -119,6 +114,8 @@ class Norm(abc.ABC):
           lower: lower ends, 0 or less, as in :meth:`project_in_box`.
           upper: upper ends, 0 or more.
           num_sweeps: of alternating projections, at most.
+
+        There is no derivative of it.
         """
         memory = self.memory_in_box(g)
         return self.lmo_in_box_after(memory, g, radius, lower, upper, num_sweeps=num_sweeps)[0]
@@ -143,34 +140,57 @@ class Norm(abc.ABC):
         Where one is much like the one before, as on the way of an attack, few sweeps are enough.
         """
         wide, lower, upper = check_box("g", g, radius, lower, upper)
-        best = trees.scale(jnp.asarray(radius), self.lmo(wide))
-        length = trees.l2_norm(wide)
-        step = _ALONG * trees.l2_norm(best) / jnp.where(length > 0, length, 1)
-        towards = lambda pulled: trees.add(pulled, wide, weight=step)
-        found, memory = self._in_both(towards, best, memory, radius, lower, upper, num_sweeps)
+        memory = trees.vary_like(memory, (wide, lower, upper))
+        found, memory = _maximise(self, memory, wide, radius, lower, upper, num_sweeps)
         return trees.cast_like(found, g), memory
 
-    def _in_both(
-        self,
-        towards: Any,
-        in_ball: Any,
-        memory: Any,
-        radius: Any,
-        lower: Any,
-        upper: Any,
-        num_sweeps: Any,
-    ) -> tuple[Any, Any]:
-        """``in_ball``, the best of the ball, where the box has it; else one that is in both."""
-        is_ball_enough = jnp.asarray(True)
-        for leaf, low, high in zip(*map(jax.tree.leaves, (in_ball, lower, upper)), strict=True):
-            is_ball_enough &= jnp.all((leaf >= low) & (leaf <= high))
-        ball = lambda z: self.project(z, radius)
-        sweeps = jnp.where(is_ball_enough, 0, num_sweeps)
-        found, memory = _boxes.alternate(ball, towards, memory, lower, upper, sweeps)
-        norm = self.value(found)
-        factor = jnp.where(norm > radius, radius / jnp.where(norm > 0, norm, 1), 1)
-        found = jax.tree.map(lambda leaf: factor * leaf, found)
-        return _choose(is_ball_enough, in_ball, found), memory
+
+# Compiled as one, as is `_maximise`: called eagerly, the loop would be compiled anew at every call.
+@functools.partial(jax.jit, static_argnums=0)
+def _nearest(norm: Norm, x: Any, radius: Any, lower: Any, upper: Any, num_sweeps: Any) -> Any:
+    clipped, in_ball = jax.tree.map(jnp.clip, x, lower, upper), norm.project(x, radius)
+    towards = lambda pulled: jax.tree.map(lambda to, by: (to + _PULL * by) / (1 + _PULL), x, pulled)
+    is_box_enough = norm.value(clipped) <= radius
+    sweeps = jnp.where(is_box_enough, 0, num_sweeps)
+    memory = in_ball, jax.tree.map(jnp.zeros_like, in_ball)
+    both, _ = _in_both(norm, towards, in_ball, memory, radius, lower, upper, sweeps)
+    return _choose(is_box_enough, clipped, both)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _maximise(
+    norm: Norm, memory: Any, g: Any, radius: Any, lower: Any, upper: Any, num_sweeps: Any
+) -> tuple[Any, Any]:
+    best = trees.scale(jnp.asarray(radius), norm.lmo(g))
+    length = trees.l2_norm(g)
+    # Of length 1 first: the quotient of a large radius and a vanishing gradient overflows.
+    unit = jax.tree.map(lambda leaf: leaf / jnp.where(length > 0, length, 1), g)
+    far = _ALONG * trees.l2_norm(best)
+    towards = lambda pulled: trees.add(pulled, unit, weight=far)
+    return _in_both(norm, towards, best, memory, radius, lower, upper, num_sweeps)
+
+
+def _in_both(
+    norm: Norm,
+    towards: Any,
+    in_ball: Any,
+    memory: Any,
+    radius: Any,
+    lower: Any,
+    upper: Any,
+    num_sweeps: Any,
+) -> tuple[Any, Any]:
+    """``in_ball``, the best of the ball, where the box has it; else one that is in both."""
+    is_ball_enough = jnp.asarray(True)
+    for leaf, low, high in zip(*map(jax.tree.leaves, (in_ball, lower, upper)), strict=True):
+        is_ball_enough &= jnp.all((leaf >= low) & (leaf <= high))
+    ball = lambda z: norm.project(z, radius)
+    sweeps = jnp.where(is_ball_enough, 0, num_sweeps)
+    found, memory = _boxes.alternate(ball, towards, memory, lower, upper, sweeps)
+    size = norm.value(found)
+    factor = jnp.where(size > radius, radius / jnp.where(size > 0, size, 1), 1)
+    found = jax.tree.map(lambda leaf: factor * leaf, found)
+    return _choose(is_ball_enough, in_ball, found), memory
 
 
 def _choose(which: jax.Array, one: Any, other: Any) -> Any:

@@ -26,6 +26,8 @@ from jaxrobust.norms._magnitudes import Magnitudes
 _RELAXATION = 1.6  # of `alternate`: between 1 and 2; about half of the sweeps of 1
 
 
+# Compiled as one, as is `lmo`: called eagerly, their loops would be compiled anew at every call.
+@functools.partial(jax.jit, static_argnums=0)
 def project(p: float, a: Magnitudes, caps: Magnitudes, radius: jax.Array) -> Magnitudes:
     """Magnitudes of the projection on the lp ball and the box; no derivative of it is right."""
     if p == 2:
@@ -61,6 +63,7 @@ def _project_l2(a: Magnitudes, caps: Magnitudes, radius: jax.Array) -> Magnitude
     ]
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def lmo(p: float, a: Magnitudes, caps: Magnitudes, radius: jax.Array) -> Magnitudes:
     """Magnitudes of the maximiser of the inner product; zero where ``a`` is."""
     if p == math.inf:
@@ -167,7 +170,7 @@ def _soft_threshold(a: Magnitudes, caps: Magnitudes) -> Magnitudes:
         number = _magnitudes.total([leaf.astype(t.dtype) for leaf in free])
         return _magnitudes.total(threshold(t)), number
 
-    return threshold(_roots.multiplier(norm_and_slope, 0.5 * top, top))
+    return threshold(_roots.multiplier(norm_and_slope, top))
 
 
 def _shrink(p: float, a: Magnitudes, caps: Magnitudes) -> Magnitudes:
@@ -186,7 +189,7 @@ def _shrink(p: float, a: Magnitudes, caps: Magnitudes) -> Magnitudes:
         )  # fmt: skip
 
     top = _magnitudes.value(p / (p - 1), a, _ones(a))
-    return capped(_roots.multiplier(norm_and_slope, jnp.zeros_like(top), top))
+    return capped(_roots.multiplier(norm_and_slope, top))
 
 
 def _kept(p: float, u: Magnitudes, caps: Magnitudes, radius: jax.Array) -> Magnitudes:

@@ -37,7 +37,8 @@ class Lp(DecomposedNorm):
         r = jnp.asarray(radius, jnp.result_type(*leaves))
         r = jnp.where(r >= 0, r, jnp.nan)
         if self.p == math.inf:
-            moved = [jnp.clip(leaf, -r, r) for leaf in leaves]
+            # Not by clipping, whose derivative is a half where an entry is at the radius.
+            moved = [jnp.where(jnp.abs(leaf) <= r, leaf, jnp.sign(leaf) * r) for leaf in leaves]
         else:
             # In units of the largest, so that squares neither overflow nor vanish.
             top = _magnitudes.largest([jnp.abs(leaf) for leaf in leaves])
@@ -46,6 +47,7 @@ class Lp(DecomposedNorm):
             length = jnp.sqrt(jnp.where(scalable, square, 1))  # has no derivative at 0
             inside = jnp.where(scalable, unit * length, top) <= r
             outside = jnp.where(inside, length, r / unit)  # no infinite radius to the derivative
+            outside = jnp.where(inside | scalable, outside, jnp.nan)  # infinite or NaN entries
             factor = jnp.where(inside, 1, outside / length)
             moved = [factor * leaf for leaf in leaves]
         return trees.cast_like(structure.unflatten(moved), x)

@@ -27,7 +27,7 @@ def project(p: float, a: Magnitudes, c: Weights) -> Magnitudes:
     shrunk = lambda t: [shrink(p, leaf, t) for leaf in a]
     everywhere = [1] * len(a)
     of = lambda t: norm_and_slope(p, shrunk(t), everywhere, c, t)
-    return shrunk(_roots.multiplier(of, jnp.zeros_like(high), high))
+    return shrunk(_roots.multiplier(of, high))
 
 
 def norm_and_slope(

@@ -12,18 +12,16 @@ _BETWEEN = 3  # every so many steps the bracket is halved, whatever Newton says
 
 def multiplier(
     norm_and_slope: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
-    first: jax.Array,
     high: jax.Array,
 ) -> jax.Array:
-    """T in [0, high] with norm(t) = 1, by Newton within a bracket.
+    """A t in (0, high] with norm(t) = 1, by Newton within a bracket.
 
     Ten steps or so; halving alone takes as many as there are digits, and more where t is far below
     the upper end. There is no derivative of it: what calls this has one of its own.
 
     Args:
       norm_and_slope: of t: the norm, which falls in t; and by how much, for each unit of t, or 0
-        where that is not known.
-      first: where to begin.
+        where that is not known. A norm that overflows, to infinity or NaN, is above 1.
       high: where the norm is at most 1.
     """
     info = jnp.finfo(high.dtype)
@@ -32,15 +30,17 @@ def multiplier(
     def narrow(carry):
         count, low, high, t, _ = carry
         norm, slope = norm_and_slope(t)
-        low, high = jnp.where(norm > 1, t, low), jnp.where(norm > 1, high, t)
-        newton = t + (norm - 1) / jnp.where(slope > 0, slope, 1)
+        is_above = ~(norm <= 1)
+        low, high = jnp.where(is_above, t, low), jnp.where(is_above, high, t)
+        is_known = (slope > 0) & jnp.isfinite(slope) & jnp.isfinite(norm)
+        newton = t + (norm - 1) / jnp.where(is_known, slope, 1)
         # In many dimensions it is far below its bound: its size is found first.
         middle = jnp.where(low > 0, jnp.sqrt(low) * jnp.sqrt(high), high / 256)
-        by_newton = (slope > 0) & (newton > low) & (newton < high)
+        by_newton = is_known & (newton > low) & (newton < high)
         by_newton &= count % _BETWEEN != _BETWEEN - 1
         # Up to rounding errors, of the norm or of t.
         is_there = jnp.abs(norm - 1) <= noise
-        is_there |= (slope > 0) & (jnp.abs(newton - t) <= noise * t)
+        is_there |= is_known & (jnp.abs(newton - t) <= noise * t)
         after = jnp.where(by_newton, newton, middle)
         return count + 1, low, high, jnp.where(is_there, t, after), is_there
 
@@ -49,5 +49,6 @@ def multiplier(
         return (count < most) & ~is_there & (low < high)
 
     zero = jnp.zeros_like(high)
-    begin = jnp.asarray(0), zero, high, first, zero > 0
+    # Not from 0, where powers of what is far outside of the ball overflow.
+    begin = jnp.asarray(0), zero, high, high / 2, zero > 0
     return jax.lax.while_loop(goes_on, narrow, trees.vary_alike(begin))[3]

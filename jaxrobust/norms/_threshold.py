@@ -13,22 +13,37 @@ from jaxrobust.norms import _magnitudes
 from jaxrobust.norms._magnitudes import Magnitudes, Weights
 
 
+# Compiled as one: called eagerly, the loop would be compiled anew at every call.
+@jax.jit
 def soft_threshold(a: Magnitudes, c: Weights, s: Weights, radius: jax.Array) -> Magnitudes:
     """Magnitudes max(a - t s, 0) of the projection on the ball sum c s a <= radius.
 
-    Where ``s`` is zero they are as they were. For magnitudes outside of the ball.
+    Where ``s`` is zero they are as they were. For magnitudes outside of the ball. If the radius is
+    less than rounding errors of the largest a / s, all of it goes to those that are largest.
     """
-    rough = _root(*jax.lax.stop_gradient((a, c, s, radius)))
-    # From what is left alone t follows once more, with the right derivative.
-    kept = [leaf > rough * w for leaf, w in zip(a, s, strict=True)]
+    # An entry is left while t < a / s; those of scale 0 are never counted.
+    ends = [jnp.where(w > 0, leaf / jnp.where(w > 0, w, 1), -jnp.inf)
+            for leaf, w in zip(a, s, strict=True)]  # fmt: skip
+    ends = jax.lax.stop_gradient(ends)
+    top = _magnitudes.largest(ends)
+    rough = _root(*jax.lax.stop_gradient((a, c, s, radius)), ends)
+    # From what is left alone t follows once more, with the right derivative. Something is left.
+    kept = [(end > rough) | (end >= top) for end in ends]
     threshold = jnp.maximum(_newton(a, c, s, radius, kept), 0)
-    return [jnp.maximum(leaf - threshold * w, 0) for leaf, w in zip(a, s, strict=True)]
+    new = [jnp.maximum(leaf - threshold * w, 0) for leaf, w in zip(a, s, strict=True)]
+    parts = list(zip(new, c, s, kept, strict=True))
+    left = _magnitudes.total([jnp.where(k, n * w * leaf, 0) for leaf, n, w, k in parts])
+    weight = _magnitudes.total(
+        [jnp.where(k, jnp.broadcast_to(n * w, leaf.shape), 0) for leaf, n, w, k in parts]
+    )
+    alike = radius / jnp.where(weight > 0, weight, 1)
+    return [jnp.where((left == 0) & k, alike, leaf) for leaf, _, _, k in parts]
 
 
-def _root(a: Magnitudes, c: Weights, s: Weights, radius: jax.Array) -> jax.Array:
+def _root(a: Magnitudes, c: Weights, s: Weights, radius: jax.Array, ends: Magnitudes) -> jax.Array:
     def onwards(carry):
         t, _ = carry
-        kept = [leaf > t * w for leaf, w in zip(a, s, strict=True)]
+        kept = [end > t for end in ends]
         return jnp.maximum(_newton(a, c, s, radius, kept), t), t  # which keeps NaN
 
     # All entries are there at first, of which none is at its kink below the root.

@@ -48,7 +48,7 @@ def test_points_are_allowed_and_as_told(name, norm):
     logits = np.asarray(relu_network(params, inputs))
     margin = np.where(np.arange(3) == y[:, None], -np.inf, logits).max(1) - logits[np.arange(B), y]
     np.testing.assert_allclose(found.margin, margin, atol=1e-4)
-    np.testing.assert_array_equal(found.success, np.asarray(found.margin) >= 0)
+    np.testing.assert_array_equal(found.success, logits.argmax(axis=1) != y)
     assert found.info.losses.shape[1] == B
     assert str(found).startswith(f"robust accuracy {100 * float(found.robust_accuracy):.1f} % of 8")
     assert f"({name}, {norms.as_norm(norm).name}, inputs in [0, 1]" in str(found)
@@ -59,7 +59,7 @@ def test_attacks_raise_the_loss(name):
     params, x, y = problem()
     found = ATTACKS[name](relu_network, params, x, y, norm="l2", eps=0.5, key=KEY)
     losses = np.asarray(found.info.losses)
-    assert np.all(np.nanmax(losses, axis=0) >= losses[0])
+    assert np.all(losses[1:].max(axis=0) > losses[0])
     # Of one run the best point is the highest loss of those that succeed, or of all.
     assert np.all(np.asarray(found.loss) <= losses.max(axis=0) + 1e-5)
     assert np.mean(np.asarray(found.loss) >= losses.max(axis=0) - 1e-5) > 0.5
@@ -104,7 +104,7 @@ def test_under_jit_with_known_options():
     found = jax.jit(attack)(params, x, y, 0.1, KEY)
     plain = attack(params, x, y, 0.1, KEY)
     np.testing.assert_allclose(found.inputs, plain.inputs, atol=1e-6)
-    assert found.settings == plain.settings or found.settings.norm == plain.settings.norm
+    assert found.settings == plain.settings
 
 
 def test_restarts_and_targets_are_never_worse():

@@ -52,7 +52,8 @@ def test_two_classes(attack, name, x64):
     assert np.all(ratio <= 1 + 1e-9)
     is_feasible(case, found.perturbations, eps)
     np.testing.assert_allclose(found.inputs, x + np.asarray(found.perturbations))
-    np.testing.assert_array_equal(found.success, found.margin >= 0)
+    scores = np.asarray(binary(w, found.inputs))
+    np.testing.assert_array_equal(found.success, scores[np.arange(len(y)), y] <= scores.min(axis=1))
     assert np.all(np.asarray(found.info.beyond_radius) <= 1e-6)
     assert not np.any(found.info.has_nan)
 
@@ -65,8 +66,10 @@ def test_in_single_precision(name):
     found = attacks.apgd(binary, w, x, y, norm=case.norm, eps=eps, key=KEY, num_steps=50)
     assert found.perturbations.dtype == jnp.float32
     best = eps.astype(float) * case.truth.dual.value(w)
-    assert np.all(gained(w, y, found.perturbations) / best >= 1 - 1e-6)
-    is_feasible(case, found.perturbations, eps)
+    # Perturbations of spectra leave room for the rounding of inputs: several 1e-8 of such a radius.
+    share = 1e-5 if name.startswith("fourier") else 1e-6
+    assert np.all(gained(w, y, found.perturbations) / best >= 1 - share)
+    is_feasible(case, np.asarray(found.inputs, float) - x, eps)
 
 
 def to_others(truth, w, x, y):

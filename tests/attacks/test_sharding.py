@@ -107,3 +107,35 @@ def test_explicit_axes_are_an_error():
                     relu_network, params, spread["x"], spread["y"], norm="linf", key=KEY,
                     eps=spread["eps"], bounds=(spread["bounds"], 9.0),
                 )  # fmt: skip
+
+
+@pytest.mark.parametrize("attack", SHARDED)
+@pytest.mark.parametrize("varies", ["params", "eps", "key"])
+def test_under_shard_map_each_device_may_have_a_model_of_its_own(attack, varies):
+    """Or a radius, or a key, of the same examples."""
+    if attack == "minimum_norm" and varies == "eps":
+        pytest.skip("it has no radius")
+    _, x, y = problem()
+    x, y = x[:2], y[:2]
+    several = [network(jax.random.key(seed)) for seed in range(8)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *several)
+    keys, radii = jax.random.split(KEY, 8), jnp.linspace(0.05, 0.2, 8)
+
+    def run(params, eps, key):
+        one = jax.tree.map(lambda leaf: leaf[0], (params, eps, key))
+        options = {} if attack == "minimum_norm" else {"eps": one[1]}
+        found = SHARDED[attack](relu_network, one[0], x, y, norm="l2", key=one[2], **options)
+        return found.perturbations[None]
+
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
+    specs = {name: PartitionSpec() for name in ("params", "eps", "key")}
+    specs[varies] = PartitionSpec("batch")
+    given = {"params": stacked, "eps": radii, "key": keys}
+    mapped = jax.shard_map(
+        run, mesh=mesh, in_specs=tuple(specs.values()), out_specs=PartitionSpec("batch")
+    )
+    found = jax.jit(mapped)(*given.values())
+    for k in (0, 7):
+        at = {name: k if name == varies else 0 for name in given}
+        one = [jax.tree.map(lambda leaf, i=at[n]: leaf[i : i + 1], v) for n, v in given.items()]
+        np.testing.assert_allclose(found[k], run(*one)[0], rtol=1e-3, atol=1e-4)

@@ -152,3 +152,36 @@ def test_nan_in_gives_nan_out_when_compiled(name):
     x.flat[1] = np.nan
     operate = jax.jit(lambda x: (norm.lmo(x), norm.project(x, 1.0), norm.prox(x, 1.0)))
     assert all(np.isnan(np.ravel(y)[1]) for y in operate(x))
+
+
+@pytest.mark.parametrize("p", [1.05, 1.1, 1.2, 3, 10, 50])
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3, 1e6, 1e12])
+def test_far_outside_of_an_lp_ball_in_single_precision(p, size):
+    """Powers of entries overflow there; the projection is on the ball, and no entry grows."""
+    x = jnp.asarray(size * np.array([1.0, -0.5, 1e-3, 0.0]), jnp.float32)
+    radius = np.float32(1e-3 * size)
+    found = np.asarray(norms.lp(p).project(x, radius), float)
+    norm = np.sum((np.abs(found) / radius) ** p) ** (1 / p)
+    assert norm == pytest.approx(1, abs=1e-4)
+    assert np.all(np.abs(found) <= np.abs(x))
+    boxed = norms.lp(p).project_in_box(x, radius, -np.inf, np.inf)
+    np.testing.assert_allclose(boxed, found, rtol=1e-3, atol=1e-5 * radius)
+
+
+def test_l1_balls_smaller_than_rounding_errors_of_the_largest():
+    """The largest entries alone share the radius."""
+    project = norms.l1.project
+    single = lambda *values: jnp.asarray(values, jnp.float32)
+    np.testing.assert_allclose(project(single(1, 0.5), 1e-9), [1e-9, 0])
+    np.testing.assert_allclose(project(single(1, -1, 0.5), 1e-9), [5e-10, -5e-10, 0])
+    many = jnp.concatenate([jnp.ones(100_000), jnp.full(100_000, 0.5)]).astype(jnp.float32)
+    found = np.asarray(project(many, 1e-3), float)
+    np.testing.assert_allclose(found.sum(), 1e-3, rtol=1e-4)
+    assert np.all(found[100_000:] == 0)
+
+
+@pytest.mark.parametrize("broken", [np.inf, np.nan])
+def test_what_cannot_be_projected_does_not_look_as_if(broken):
+    for norm in (norms.l2, norms.lp(3)):
+        found = np.asarray(norm.project(jnp.asarray([broken, 1.0], jnp.float32), 100.0))
+        assert np.isnan(found).any()

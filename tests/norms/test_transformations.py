@@ -1,6 +1,7 @@
 """Under jit, vmap, scan: the same numbers, and no compilation twice."""
 
 import functools
+import logging
 
 import jax
 import jax.numpy as jnp
@@ -106,3 +107,30 @@ def test_steepest_ascent_in_a_scan():
     path = jax.lax.scan(lambda x, _: (x + norms.l1.lmo(g - x),) * 2, jnp.zeros(3), length=4)[1]
     expected = [[1, 0, 0], [2, 0, 0], [2, 0, -1], [3, 0, -1]]
     np.testing.assert_array_equal(path, expected)
+
+
+@pytest.mark.parametrize(
+    "name", ["l1", "l1.5", "l2", "linf", "fourier-l1-even", "fourier-linf-odd"]
+)
+def test_called_eagerly_nothing_is_compiled_twice(name):
+    """Loops, whose bodies are new functions at every call, among them."""
+    norm, x = CASES[name].norm, CASES[name].draw(0)
+
+    def everything_eagerly(x):
+        low, high = -np.ones(x.shape), np.ones(x.shape)
+        found = norm.project(x, 0.5), norm.prox(x, 0.5), norm.lmo(x), norm.value(x)
+        boxed = norm.project_in_box(x, 0.5, low, high), norm.lmo_in_box(x, 0.5, low, high)
+        return jax.block_until_ready((found, boxed))
+
+    everything_eagerly(x)
+    with jax.log_compiles():
+        records = []
+        handler = logging.Handler()
+        handler.emit = records.append
+        logger = logging.getLogger("jax")
+        logger.addHandler(handler)
+        try:
+            everything_eagerly(x + 1.0)
+        finally:
+            logger.removeHandler(handler)
+    assert [r.getMessage() for r in records if "Compiling" in r.getMessage()] == []
