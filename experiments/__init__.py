@@ -42,6 +42,7 @@ READING_ORDER = (
     "attack_quality",
     "fourier_robustness",
     "acceptance",
+    "gated_routing",
     "per_example_cost",
     "gradient_variance",
     "gradient_variance_networks",

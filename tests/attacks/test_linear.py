@@ -237,8 +237,10 @@ def test_minimum_norm_in_a_box(name, x64):
     case = CASES[name]
     w, x, y, _ = told(case)
     found = attacks.minimum_norm(
-        binary, w, x, y, norm=case.norm, key=KEY, bounds=(0.0, 1.0), num_steps=200
+        binary, w, x, y, norm=case.norm, key=KEY, bounds=(0.0, 1.0), num_steps=500
     )
+    # Where each step is a part of the way to an extreme point it comes near more slowly.
+    off = 1e-4 if name in ("l1", "l2", "linf", "l3") else 1e-3
     reached = 0
     for i, label in enumerate(y):
         nearest = nearest_in_box(case.truth, (1 - 2 * label) * w, case.shape, x[i])
@@ -246,7 +248,7 @@ def test_minimum_norm_in_a_box(name, x64):
             assert not found.success[i]
         else:
             reached += 1
-            assert found.distance[i] <= (1 + 1e-3) * nearest
+            assert found.distance[i] <= (1 + off) * nearest
             assert found.distance[i] >= (1 - 1e-6) * nearest
     assert reached
     assert np.all((np.asarray(found.inputs) >= 0) & (np.asarray(found.inputs) <= 1))
