@@ -61,19 +61,19 @@ def sweeps(result: Result):
     many, sizes = result.series["outputs"], result.series["scales"]
     figure, (left, right) = plots.subplots(columns=2, width=9.5, height=4)
     whole = (
-        (left, many, np.asarray(many["outputs"]), "outputs trained with each input, of 10"),
-        (right, sizes, np.asarray(sizes["scales"]), "gain of the first weights"),
+        (left, many, many["outputs"], "outputs trained with each input, of 10"),
+        (right, sizes, sizes["scales"], "gain of the first weights"),
     )
-    for ax, found, x, label in whole:
+    titles = ("How many pairs are enough", "Rich and lazy")
+    for (ax, found, x, label), title in zip(whole, titles, strict=True):
         for index, (name, told) in enumerate((("others", "never trained"), ("trained", "trained"))):
             values = np.asarray(found[name])
             band = values.min(axis=1), values.max(axis=1)
-            plots.line(ax, x, values.mean(axis=1), label=told, index=index, band=band)
+            plots.line(ax, np.asarray(x), values.mean(axis=1), label=told, index=index, band=band)
         ax.set_yscale("log")
-        plots.describe(ax, title="", x=label, y="half squared error of a pair")
+        ax.set_ylim(bottom=1e-6)  # below it is as good as nothing
+        plots.describe(ax, title=title, x=label, y="half squared error of a pair")
         plots.legend(ax)
-    left.set_title("How many pairs are enough")
-    right.set_title("Rich and lazy")
     return plots.finish(figure), (
         "Left: from four of ten outputs on, pairs of domains that were never trained are learned "
         "as well. Right: only from small weights. Lines: means over starts, bands: their range."

@@ -49,7 +49,9 @@ def _project_l1(a: Magnitudes, c: Weights, radius: jax.Array) -> Magnitudes:
     return [leaf * (radius / jnp.where(norm > 0, norm, radius)) for leaf in projected]
 
 
-def project_weighted_l1(a: Magnitudes, c: Weights, s: Weights, radius: jax.Array) -> Magnitudes:
+def project_weighted_l1(
+    a: Magnitudes, c: Weights, s: Magnitudes | Weights, radius: jax.Array
+) -> Magnitudes:
     """Magnitudes of the projection on the ball sum c s a <= radius, for some outside of it.
 
     Where ``s`` is zero they are as they were.

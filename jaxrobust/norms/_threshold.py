@@ -15,7 +15,9 @@ from jaxrobust.norms._magnitudes import Magnitudes, Weights
 
 # Compiled as one: called eagerly, the loop would be compiled anew at every call.
 @jax.jit
-def soft_threshold(a: Magnitudes, c: Weights, s: Weights, radius: jax.Array) -> Magnitudes:
+def soft_threshold(
+    a: Magnitudes, c: Weights, s: Magnitudes | Weights, radius: jax.Array
+) -> Magnitudes:
     """Magnitudes max(a - t s, 0) of the projection on the ball sum c s a <= radius.
 
     Where ``s`` is zero they are as they were. For magnitudes outside of the ball. If the radius is
@@ -40,7 +42,9 @@ def soft_threshold(a: Magnitudes, c: Weights, s: Weights, radius: jax.Array) -> 
     return [jnp.where((left == 0) & k, alike, leaf) for leaf, _, _, k in parts]
 
 
-def _root(a: Magnitudes, c: Weights, s: Weights, radius: jax.Array, ends: Magnitudes) -> jax.Array:
+def _root(
+    a: Magnitudes, c: Weights, s: Magnitudes | Weights, radius: jax.Array, ends: Magnitudes
+) -> jax.Array:
     def onwards(carry):
         t, _ = carry
         kept = [end > t for end in ends]
@@ -53,7 +57,9 @@ def _root(a: Magnitudes, c: Weights, s: Weights, radius: jax.Array, ends: Magnit
     return jax.lax.while_loop(is_on, onwards, begin)[0]
 
 
-def _newton(a: Magnitudes, c: Weights, s: Weights, radius: jax.Array, kept) -> jax.Array:
+def _newton(
+    a: Magnitudes, c: Weights, s: Magnitudes | Weights, radius: jax.Array, kept
+) -> jax.Array:
     """The root if just these entries are left."""
     terms = list(zip(a, c, s, kept, strict=True))
     excess = _magnitudes.total([jnp.where(k, n * w * leaf, 0) for leaf, n, w, k in terms])

@@ -406,7 +406,7 @@ def test_stages_are_only_given_what_is_left():
 def test_stages_of_others_are_told_and_looked_at():
     """Successes that are classified well, or too far, do not count."""
     params, x, y = problem(10)
-    given = {"norm": "l2", "eps": 0.3, "key": KEY, "bounds": (-9.0, 9.0)}
+    given: dict[str, Any] = {"norm": "l2", "eps": 0.3, "key": KEY, "bounds": (-9.0, 9.0)}
     honest = functools.partial(attacks.pgd, num_steps=3)
 
     def claims(predict, params, x, y, **options):
@@ -417,7 +417,7 @@ def test_stages_of_others_are_told_and_looked_at():
         return honest(predict, params, x, y, **options | {"eps": 30 * options["eps"]})
 
     def leaves(predict, params, x, y, **options):
-        return honest(predict, params, x + 100, y, **options | {"bounds": None})
+        return attacks.pgd(predict, params, x + 100, y, num_steps=3, **{**options, "bounds": None})
 
     told = attacks.ensemble(
         relu_network, params, x, y, stages=(attacks.Stage("mine", honest),), **given

@@ -159,7 +159,7 @@ def test_nan_in_gives_nan_out_when_compiled(name):
 def test_far_outside_of_an_lp_ball_in_single_precision(p, size):
     """Powers of entries overflow there; the projection is on the ball, and no entry grows."""
     x = jnp.asarray(size * np.array([1.0, -0.5, 1e-3, 0.0]), jnp.float32)
-    radius = np.float32(1e-3 * size)
+    radius = float(np.float32(1e-3 * size))
     found = np.asarray(norms.lp(p).project(x, radius), float)
     norm = np.sum((np.abs(found) / radius) ** p) ** (1 / p)
     assert norm == pytest.approx(1, abs=1e-4)

@@ -109,6 +109,15 @@ def test_steepest_ascent_in_a_scan():
     np.testing.assert_array_equal(path, expected)
 
 
+class _Keeper(logging.Handler):
+    def __init__(self, records: list[logging.LogRecord]):
+        super().__init__()
+        self.records = records
+
+    def emit(self, record: logging.LogRecord):
+        self.records.append(record)
+
+
 @pytest.mark.parametrize(
     "name", ["l1", "l1.5", "l2", "linf", "fourier-l1-even", "fourier-linf-odd"]
 )
@@ -125,8 +134,7 @@ def test_called_eagerly_nothing_is_compiled_twice(name):
     everything_eagerly(x)
     with jax.log_compiles():
         records = []
-        handler = logging.Handler()
-        handler.emit = records.append
+        handler = _Keeper(records)
         logger = logging.getLogger("jax")
         logger.addHandler(handler)
         try:
