@@ -42,6 +42,7 @@ READING_ORDER = (
     "attack_quality",
     "fourier_robustness",
     "acceptance",
+    "gated_xor",
     "gated_routing",
     "per_example_cost",
     "gradient_variance",

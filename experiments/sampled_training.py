@@ -21,14 +21,14 @@ times in turn, seven times where a run is shorter than a second, and the fastest
 
 Presets:
     quick: 2 min on 2 cores; digits, 5 seeds, batch size 8
-    sizes: 34 min on 2 cores; digits, 5 seeds, batch sizes 8 to 256, convex and not, with copies
-        and without
-    long: 16 min on one core; digits, 5 seeds, 20,000 steps by the automatic modes, SVRG
+    sizes: (estimated) 70 min on one core; digits, 5 seeds, batch sizes 8 to 256, convex and not,
+        with copies and without
+    long: 21 min on one core; digits, 5 seeds, 20,000 steps by the automatic modes, SVRG
         and uniform sampling, batch sizes 8 and 64
     mnist: 3 min on 2 cores; the first part on MNIST, 50 images x 360 copies and 2,000 others, 5
         seeds (needs the MNIST files, see `jaxrobust.data.mnist`)
-    cnn: 7 min on 2 cores; the first part with a small CNN on MNIST
-    noise: 21 min on 2 cores; the second part alone on 5,000 images of MNIST, 10 % wrong labels
+    cnn: 16 min on one core; the first part with a small CNN on MNIST
+    noise: 21 min on one core; the second part alone on 5,000 images of MNIST, 10 % wrong labels
 """
 
 import dataclasses
