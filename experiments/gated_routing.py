@@ -16,7 +16,6 @@ Presets:
 """
 
 import dataclasses
-import functools
 import time
 from typing import Any, NamedTuple
 
@@ -120,7 +119,7 @@ def race(config: Config) -> dict[str, Any]:
     whole = gated.simulate(seven.graph, decoupled, seven.moments, **options)
     epochs = np.arange(config.epochs + 1)
     b = {name: jnp.full(modes.s.shape[1], START) for name, _ in seven.graph.edges}
-    steps = _steps(seven.graph, b, modes, config.epochs)
+    steps = gated.simulate_reduced(seven.graph, b, modes, rate=RATE, num_steps=config.epochs).losses
     flow = gated.solve_reduced(seven.graph, b, modes, epochs * RATE)
     theory = in_closed_form(epochs)
     cross = lambda losses: gated.crossing_times(epochs, losses, LEVELS)
@@ -139,21 +138,6 @@ def race(config: Config) -> dict[str, Any]:
         "errors": np.stack([errors(seven, end.params) for end in ends]),
         "pairs": seven.pairs,
     }
-
-
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _euler(graph: gated.Graph, b: Any, modes: Any, num_steps: int) -> jax.Array:
-    def step(b, _):
-        b = gated.step_reduced(graph, b, modes, RATE)
-        return b, gated.reduced_loss(graph, b, modes)
-
-    return jax.lax.scan(step, b, length=num_steps)[1]
-
-
-def _steps(graph: gated.Graph, b: Any, modes: gated.Modes, num_steps: int) -> np.ndarray:
-    """Losses of gradient descent on the numbers."""
-    first = gated.reduced_loss(graph, b, modes)
-    return np.append(first, _euler(graph, b, modes, num_steps))
 
 
 def in_closed_form(epochs: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import sys
 
 from experiments import keep_blas_to_one_thread
 
-NAMES = ("geometry_table", "max_margin", "per_example", "contrastive", "attacks")
+NAMES = ("geometry_table", "max_margin", "per_example", "contrastive", "attacks", "gated")
 
 
 def main() -> int:

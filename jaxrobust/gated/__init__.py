@@ -65,6 +65,7 @@ from jaxrobust.gated._reduced import (
     path_strengths,
     reduced_flow,
     reduced_loss,
+    simulate_reduced,
     solve_reduced,
     step_reduced,
 )
@@ -123,6 +124,7 @@ __all__ = [
     "routing_time",
     "rsa",
     "simulate",
+    "simulate_reduced",
     "solve_reduced",
     "step_reduced",
     "transfer_matrix",

@@ -9,14 +9,16 @@ with :math:`\pi_p = \prod_{f \in p} b_f` the loss there is
 summed over modes, and gradient flow and descent stay on it.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from jaxrobust import trees
-from jaxrobust.gated._graph import Graph
+from jaxrobust.gated._graph import Graph, find_paths
 from jaxrobust.gated._modes import Modes, check_applies
 
 Strengths = dict[str, jax.Array]  # (r,) by edge
@@ -34,24 +36,30 @@ class Trajectory(NamedTuple):
 
 def path_strengths(graph: Graph, b: Strengths) -> jax.Array:
     """The products of numbers along all paths, ``(P, r)``."""
-    found: dict[str, jax.Array] = {}
-    number = next(iter(b.values())).shape
-    for node in graph.order:
-        if node in graph.inputs:
-            found[node] = jnp.ones((1, *number), jnp.result_type(*b.values()))
-        else:
-            parts = [b[edge][None, :] * found[source] for edge, source in graph.incoming(node)]
-            found[node] = jnp.concatenate(parts)
-    return jnp.concatenate([found[name] for name in graph.outputs])
+    names = [name for name, _ in graph.edges]
+    # Shorter paths go on with 1: all are looked up at once, in few operations however many there
+    # are, for a step of the race is small.
+    table = jnp.stack([*(b[name] for name in names), jnp.ones_like(b[names[0]])])
+    paths = find_paths(graph)
+    rows = np.full((max(len(path.edges) for path in paths), len(paths)), len(names))
+    for k, path in enumerate(paths):
+        rows[: len(path.edges), k] = [names.index(edge) for edge in path.edges]
+    return functools.reduce(jnp.multiply, [table[row] for row in rows])
 
 
 def reduced_loss(graph: Graph, b: Strengths, modes: Modes) -> jax.Array:
     """The loss of the whole network, from its numbers."""
+    return _loss_and_descent(graph, b, modes)[0]
+
+
+def _loss_and_descent(graph: Graph, b: Strengths, modes: Modes) -> tuple[jax.Array, Strengths]:
+    """With minus the gradient, in one pass."""
     _check_strengths(graph, b, modes)
-    strengths = path_strengths(graph, b)
+    strengths, back = jax.vjp(lambda b: path_strengths(graph, b), b)
     s, d = (jnp.asarray(part, strengths.dtype) for part in (modes.s, modes.d))
     pulled = jnp.einsum("jpr,pr->jr", d, strengths, precision=jax.lax.Precision.HIGHEST)
-    return modes.yy - jnp.sum(s * strengths) + 0.5 * jnp.sum(strengths * pulled)
+    loss = modes.yy - jnp.sum(strengths * (s - 0.5 * pulled))
+    return loss, back(s - pulled)[0]
 
 
 def reduced_flow(graph: Graph, b: Strengths, modes: Modes, tau: float = 1.0) -> Strengths:
@@ -60,14 +68,57 @@ def reduced_flow(graph: Graph, b: Strengths, modes: Modes, tau: float = 1.0) -> 
     Source:
       Saxe, Sodhani & Lewallen, arXiv:2207.10430; as the gradient of a potential: derived.
     """
-    slope = jax.grad(lambda b: reduced_loss(graph, b, modes))(b)
-    return jax.tree.map(lambda g: -g / tau, slope)
+    return jax.tree.map(lambda g: g / tau, _loss_and_descent(graph, b, modes)[1])
 
 
 def step_reduced(graph: Graph, b: Strengths, modes: Modes, rate: float) -> Strengths:
     """A step of gradient descent; the image of one of the whole network, at any rate."""
     flow = reduced_flow(graph, b, modes)
     return jax.tree.map(lambda value, f: value + rate * f, b, flow)
+
+
+def simulate_reduced(
+    graph: Graph,
+    b: Strengths,
+    modes: Modes,
+    *,
+    rate: float,
+    num_steps: int,
+    allow_residual: bool = False,
+) -> Trajectory:
+    """Gradient descent on the numbers, compiled: the image of :func:`simulate`, at any rate.
+
+    Args:
+      graph: nodes and edges.
+      b: numbers ``(r,)`` by edge, at first.
+      modes: of the data.
+      rate: of a step.
+      num_steps: how many.
+      allow_residual: whether to go on where modes are not common to all paths.
+
+    Returns:
+      :class:`Trajectory`, whose times are steps, from 0 on; params are the last numbers.
+
+    Raises:
+      ValueError: where the reduction does not apply.
+    """
+    trees.check_count("num_steps", num_steps)
+    check_applies(modes, graph, allow_residual)
+    _check_strengths(graph, b, modes)
+    last, losses = _descend(graph, jax.tree.map(jnp.asarray, b), modes, rate, num_steps)
+    return Trajectory(jnp.arange(num_steps + 1), last, losses)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _descend(
+    graph: Graph, b: Strengths, modes: Modes, rate: Any, num_steps: int
+) -> tuple[Strengths, jax.Array]:
+    def step(b, _):
+        loss, descent = _loss_and_descent(graph, b, modes)
+        return jax.tree.map(lambda value, f: value + rate * f, b, descent), loss
+
+    last, losses = jax.lax.scan(step, b, length=num_steps)
+    return last, jnp.append(losses, reduced_loss(graph, last, modes))
 
 
 def solve_reduced(

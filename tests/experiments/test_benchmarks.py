@@ -8,6 +8,7 @@ import pytest
 from experiments.benchmarks import (
     attacks,
     contrastive,
+    gated,
     max_margin,
     per_example,
     per_example_models,
@@ -203,3 +204,18 @@ def test_attacks_print_their_tables(capsys, monkeypatch):
     assert f"PyTorch not run: {attacks.VARIABLE} names no Python with PyTorch" in printed
     names = attacks.ENSEMBLE, attacks.APGD, attacks.PGD
     assert [printed.count(f"  {name} ") for name in names] == [2, 2, 2]
+
+
+def test_gated_bars():
+    fine = gated.Curve(512, 1.0, 0.005, (1.0, 1.0), 1e-6)
+    even = {1_000: 1.0, 1_000_000: 1.05}
+    assert gated.misses([fine], even) == []
+    assert len(gated.misses([fine._replace(reduced=0.02)], even)) == 1
+    assert len(gated.misses([fine._replace(off=0.1)], even)) == 1
+    assert len(gated.misses([fine], {1_000: 1.0, 1_000_000: 1.2})) == 1
+
+
+def test_gated_in_small(capsys):
+    assert gated.main(quick=True) == []
+    assert "times faster" in capsys.readouterr().out
+    assert gated.curves(8, quick=True).off < gated.MOST_OFF

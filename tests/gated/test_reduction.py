@@ -76,6 +76,10 @@ def test_gradient_descent_is_the_euler_method_of_the_race():
 
     last, losses = jax.lax.scan(step, b, length=400)
     np.testing.assert_allclose(found.losses[1:], losses, atol=1e-11)
+    alone = gated.simulate_reduced(graph, b, modes, rate=0.05, num_steps=400)
+    np.testing.assert_allclose(found.losses, alone.losses, atol=1e-11)
+    for name, value in last.items():
+        np.testing.assert_allclose(alone.params[name], value, atol=1e-12)
     strengths, left = gated.effective_singular_values(graph, found.params, modes)
     np.testing.assert_allclose(strengths, gated.path_strengths(graph, last), atol=1e-11)
     assert np.max(left) < 1e-11
