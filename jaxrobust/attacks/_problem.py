@@ -147,15 +147,15 @@ def problem_of(
 def _rounding(norm: Norm, x: jax.Array) -> jax.Array:
     """``(B,)``: what rounding perturbed inputs may add to the norm of a spectrum, say.
 
-    Twice the norm of errors as large as they can be, of random signs: the errors themselves are
-    anything up to that.
+    The norm of errors as large as they can be, of random signs: the errors themselves are anything
+    up to that, and so at most as large together, but for a chance that is small.
     """
     wide = x.astype(trees.accumulator(x.dtype))
     signs = jax.random.rademacher(jax.random.key(0), x.shape[1:], wide.dtype)
     largest = jnp.finfo(x.dtype).eps / 2 * jnp.abs(wide)
     length = jax.vmap(norm.value)(largest * signs[None])
     # Where something must not be moved at all the length is infinite, and errors are not counted.
-    return jnp.where(jnp.isfinite(length), 2 * length, 0)
+    return jnp.where(jnp.isfinite(length), length, 0)
 
 
 def _is_key(array: Any) -> bool:
