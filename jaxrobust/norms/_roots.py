@@ -17,7 +17,8 @@ def multiplier(
     """A t in (0, high] with norm(t) = 1, by Newton within a bracket.
 
     Ten steps or so; halving alone takes as many as there are digits, and more where t is far below
-    the upper end. There is no derivative of it: what calls this has one of its own.
+    the upper end. There is no derivative of it: the projection on an lp ball has one of its own,
+    those on ball and box have none.
 
     Args:
       norm_and_slope: of t: the norm, which falls in t; and by how much, for each unit of t, or 0

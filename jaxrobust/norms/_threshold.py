@@ -2,7 +2,7 @@ r"""Soft thresholds of l1 projections, found by Newton's method and not by sorti
 
 :math:`f(t) = \sum_i c_i s_i \max(a_i - t s_i, 0) - r` falls in t, convex and with a kink where an
 entry vanishes. Newton from below rises to the root and is exact once the last kink is behind: ten
-passes or so, where sorting moves all entries (on a CPU 50 times as long).
+passes or so, where sorting moves all entries (on a CPU some twenty times as long).
 """
 
 import jax
