@@ -160,7 +160,13 @@ def solve_reduced(
 
 def solve(field: Any, start: Any, times: Any, rtol: float) -> Any:
     """A tree at all times, by diffrax."""
-    import diffrax  # only here, for it takes long to import
+    try:
+        import diffrax  # only here, for it takes long to import
+    except ImportError as error:
+        raise ImportError(
+            "gradient flow is solved by diffrax, which is not installed: "
+            "pip install 'jaxrobust[theory]'"
+        ) from error
 
     times = jnp.asarray(times)
     start = jax.tree.map(jnp.asarray, start)

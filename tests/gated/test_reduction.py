@@ -1,5 +1,7 @@
 """The reduction: modes, the race of numbers, and the whole network beside it; in float64."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -169,3 +171,11 @@ def test_bad_input():
         gated.init_decoupled(jax.random.key(0), small, modes, 0.3)
     with pytest.raises(ValueError, match="num_trained"):
         gated.band(3, 4)
+
+
+def test_without_the_solver_it_is_said_how_to_get_it(monkeypatch):
+    graph, _, modes = made()
+    b = {name: jnp.full(4, 0.2) for name, _ in graph.edges}
+    monkeypatch.setitem(sys.modules, "diffrax", None)
+    with pytest.raises(ImportError, match=r"not installed: pip install 'jaxrobust\[theory\]'"):
+        gated.solve_reduced(graph, b, modes, np.array([0.0, 1.0]))
