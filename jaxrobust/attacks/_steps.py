@@ -26,6 +26,9 @@ from jaxrobust.norms import Lp, Norm
 # How far a gradient is stretched before it is projected on an l1 ball: at first, for each feature
 # (a fifth of normal numbers are left then, about), and in the end, when hardly more than one is.
 _FIRST_STRETCH, _LAST_STRETCH = 5.0, 1e4
+# An entry counts as at its bound from this part of the way on: rounding leaves most of them short
+# of it, and a step that went to the one with the largest gradient would be lost on that.
+_AT_BOUND = 0.999
 
 
 def is_projected(norm: Norm, threat: Threat) -> bool:
@@ -74,14 +77,19 @@ def moved(
 def _sparse_in_box(
     norm: Norm, threat: Threat, delta: jax.Array, gradient: jax.Array, stretch: jax.Array
 ) -> jax.Array:
-    """Of the entries that can still move; those at their bounds are held there."""
+    """Of the entries that can still move; those at their bounds are held if they are worth more."""
     if threat.lower is None:
         return _sparse(norm, gradient, stretch)
-    at_bound = jnp.where(gradient > 0, delta >= threat.upper, delta <= threat.lower)
+    above, below = delta >= _AT_BOUND * threat.upper, delta <= _AT_BOUND * threat.lower
+    at_bound = jnp.where(gradient > 0, above, below)
     along = _sparse(norm, jnp.where(at_bound, 0, gradient), stretch)
-    # As far outwards as any other entry moves, or the projection would take them back for these.
+    # As far outwards as any other entry moves, or the projection would take them back. Not those of
+    # smaller gradient than all that moves: their part of the ball is needed.
+    size = jnp.abs(gradient)
     furthest = jnp.max(threats.flat(jnp.abs(along)), axis=1)
-    return jnp.where(at_bound, jnp.sign(gradient) * spread(furthest, delta.ndim), along)
+    least = jnp.min(threats.flat(jnp.where(along != 0, size, jnp.inf)), axis=1)
+    held = at_bound & (size >= spread(least, delta.ndim))
+    return jnp.where(held, jnp.sign(gradient) * spread(furthest, delta.ndim), along)
 
 
 def _sparse(norm: Norm, gradient: jax.Array, stretch: jax.Array) -> jax.Array:

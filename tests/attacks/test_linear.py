@@ -296,3 +296,21 @@ def test_a_saturated_entropy_has_no_gradient_and_says_so():
     other = attacks.apgd(*args, norm="l2", eps=1e-3, key=KEY, num_steps=10, loss="margin")
     assert not np.any(other.info.has_zero_gradient)
     assert np.all(other.margin > found.margin)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_l1_in_a_box_from_anywhere(seed, x64):
+    """Entries that a random start puts at their bounds do not stay there if others are worth more.
+
+    Nor does a step get lost on one that rounding has left short of its bound.
+    """
+    case = CASES["l1"]
+    w, x, y, eps = told(case)
+    eps = eps * x[0].size * 2
+    found = attacks.pgd(
+        binary, w, x, y, norm="l1", eps=eps, key=jax.random.key(seed), loss="margin",
+        num_steps=40, bounds=(0.0, 1.0),
+    )  # fmt: skip
+    for i, label in enumerate(y):
+        best = furthest(case.truth, (1 - 2 * label) * w, case.shape, eps[i], -x[i], 1 - x[i])
+        assert gained(w, y, found.perturbations)[i] >= (1 - 1e-6) * best
