@@ -40,6 +40,7 @@ def apgd(
     num_steps: int = 100,
     num_restarts: int = 1,
     num_targets: int | None = None,
+    check_steps: bool = False,
 ) -> Result:
     r"""Auto-PGD in any norm: no step size to choose.
 
@@ -71,6 +72,8 @@ def apgd(
       num_steps: gradients for each restart.
       num_restarts: random starts; with a targeted loss, of every target.
       num_targets: of a targeted loss; None for the 9 likeliest other classes, or all of them.
+      check_steps: whether ``info`` tells of every step how far its point is out of ball and bounds,
+        at the price of a norm each.
 
     Returns:
       :class:`Result`. For each example the point is one that succeeds, if there was one, and of
@@ -89,8 +92,9 @@ def apgd(
       `_steps`), and, for exponents besides 1, 2 and infinity, convex steps.
     """
     options = Options(
-        "apgd", loss, num_steps=num_steps, num_restarts=num_restarts, num_targets=num_targets
-    )
+        "apgd", loss, num_steps=num_steps, num_restarts=num_restarts, num_targets=num_targets,
+        check_steps=bool(check_steps),
+    )  # fmt: skip
     norm, problem, options, settings = prepared(options, predict, params, x, y, norm, eps, bounds)
     return _apgd(predict, norm, options, settings, problem, key)
 
@@ -104,7 +108,7 @@ def _apgd(
     def run(key: jax.Array, target: jax.Array | None) -> Outcome:
         look = looker(predict, problem, options.loss, target)
         start = threats.drawn(norm, problem.threat, key, problem.origin)
-        return climb(norm, problem, look, start, options.num_steps)
+        return climb(norm, problem, look, start, options)
 
     outcome = search.restarted(run, problem, key, options.num_restarts, targets)
     return search.result(norm, problem, outcome, settings)
@@ -128,9 +132,10 @@ class _Climb(NamedTuple):
     memory: Any  # of `threats.extreme`
 
 
-def climb(norm: Norm, problem: Problem, look: Any, start: jax.Array, num_steps: int) -> Outcome:
+def climb(norm: Norm, problem: Problem, look: Any, start: jax.Array, options: Options) -> Outcome:
     """One run from a start."""
-    seen = look(start)
+    num_steps = options.num_steps
+    seen, told = look(start), functools.partial(search.told, norm, problem, options)
     best, trail = search.first(start, seen)
     seen = seen._replace(loss=best.loss)  # not NaN, above which nothing would be
     checked, best = best.loss, search.with_origin(best, problem, look)
@@ -141,26 +146,29 @@ def climb(norm: Norm, problem: Problem, look: Any, start: jax.Array, num_steps: 
         steps.stretch_at(start, 0.0), of_each(0, jnp.int32), checked, of_each(False, bool),
         threats.memory(norm, problem.threat, seen.gradient, num_steps),
     )  # fmt: skip
-    losses = jnp.broadcast_to(seen.loss, (num_steps + 1, number))
-    begin = problem.alike((state, losses))
+    record = jax.tree.map(
+        lambda one: jnp.broadcast_to(one, (num_steps + 1, number)), told(start, seen.loss)
+    )
+    begin = problem.alike((state, record))
     one = functools.partial(_step, norm, problem, look)
 
     # The steps up to a check are a loop of their own: a branch in every step would copy all that
     # is carried.
-    def stretch(carry: tuple[_Climb, jax.Array], span: jax.Array):
+    def stretch(carry: tuple[_Climb, search.Steps], span: jax.Array):
         begin, end, is_check = span
 
         def step(i, carry):
-            state, losses = carry
+            state, record = carry
             state = one(state, i > 0)
-            return state, jax.lax.dynamic_update_index_in_dim(losses, state.seen.loss, i + 1, 0)
+            put = lambda rows, row: jax.lax.dynamic_update_index_in_dim(rows, row, i + 1, 0)
+            return state, jax.tree.map(put, record, told(state.delta, state.seen.loss))
 
-        state, losses = jax.lax.fori_loop(begin, end, step, carry)
+        state, record = jax.lax.fori_loop(begin, end, step, carry)
         check = lambda state: _check(state, end - begin)
-        return (jax.lax.cond(is_check, check, lambda state: state, state), losses), None
+        return (jax.lax.cond(is_check, check, lambda state: state, state), record), None
 
-    (state, losses), _ = jax.lax.scan(stretch, begin, spans(num_steps))
-    return Outcome(state.best, losses, state.trail)
+    (state, record), _ = jax.lax.scan(stretch, begin, spans(num_steps))
+    return Outcome(state.best, record, state.trail)
 
 
 def _step(norm: Norm, problem: Problem, look: Any, state: _Climb, is_later: jax.Array) -> _Climb:

@@ -28,6 +28,7 @@ class Options:
     num_targets: int | None = None  # of a targeted loss; a number, once the classes are known
     more: tuple[tuple[str, Any], ...] = ()  # what this attack has besides
     steps_name: str = "num_steps"
+    check_steps: bool = False  # whether each point is told to be in ball and bounds; not a setting
 
     def checked(self, num_classes: int) -> "Options":
         """With the number of targets."""

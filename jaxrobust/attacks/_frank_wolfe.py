@@ -34,6 +34,7 @@ def frank_wolfe(
     num_steps: int = 100,
     num_restarts: int = 1,
     num_targets: int | None = None,
+    check_steps: bool = False,
 ) -> Result:
     r"""Frank-Wolfe: no projection, in any norm.
 
@@ -56,6 +57,7 @@ def frank_wolfe(
       num_steps: gradients for each restart.
       num_restarts: random starts; with a targeted loss, of every target.
       num_targets: of a targeted loss, as in :func:`apgd`.
+      check_steps: as in :func:`apgd`.
 
     Returns:
       :class:`Result`. For norms that are not lp norms of entries, and with bounds, the extreme
@@ -67,7 +69,9 @@ def frank_wolfe(
     Source:
       Frank & Wolfe 1956; for attacks Chen et al., arXiv:1811.10828, from memory.
     """
-    options = Options("frank_wolfe", loss, num_steps, num_restarts, num_targets)
+    options = Options(
+        "frank_wolfe", loss, num_steps, num_restarts, num_targets, check_steps=bool(check_steps)
+    )
     norm, problem, options, settings = prepared(options, predict, params, x, y, norm, eps, bounds)
     return _frank_wolfe(predict, norm, options, settings, problem, key)
 
@@ -82,7 +86,7 @@ def _frank_wolfe(
     def run(key: jax.Array, target: jax.Array | None) -> Outcome:
         look = looker(predict, problem, options.loss, target)
         start = threats.drawn(norm, problem.threat, key, problem.origin)
-        seen = look(start)
+        seen, told = look(start), functools.partial(search.told, norm, problem, options)
         best, trail = search.first(start, seen)
         best = search.with_origin(best, problem, look)
 
@@ -95,12 +99,12 @@ def _frank_wolfe(
             delta = search.choose(has_gradient, mean, delta)
             seen = look(delta)
             best, trail = search.update(best, trail, delta, seen)
-            return (delta, seen.gradient, memory, best, trail), seen.loss
+            return (delta, seen.gradient, memory, best, trail), told(delta, seen.loss)
 
         memory = threats.memory(norm, problem.threat, seen.gradient, options.num_steps)
         begin = problem.alike((start, seen.gradient, memory, best, trail))
-        (*_, best, trail), losses = jax.lax.scan(step, begin, parts)
-        return Outcome(best, jnp.concatenate([seen.loss[None], losses]), trail)
+        (*_, best, trail), rest = jax.lax.scan(step, begin, parts)
+        return Outcome(best, search.joined(told(start, seen.loss), rest), trail)
 
     outcome = search.restarted(run, problem, key, options.num_restarts, targets)
     return search.result(norm, problem, outcome, settings)

@@ -37,6 +37,7 @@ def pgd(
     random_start: bool = True,
     num_restarts: int = 1,
     num_targets: int | None = None,
+    check_steps: bool = False,
 ) -> Result:
     r"""Projected gradient ascent: :math:`\delta \leftarrow P(\delta + \eta\,\epsilon\, u(g))`.
 
@@ -61,6 +62,7 @@ def pgd(
       random_start: whether to begin at a random point and not at x.
       num_restarts: random starts; 1 without them.
       num_targets: of a targeted loss, as in :func:`apgd`.
+      check_steps: as in :func:`apgd`.
 
     Returns:
       :class:`Result`.
@@ -83,6 +85,7 @@ def pgd(
             ("step_size", "falling" if step_size is None else float(step_size)),
             ("random_start", bool(random_start)),
         ),
+        check_steps=bool(check_steps),
     )  # fmt: skip
     norm, problem, options, settings = prepared(options, predict, params, x, y, norm, eps, bounds)
     return _pgd(predict, norm, options, settings, problem, key)
@@ -102,7 +105,7 @@ def _pgd(predict: Predict, norm: Norm, options: Options, settings, problem: Prob
         start = problem.origin
         if more["random_start"]:
             start = threats.drawn(norm, problem.threat, key, start)
-        seen = look(start)
+        seen, told = look(start), functools.partial(search.told, norm, problem, options)
         best, trail = search.first(start, seen)
         if more["random_start"]:
             best = search.with_origin(best, problem, look)
@@ -116,12 +119,12 @@ def _pgd(predict: Predict, norm: Norm, options: Options, settings, problem: Prob
             )
             seen = look(delta)
             best, trail = search.update(best, trail, delta, seen)
-            return (delta, seen.gradient, memory, best, trail), seen.loss
+            return (delta, seen.gradient, memory, best, trail), told(delta, seen.loss)
 
         memory = threats.memory(norm, problem.threat, seen.gradient, options.num_steps)
         begin = problem.alike((start, seen.gradient, memory, best, trail))
-        (*_, best, trail), losses = jax.lax.scan(step, begin, (sizes, share))
-        return Outcome(best, jnp.concatenate([seen.loss[None], losses]), trail)
+        (*_, best, trail), rest = jax.lax.scan(step, begin, (sizes, share))
+        return Outcome(best, search.joined(told(start, seen.loss), rest), trail)
 
     outcome = search.restarted(run, problem, key, options.num_restarts, targets)
     return search.result(norm, problem, outcome, settings)

@@ -36,6 +36,10 @@ class Info(NamedTuple):
     # had nothing to go by (saturated or masked gradients).
     has_zero_gradient: jax.Array
     has_nan: jax.Array  # (B,) bool: scores or gradients were NaN or infinite somewhere
+    # (num_steps + 1, B) float, with `check_steps=True`, else None: what `beyond_radius` and
+    # `out_of_bounds` are, of every point that was looked at.
+    beyond_radius_of_steps: jax.Array | None = None
+    out_of_bounds_of_steps: jax.Array | None = None
 
 
 @jax.tree_util.register_dataclass

@@ -29,12 +29,40 @@ class Trail(NamedTuple):
     is_finite: jax.Array
 
 
+class Steps(NamedTuple):
+    """Of the points that were looked at, (num_steps + 1, B) each; of one of them (B,)."""
+
+    losses: jax.Array
+    # None unless the options ask for them; see `Info`.
+    beyond_radius: Any = None
+    out_of_bounds: Any = None
+
+
 class Outcome(NamedTuple):
     """Of one run."""
 
     best: Best
-    losses: jax.Array  # (num_steps + 1, B)
+    steps: Steps
     trail: Trail
+
+
+def told(norm: Norm, problem: Problem, options: Any, delta: jax.Array, loss: jax.Array) -> Steps:
+    """What is told of a point."""
+    if not options.check_steps:
+        return Steps(loss)
+    return Steps(loss, *feasibility(norm, problem, problem.at(delta)))
+
+
+def feasibility(norm: Norm, problem: Problem, inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """``(B,)`` each: by which part of the radius, and how far out of bounds inputs are."""
+    moved = problem.moved(inputs)
+    allowed = problem.threat._replace(eps=problem.eps)
+    return threats.in_norm_beyond(norm, allowed, moved), threats.out_of_bounds(allowed, moved)
+
+
+def joined(start: Steps, others: Steps) -> Steps:
+    """The first point, and the others ``(num_steps, B)``."""
+    return jax.tree.map(lambda one, rest: jnp.concatenate([one[None], rest]), start, others)
 
 
 def first(delta: jax.Array, seen: Seen) -> tuple[Best, Trail]:
@@ -95,10 +123,12 @@ def restarted(
         now = run(*rest)
         is_better = is_first | _is_better(now.best.loss, now.best.margin, before.best)
         best = choose(is_better, now.best, before.best)
-        losses = jnp.where(is_better[None, :], now.losses, before.losses)
+        steps = jax.tree.map(
+            lambda new, old: jnp.where(is_better[None, :], new, old), now.steps, before.steps
+        )
         lacks = now.trail.has_no_gradient & (is_first | before.trail.has_no_gradient)
         is_finite = now.trail.is_finite & (is_first | before.trail.is_finite)
-        return Outcome(best, losses, Trail(lacks, is_finite)), None
+        return Outcome(best, steps, Trail(lacks, is_finite)), None
 
     shapes = jax.eval_shape(run, keys[0], None if targets is None else targets[0])
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
@@ -111,10 +141,9 @@ def result(norm: Norm, problem: Problem, outcome: Outcome, settings: Settings) -
     """What the user gets."""
     best, trail = outcome.best, outcome.trail
     inputs = problem.at(best.delta)
-    moved = problem.moved(inputs)
-    beyond = threats.in_norm_beyond(norm, problem.threat._replace(eps=problem.eps), moved)
-    out = threats.out_of_bounds(problem.threat, moved)
-    info = Info(outcome.losses, beyond, out, trail.has_no_gradient, ~trail.is_finite)
+    beyond, out = feasibility(norm, problem, inputs)
+    losses, *of_steps = outcome.steps
+    info = Info(losses, beyond, out, trail.has_no_gradient, ~trail.is_finite, *of_steps)
     return Result(
         inputs, best.delta, best.margin >= 0, best.loss, best.margin, problem.eps, info,
         settings,

@@ -134,7 +134,8 @@ def _square(
     walk, margins_on_the_way = jax.lax.scan(query, walk, given)
     best = search.Best(walk.delta, walk.margin, walk.margin)
     trail = search.Trail(jnp.zeros_like(walk.is_finite), walk.is_finite)
-    outcome = Outcome(best, jnp.concatenate([margin[None], margins_on_the_way]), trail)
+    of_steps = search.Steps(jnp.concatenate([margin[None], margins_on_the_way]))
+    outcome = Outcome(best, of_steps, trail)
     return search.result(norm, problem, outcome, settings)
 
 

@@ -55,6 +55,35 @@ def test_points_are_allowed_and_as_told(name, norm):
 
 
 @pytest.mark.parametrize("name", ["pgd", "apgd", "frank_wolfe"])
+@pytest.mark.parametrize("norm", ["linf", "l1", "fourier-linf"])
+def test_every_step_is_allowed_and_told(name, norm):
+    params, x, y = problem()
+    options: dict[str, Any] = {"norm": norm, "eps": 0.3, "key": KEY, "bounds": (0.0, 1.0)}
+    attack = functools.partial(ATTACKS[name], relu_network, params, x, y, **options)
+    plain, found = attack(), attack(check_steps=True)
+    np.testing.assert_array_equal(found.inputs, plain.inputs)
+    assert plain.info.beyond_radius_of_steps is None
+    assert found.settings == plain.settings
+    steps = found.info
+    assert steps.beyond_radius_of_steps.shape == steps.losses.shape
+    assert steps.out_of_bounds_of_steps.shape == steps.losses.shape
+    assert np.all(np.asarray(steps.beyond_radius_of_steps) <= 1e-6)
+    assert np.all(np.asarray(steps.out_of_bounds_of_steps) == 0)
+    twice = attack(check_steps=True, num_restarts=2)
+    assert np.all(np.asarray(twice.info.beyond_radius_of_steps) <= 1e-6)
+
+
+def test_a_step_out_of_the_ball_would_be_told(monkeypatch):
+    params, x, y = problem()
+    far = lambda norm, threat, delta: delta
+    monkeypatch.setattr("jaxrobust.attacks._threat.project", far)
+    options: dict[str, Any] = {"norm": "linf", "eps": 0.3, "key": KEY}
+    # Of a number of steps that no other test has, for the program is kept.
+    found = attacks.pgd(relu_network, params, x, y, **options, num_steps=9, check_steps=True)
+    assert np.all(np.asarray(found.info.beyond_radius_of_steps)[1] > 0.1)
+
+
+@pytest.mark.parametrize("name", ["pgd", "apgd", "frank_wolfe"])
 def test_attacks_raise_the_loss(name):
     params, x, y = problem()
     found = ATTACKS[name](relu_network, params, x, y, norm="l2", eps=0.5, key=KEY)
