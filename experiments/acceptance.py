@@ -6,9 +6,11 @@ left. Each part is an experiment of its own, with less data; here they are run o
 in a few minutes, as a check of the whole on a new machine or a new version of JAX.
 
 Presets:
-    quick: 160 s on 2 cores; one to three data sets of each part
+    quick: 100 s on 2 cores (a first run, which compiles: 3 min); one to three data sets of each
+        part
 """
 
+import concurrent.futures
 import dataclasses
 import os
 import time
@@ -19,6 +21,7 @@ import jax
 import numpy as np
 
 from experiments import (
+    Progress,
     architecture,
     attack_quality,
     certificate,
@@ -55,8 +58,24 @@ NORMS = {
 }
 THREATS = ("linf", "l2", "l1", "Fourier-linf", "Fourier-l1")
 MOST_SECONDS = 180.0
+MOST_COMPILING = 60.0  # seconds of all cores, with which a run is one with known programs
 DIGITS = 6e-5  # half of the last digit that was recorded, and a little
 DIGITS_OF_CONES = 1e-3  # the solver warned that those with cones may be less exact
+LONG = {  # parts with which to begin
+    "attacks on linear classifiers",
+    "newer optimizers",
+    "regularisation path",
+    "certificate during training",
+}
+_COMPILED: list[float] = []  # seconds of every program so far
+
+
+def _count_compiling(event: str, seconds: float, **_: Any) -> None:
+    if event.endswith("backend_compile_duration"):
+        _COMPILED.append(seconds)
+
+
+jax.monitoring.register_event_duration_secs_listener(_count_compiling)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,24 +97,22 @@ class Config:
 
 def run(config: Config, progress=silent) -> Result:
     """All parts."""
-    found: dict[str, list[Claim]] = {}
-    seconds: dict[str, float] = {}
-    for number, (name, part) in enumerate(PARTS.items()):
-        progress(number / len(PARTS), name)
-        begin = time.perf_counter()
-        found[name] = part(config)
-        seconds[name] = time.perf_counter() - begin
+    begin, before = time.perf_counter(), sum(_COMPILED)
+    found, seconds = side_by_side(config, progress)
+    total = time.perf_counter() - begin
+    compiling = sum(_COMPILED) - before
     progress(1.0)
     in_time = Claim.at_most(
         OWN,
-        "all of this takes less than three minutes on two cores (seconds)",
-        sum(seconds.values()),
+        "all of this takes less than three minutes on two cores, programs being kept from an "
+        "earlier run (seconds)",
+        total,
         MOST_SECONDS,
-        should_hold=(os.cpu_count() or 1) >= 2,
-        reason="said of two cores",
+        should_hold=(os.cpu_count() or 1) >= 2 and compiling < MOST_COMPILING,
+        reason=f"said of two cores and known programs; {compiling:.0f} s went to compiling",
     )
     return Result(
-        summary=summarise(found, seconds),
+        summary=summarise(found, total),
         claims=[*(claim for claims in found.values() for claim in claims), in_time],
         series={
             "claims": {name: len(claims) for name, claims in found.items()},
@@ -103,8 +120,31 @@ def run(config: Config, progress=silent) -> Result:
             "seconds": seconds,
         },
         tables=[table(found, seconds)],
-        wall_time=seconds,
+        wall_time={"all parts, side by side": total},
     )
+
+
+def side_by_side(
+    config: Config, progress: Progress
+) -> tuple[dict[str, list[Claim]], dict[str, float]]:
+    """Claims and seconds of every part, a part for each core at a time.
+
+    Most of the time XLA compiles, one program on one core, and Python waits for it.
+    """
+    seconds: dict[str, float] = {}
+
+    def timed(name: str) -> list[Claim]:
+        begin = time.perf_counter()
+        claims = PARTS[name](config)
+        seconds[name] = time.perf_counter() - begin
+        progress(len(seconds) / len(PARTS), name)
+        return claims
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as workers:
+        # The longest first, so that none is left over at the end.
+        names = sorted(PARTS, key=lambda name: name not in LONG)
+        claims = dict(zip(names, workers.map(timed, names), strict=True))
+    return {name: claims[name] for name in PARTS}, {name: seconds[name] for name in PARTS}
 
 
 # Parts --------------------------------------------------------------------------------------------
@@ -242,7 +282,6 @@ PARTS: dict[str, Callable[[Config], list[Claim]]] = {
     ),
 }
 
-
 # What is told -------------------------------------------------------------------------------------
 
 
@@ -259,17 +298,20 @@ def table(found: dict[str, list[Claim]], seconds: dict[str, float]) -> Table:
     total = [sum(numbers) for numbers in zip(*counts.values(), strict=True)]
     rows.append(("all", *total, f"{sum(seconds.values()):.0f}"))
     columns = ("part", "claims", "hold", "should hold and do not", "seconds")
-    return Table("What must come out, by part", columns, rows)
+    return Table(
+        "What must come out, by part", columns, rows,
+        "Seconds: of a part beside others, one for each core.",
+    )  # fmt: skip
 
 
-def summarise(found: dict[str, list[Claim]], seconds: dict[str, float]) -> str:
+def summarise(found: dict[str, list[Claim]], seconds: float) -> str:
     """The answer in two sentences."""
     claims = [claim for part in found.values() for claim in part]
     failed = [c.statement for c in claims if c.should_hold and not c.holds]
     told = f"{sum(c.holds for c in claims)} of {len(claims)} claims hold" + (
         ", and no other one should." if not failed else f"; {len(failed)} should and do not."
     )
-    return f"{told} The parts take {sum(seconds.values()):.0f} s together."
+    return f"{told} All of it takes {seconds:.0f} s."
 
 
 def plot(result: Result):

@@ -7,7 +7,7 @@ with a radius for each frequency, perturbations are confined to slow, medium or 
 same energy. Pictures show what the worst perturbations look like, and their spectra.
 
 Presets:
-    quick: 90 s on 2 cores; digits (8x8), 150 test images
+    quick: 105 s on one core; digits (8x8), 150 test images
     mnist: (estimated) 30 min on 2 cores; MNIST, 10,000 images to learn, 300 to test (needs the
         MNIST files)
     cifar: (estimated) 5 hours on 2 cores; CIFAR-10, 10,000 images to learn, 300 to test (needs the

@@ -191,19 +191,19 @@ def outputs(config: Config) -> dict[str, np.ndarray]:
 def scales(config: Config) -> dict[str, np.ndarray]:
     """Errors by scale of the first weights, ``(scales, S)``."""
     seven = task(DOMAINS, TRAINED, config.hidden)
-    rows = []
-    for scale in SCALES:
-        found = []
-        for seed in range(config.seeds):
-            start = gated.init_orthogonal(jax.random.key(seed), seven.graph, float(scale))
-            end = gated.simulate(
-                seven.graph, start, seven.moments, rate=0.006 / float(scale) ** (1 / 3),
-                num_steps=SWEEP_EPOCHS, record_every=SWEEP_EPOCHS,
-            )  # fmt: skip
-            found.append(apart(seven, end.params))
-        rows.append(found)
-    whole = np.asarray(rows)
-    return {"scales": np.asarray(SCALES), "trained": whole[..., 0], "others": whole[..., 1]}
+    swept = gated.sweep_scales(
+        seven.graph, seven.moments, SCALES, key=jax.random.key(0), num_starts=config.seeds,
+        rate=lambda scale: 0.006 / scale ** (1 / 3), num_steps=SWEEP_EPOCHS,
+    )  # fmt: skip
+    whole = np.asarray([
+        [apart(seven, jax.tree.map(lambda leaf, at=(k, start): leaf[at], swept.params))
+         for start in range(config.seeds)]
+        for k in range(len(SCALES))
+    ])  # fmt: skip
+    return {
+        "scales": swept.scales, "trained": whole[..., 0], "others": whole[..., 1],
+        "moved": swept.moved,
+    }  # fmt: skip
 
 
 def edge(config: Config) -> dict[str, float]:

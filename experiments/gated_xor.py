@@ -15,7 +15,6 @@ Presets:
 """
 
 import dataclasses
-import functools
 import time
 from typing import Any
 
@@ -23,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import gated_xor_plots, silent
+from experiments import gated_xor_plots, relu_networks, silent
 from experiments.claims import Claim
 from experiments.report import Result, Table
 from jaxrobust import gated
@@ -145,23 +144,10 @@ def random_relu(config: Config) -> tuple[dict[str, np.ndarray], list[dict[str, A
             SCALE * jax.random.normal(inner, (config.units, 2)),
             SCALE * jax.random.normal(outer, (1, config.units)) / config.units**0.5,
         ]
-        params, losses = _descend(params, x, y, round(TIME / RATES[0]))  # fmt: skip
+        params, losses = relu_networks.descend(params, x, y, RATES[0], round(TIME / RATES[0]))
         curves.append(np.asarray(losses))
         units.append(placed(params, x))
     return shifted(np.stack(curves)), units
-
-
-@functools.partial(jax.jit, static_argnums=3)
-def _descend(params: Any, x: jax.Array, y: jax.Array, num_steps: int) -> tuple[Any, jax.Array]:
-    def loss(params):
-        return 0.5 * jnp.mean(jnp.sum((y - gated.relu_network(params, x)) ** 2, axis=1))
-
-    def step(params, _):
-        value, slope = jax.value_and_grad(loss)(params)
-        return jax.tree.map(lambda p, g: p - RATES[0] * g, params, slope), value
-
-    last, losses = jax.lax.scan(step, params, length=num_steps)
-    return last, jnp.append(losses, loss(last))
 
 
 def placed(params: Any, x: jax.Array) -> dict[str, Any]:

@@ -137,8 +137,7 @@ def optimal_margins_by_norm(
             x = jax.ShapeDtypeStruct(problems.x.shape, jnp.float64)
             y = jax.ShapeDtypeStruct(problems.y.shape, problems.y.dtype)
             solve = jax.vmap(lambda x, y: linear.max_margin(x, y, norm, tolerance=tolerance))
-            # The solver runs for milliseconds, and optimising its code takes seconds.
-            return jax.jit(solve).lower(x, y).compile({"xla_backend_optimization_level": "0"})
+            return _quickly_compiled(jax.jit(solve).lower(x, y))
 
     with futures.ThreadPoolExecutor() as pool:
         programs = list(pool.map(compiled, weight_norms))
@@ -146,6 +145,17 @@ def optimal_margins_by_norm(
         x = jnp.asarray(problems.x, jnp.float64)
         found = [program(x, problems.y) for program in programs]
         return [_optima(f, norm) for f, norm in zip(found, weight_norms, strict=True)]
+
+
+def _quickly_compiled(lowered: Any) -> Any:
+    """The solver runs for milliseconds, and optimising its code takes seconds."""
+    quick = {"xla_backend_optimization_level": "0"}
+    try:  # half of the time again, where XLA has such an option
+        return lowered.compile({**quick, "xla_cpu_use_fusion_emitters": False})
+    except jax.errors.JaxRuntimeError as error:
+        if "No such compile option" not in str(error):
+            raise
+        return lowered.compile(quick)
 
 
 def _optima(found: linear.MaxMargin, norm: Norm) -> Optima:

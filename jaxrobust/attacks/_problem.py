@@ -1,5 +1,6 @@
 """A model, examples and a threat, checked; and how scores and gradients are looked at."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -144,6 +145,8 @@ def problem_of(
     )
 
 
+# Compiled as one: the first call would be dozens of small programs.
+@functools.partial(jax.jit, static_argnums=0)
 def _rounding(norm: Norm, x: jax.Array) -> jax.Array:
     """``(B,)``: what rounding perturbed inputs may add to the norm of a spectrum, say.
 

@@ -30,6 +30,7 @@ from jaxrobust.gated._datasets import (
     context_dataset,
     hierarchy_targets,
     routing_dataset,
+    routing_moments,
     routing_targets,
     xor_dataset,
 )
@@ -70,6 +71,7 @@ from jaxrobust.gated._reduced import (
     step_reduced,
 )
 from jaxrobust.gated._simulate import crossing_times, gradient_flow, simulate
+from jaxrobust.gated._sweep import ScaleSweep, sweep_scales
 from jaxrobust.gated._units import as_gated, relu_gates, relu_network
 
 __all__ = [
@@ -80,6 +82,7 @@ __all__ = [
     "Modes",
     "Moments",
     "Path",
+    "ScaleSweep",
     "Trajectory",
     "apply",
     "as_gated",
@@ -120,6 +123,7 @@ __all__ = [
     "routing",
     "routing_dataset",
     "routing_modes",
+    "routing_moments",
     "routing_targets",
     "routing_time",
     "rsa",
@@ -127,6 +131,7 @@ __all__ = [
     "simulate_reduced",
     "solve_reduced",
     "step_reduced",
+    "sweep_scales",
     "transfer_matrix",
     "two_layer",
     "two_layer_time",

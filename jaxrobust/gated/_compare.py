@@ -10,7 +10,7 @@ from jaxrobust.gated._closed_forms import deep, routing_modes, two_layer
 from jaxrobust.gated._graph import Graph, Path, find_paths
 from jaxrobust.gated._modes import TOLERANCE, Modes, diagonalize, effective_singular_values
 from jaxrobust.gated._modes import init_decoupled as decoupled
-from jaxrobust.gated._moments import moments
+from jaxrobust.gated._moments import Moments, moments
 from jaxrobust.gated._network import Dataset, Params, init_normal, init_orthogonal
 from jaxrobust.gated._reduced import Trajectory, solve_reduced
 from jaxrobust.gated._simulate import simulate
@@ -44,7 +44,7 @@ class Comparison(NamedTuple):
 
 def compare(
     graph: Graph,
-    data: Dataset,
+    data: Dataset | Moments,
     *,
     key: jax.Array,
     scale: float,
@@ -58,7 +58,7 @@ def compare(
 
     Args:
       graph: nodes and edges.
-      data: examples, with gates.
+      data: examples, with gates, or their moments.
       key: of the initial params.
       scale: of these: the numbers b of every edge on the manifold where the reduction is exact; or
         the gain of orthogonal, or the scale of normal matrices.
@@ -79,7 +79,7 @@ def compare(
     """
     if init not in INITS:
         raise ValueError(f"init must be one of {INITS}, got {init!r}")
-    known = moments(graph, data)
+    known = data if isinstance(data, Moments) else moments(graph, data)
     modes = diagonalize(graph, known)
     reasons, paths = [modes.describe(graph)], find_paths(graph)
     params = _initial(init, key, graph, modes, scale)

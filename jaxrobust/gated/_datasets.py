@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust import trees
 from jaxrobust.gated._graph import Graph, pathways, routing
+from jaxrobust.gated._moments import Moments
 from jaxrobust.gated._network import Dataset, Gates
 
 
@@ -76,9 +78,7 @@ def routing_dataset(
       A :func:`routing` graph, and examples: the items of each trained pair.
     """
     pairs = np.asarray(pairs, bool)
-    number = len(pairs)
-    if pairs.shape != (number, number) or not pairs.any():
-        raise ValueError(f"pairs must be (M, M) with one that is trained, got {pairs.shape}")
+    number = _checked_pairs(pairs)
     each = 1 / number**2 if weight is None else weight
     trained = np.argwhere(pairs)
     graph = routing(number, x.shape[1], size_hidden, y.shape[1])
@@ -94,8 +94,61 @@ def routing_dataset(
     )
 
 
+def routing_moments(
+    pairs: np.ndarray, x: np.ndarray, y: np.ndarray, *, weight: float | None = None
+) -> Moments:
+    r"""Moments of a :func:`routing` graph, of items that look different in every domain.
+
+    Those of trained pairs of domains are :math:`c \sum_n y_n^{(o)} x_n^{(i)\top}` and
+    :math:`c \sum_n x_n^{(i)} x_n^{(i)\top}`; inputs of two domains are never on together. No row is
+    made for an item in a pair of domains, of which there may be millions.
+
+    Args:
+      pairs: ``(M, M)`` bool: trained pairs of input and output domain.
+      x: ``(M, items, in)``: all items as they are in each input domain.
+      y: ``(M, items, out)``: targets of the same items in each output domain.
+      weight: what each item of a pair of domains counts, :math:`c`; by default 1 / (M^2 items), so
+        that pairs count 1 / M^2, also if fewer are trained.
+
+    Raises:
+      ValueError: for shapes that do not fit, or if no pair is trained.
+    """
+    pairs, x, y = np.asarray(pairs, bool), np.asarray(x), np.asarray(y)
+    number = _checked_pairs(pairs)
+    for name, array in (("x", x), ("y", y)):
+        if array.ndim != 3 or len(array) != number:
+            raise ValueError(f"{name} must be ({number}, items, size), got {array.shape}")
+    items, size = x.shape[1:]
+    if y.shape[1] != items:
+        raise ValueError(f"x and y must have the same items, got {items} and {y.shape[1]}")
+    each = 1 / (number**2 * items) if weight is None else weight
+    own = [each * part.T @ part for part in x]
+    yx, xx, yy = {}, {}, 0.0
+    for o in range(number):
+        mixed, square = np.zeros((y.shape[2], number, size)), np.zeros((number, size) * 2)
+        for i in np.flatnonzero(pairs[:, o]):
+            mixed[:, i] = each * y[o].T @ x[i]
+            square[i, :, i] = own[i]
+            yy += 0.5 * each * float(np.sum(y[o] ** 2))
+        yx[f"y{o}"] = jnp.asarray(mixed.reshape(-1, number * size), float)
+        xx[f"y{o}"] = jnp.asarray(square.reshape(number * size, -1), float)
+    return Moments(yx, xx, jnp.asarray(yy, float))
+
+
+def _checked_pairs(pairs: np.ndarray) -> int:
+    """How many domains there are."""
+    number = len(pairs)
+    if pairs.shape != (number, number) or not pairs.any():
+        raise ValueError(f"pairs must be (M, M) with one that is trained, got {pairs.shape}")
+    return number
+
+
 def context_dataset(
-    targets: Sequence[np.ndarray], pathway_sets: Sequence[Sequence[int]], size_hidden: int
+    targets: Sequence[np.ndarray],
+    pathway_sets: Sequence[Sequence[int]],
+    size_hidden: int,
+    *,
+    with_context: bool = False,
 ) -> tuple[Graph, Dataset]:
     """The same items in several contexts, which ask for other features; pathways by context.
 
@@ -103,6 +156,8 @@ def context_dataset(
       targets: ``(items, features)`` of each context, one or more.
       pathway_sets: for each pathway the contexts in which it is on.
       size_hidden: of every pathway.
+      with_context: whether inputs tell the context too, one-hot, after the item: what a network
+        without gates needs to know.
 
     Returns:
       Pathways of two layers from items, one-hot, to features; examples: all items in the first
@@ -114,10 +169,12 @@ def context_dataset(
             raise ValueError(
                 f"pathway_sets[{k}] must name contexts 0..{number - 1}, got {contexts}"
             )
-    graph = pathways([items, size_hidden, targets[0].shape[1]], len(pathway_sets))
     context = np.repeat(np.arange(number), items)
+    x = np.tile(np.eye(items), (number, 1))
+    if with_context:
+        x = np.concatenate([x, np.eye(number)[context]], axis=1)
+    graph = pathways([x.shape[1], size_hidden, targets[0].shape[1]], len(pathway_sets))
     end = (lambda k: f"_{k}") if len(pathway_sets) > 1 else (lambda k: "")
     gates = {f"h1{end(k)}": np.isin(context, list(contexts)).astype(float)
              for k, contexts in enumerate(pathway_sets)}  # fmt: skip
-    x = np.tile(np.eye(items), (number, 1))
     return graph, Dataset({"x": x}, {"y": np.concatenate(targets)}, Gates(node=gates))

@@ -1,6 +1,6 @@
 """What a trained network has learned: pairs of domains, similarities, the tangent kernel."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,9 +11,14 @@ from jaxrobust.gated._network import Dataset, Gates, Params, apply, hidden, prod
 
 
 def transfer_matrix(
-    graph: Graph, params: Params, x: Mapping[str, Any], y: Mapping[str, Any]
+    graph: Graph,
+    params: Params,
+    x: Mapping[str, Any],
+    y: Mapping[str, Any],
+    *,
+    score: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
-    """Mean half squared error of every pair of an input and an output ``(inputs, outputs)``.
+    """Mean score of every pair of an input and an output ``(inputs, outputs)``.
 
     All other inputs are zero, as if their gates were closed: a pair that was never trained is
     reached by switching gates. Targets of an output are the same for all inputs.
@@ -22,15 +27,28 @@ def transfer_matrix(
       graph: nodes and edges.
       params: of the edges.
       x: by input ``(N, size)``: the same items in each domain.
-      y: by output ``(N, size)``.
+      y: by output ``(N, size)``, or what else the score takes.
+      score: of outputs ``(N, size)`` and targets: ``(N,)``; by default half the squared error.
+
+    Raises:
+      ValueError: for a score that is not one number for each item.
     """
     rows = []
     for source in graph.inputs:
         alone = {name: jnp.asarray(x[name]) * (name == source) for name in graph.inputs}
         found = apply(graph, params, alone, Gates())
-        squared = [jnp.sum((found[o] - y[o]) ** 2, axis=1) for o in graph.outputs]
-        rows.append(jnp.stack([0.5 * jnp.mean(part) for part in squared]))
+        scores = [(score or _half_square)(found[o], jnp.asarray(y[o])) for o in graph.outputs]
+        if any(part.shape != found[graph.outputs[0]].shape[:1] for part in scores):
+            raise ValueError(
+                "score must return one number for each item, "
+                f"{found[graph.outputs[0]].shape[:1]}, got {scores[0].shape}"
+            )
+        rows.append(jnp.stack([jnp.mean(part) for part in scores]))
     return jnp.stack(rows)
+
+
+def _half_square(found: jax.Array, y: jax.Array) -> jax.Array:
+    return 0.5 * jnp.sum((found - y) ** 2, axis=1)
 
 
 def rsa(graph: Graph, params: Params, data: Dataset, node: str) -> jax.Array:
