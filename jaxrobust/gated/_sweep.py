@@ -23,7 +23,8 @@ class ScaleSweep(NamedTuple):
     params: Params  # leaves (S, R, ..): in the end
     losses: np.ndarray  # (S, R): in the end
     # (S, R): how far all params moved over how long they were at first, in Euclidean norm. Well
-    # above 1 features are learned (rich); near 0 only the last fit is (lazy).
+    # above 1 features are learned (rich); well below it weights only fit (lazy), the less they move
+    # the wider the network is.
     moved: np.ndarray
 
 
