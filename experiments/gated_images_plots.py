@@ -21,7 +21,7 @@ def race(result: Result):
             label = "network, small random weights" if k == 0 else None
             shade = 0.1 + 0.6 * k / len(s)
             ax.plot(epochs[shown], strengths[shown, k], color=plots.COLORS[0], alpha=1 - shade,
-                    linewidth=2, marker="", label=label)  # fmt: skip
+                    linewidth=2, linestyle="-", marker="", label=label)  # fmt: skip
             label = "theory: the race, its start fitted to the first mode" if k == 0 else None
             ax.plot(epochs[shown], theory[shown, k], color="black", linestyle="--", linewidth=1,
                     marker="", label=label)  # fmt: skip
@@ -56,7 +56,9 @@ def outputs(result: Result):
         plots.describe(ax, title=title[0].upper() + title[1:],
                        x=f"K: trained outputs of each input, of {DOMAINS}",
                        y="test images named right (%)" if ax is axes[0] else "")  # fmt: skip
-    plots.legend(axes[0], loc="lower right", fontsize=8)
+    with plots.style():
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4,
+                      handlelength=3.2)  # fmt: skip
     return plots.finish(figure), (
         "Pairs of domains that were trained, and that never were. From small weights the change is "
         "at few outputs. Lines: means over starts, bands: their range."
