@@ -8,9 +8,9 @@ same energy. Pictures show what the worst perturbations look like, and their spe
 
 Presets:
     quick: 105 s on one core; digits (8x8), 150 test images
-    mnist: (estimated) 30 min on 2 cores; MNIST, 10,000 images to learn, 300 to test (needs the
+    mnist: (estimated) 25 min on one core; MNIST, 10,000 images to learn, 100 to test (needs the
         MNIST files)
-    cifar: (estimated) 5 hours on 2 cores; CIFAR-10, 10,000 images to learn, 300 to test (needs the
+    cifar: (estimated) 1 hour on one core; CIFAR-10, 10,000 images to learn, 100 to test (needs the
         CIFAR-10 files)
 """
 
@@ -90,8 +90,8 @@ SOURCES = {
     "cifar": Source(data.cifar10, (32, 32, 3), (32, 64, 64), 128, (4 / 255, 0.35, 4 / 255)),
 }
 PRESETS = {
-    "mnist": Config(source="mnist", images=300, training_steps=2_000),
-    "cifar": Config(source="cifar", images=300, training_steps=4_000),
+    "mnist": Config(source="mnist", images=100, training_steps=500, steps=30),
+    "cifar": Config(source="cifar", images=100, training_steps=500, steps=30),
 }
 
 
