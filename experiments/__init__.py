@@ -44,6 +44,8 @@ READING_ORDER = (
     "acceptance",
     "gated_xor",
     "gated_routing",
+    "gated_contexts",
+    "gated_images",
     "per_example_cost",
     "gradient_variance",
     "gradient_variance_networks",

@@ -192,7 +192,8 @@ def run(config: Config, progress=silent) -> Result:
         entropy[kind] = timed(
             f"cross-entropy, {kind}", 0.6 + 0.2 * number, functools.partial(by_sgd, config, found)
         )
-    series = {"race": one, "squared": squared, "scales": sizes, "entropy": entropy}
+    series = {"race": one, "squared": squared, "scales": sizes, "entropy": entropy,
+              "outputs": np.asarray(SWEPT)}  # fmt: skip
     return Result(
         summary=summarise(config, series),
         claims=claims(config, series),

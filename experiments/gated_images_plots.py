@@ -39,8 +39,7 @@ def outputs(result: Result):
     whole = {"squared error": result.series["squared"]} | {
         f"cross-entropy, {kind}": found for kind, found in result.series["entropy"].items()
     }
-    from experiments.gated_images import DOMAINS, SWEPT
-
+    swept = np.asarray(result.series["outputs"])
     figure, axes = plots.subplots(columns=len(whole), width=11, height=3.9, sharey=True)
     for ax, (title, found) in zip(axes, whole.items(), strict=True):
         for size, name in enumerate(SIZES):
@@ -48,13 +47,13 @@ def outputs(result: Result):
             for which, kind in ((1, "never trained"), (0, "trained")):
                 index = 2 * size + 1 - which
                 band = values[:, :, which].min(axis=1), values[:, :, which].max(axis=1)
-                plots.line(ax, SWEPT, values[:, :, which].mean(axis=1), index=index,
+                plots.line(ax, swept, values[:, :, which].mean(axis=1), index=index,
                            label=f"{kind}, {name}", band=band)  # fmt: skip
         ax.axhline(10, color="0.6", linewidth=0.8, zorder=0)
-        ax.text(SWEPT[-1], 11, "chance", ha="right", fontsize=8, color="0.4")
+        ax.text(swept[-1], 11, "chance", ha="right", fontsize=8, color="0.4")
         ax.set_ylim(0, 102)
         plots.describe(ax, title=title[0].upper() + title[1:],
-                       x=f"K: trained outputs of each input, of {DOMAINS}",
+                       x="K: trained outputs of each input, of 10",
                        y="test images named right (%)" if ax is axes[0] else "")  # fmt: skip
     with plots.style():
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4,
@@ -67,8 +66,6 @@ def outputs(result: Result):
 
 def pairs(result: Result):
     """Shares of all pairs of domains."""
-    from experiments.gated_images import AT
-
     matrices = result.series["squared"]["matrices"]
     figure, axes = plots.subplots(columns=2, width=9, height=4)
     with plots.style():
@@ -82,7 +79,7 @@ def pairs(result: Result):
             plots.describe(ax, title=f"From {name}", x="output domain", y="input domain")
             figure.colorbar(shown, ax=ax, shrink=0.85, label="test images named right (%)")
     return plots.finish(figure), (
-        f"All pairs of domains in the end, squared error. Each input was trained with {AT} outputs "
+        "All pairs of domains in the end, squared error. Each input was trained with 4 outputs "
         "next to each other: the bright band of the right picture."
     )
 
