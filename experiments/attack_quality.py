@@ -11,7 +11,7 @@ and the ensemble against both.
 Gaussian data; the network on the digits (8x8 images), trained adversarially against linf.
 
 Presets:
-    quick: 140 s beside other work; 4 norms, 4 examples, 60 images, 3 restarts
+    quick: 170 s beside other work; 4 norms, 4 examples, 60 images, 3 restarts
     full: (estimated) 30 min on 2 cores; 8 norms, 128 examples, all 359 test images, 50 restarts
 """
 
