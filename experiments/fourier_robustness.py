@@ -8,7 +8,7 @@ same energy. Pictures show what the worst perturbations look like, and their spe
 
 Presets:
     quick: 105 s on one core; digits (8x8), 150 test images
-    mnist: (estimated) 25 min on one core; MNIST, 10,000 images to learn, 100 to test (needs the
+    mnist: (estimated) 25 min on one core; MNIST, 10,000 images to learn, 200 to test (needs the
         MNIST files)
     cifar: (estimated) 1 hour on one core; CIFAR-10, 10,000 images to learn, 100 to test (needs the
         CIFAR-10 files)
@@ -86,11 +86,11 @@ class Source:
 
 SOURCES = {
     "digits": Source(data.digits, (8, 8, 1), (32,), 64, (0.15, 0.7, 0.12)),
-    "mnist": Source(data.mnist, (28, 28, 1), (16, 32), 64, (0.2, 1.5, 0.12)),
+    "mnist": Source(data.mnist, (28, 28, 1), (16, 32), 64, (0.1, 1.5, 0.12)),
     "cifar": Source(data.cifar10, (32, 32, 3), (32, 64, 64), 128, (4 / 255, 0.35, 4 / 255)),
 }
 PRESETS = {
-    "mnist": Config(source="mnist", images=100, training_steps=500, steps=30),
+    "mnist": Config(source="mnist", images=200, training_steps=800, steps=30),
     "cifar": Config(source="cifar", images=100, training_steps=500, steps=30),
 }
 
