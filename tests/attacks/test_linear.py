@@ -314,3 +314,32 @@ def test_l1_in_a_box_from_anywhere(seed, x64):
     for i, label in enumerate(y):
         best = furthest(case.truth, (1 - 2 * label) * w, case.shape, eps[i], -x[i], 1 - x[i])
         assert gained(w, y, found.perturbations)[i] >= (1 - 1e-6) * best
+
+
+@pytest.mark.parametrize("band", [(0.0, 0.2), (0.2, 0.6)])
+def test_bands_of_black_and_white_signals(band, x64):
+    """Within bounds, other frequencies having a hundredth of the radius: as the error says."""
+    speed = norms.frequencies((24,))
+    radii = np.where((speed >= band[0]) & (speed < band[1]), 1.0, 0.01)
+    norm = norms.fourier_bands(norms.linf, radii)
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=24)
+    x = rng.integers(0, 2, size=(4, 24)).astype(float)
+    y = np.asarray(binary(w, x)).argmax(axis=1)
+    found = attacks.apgd(
+        binary, w, x, y, norm=norm, eps=0.4, key=KEY, loss="margin", bounds=(0.0, 1.0)
+    )
+    gains = gained(w, y, found.perturbations)
+    transform = np.fft.fft(np.eye(24), norm="ortho")
+    for i, label in enumerate(y):
+        u = cp.Variable(24)
+        spectrum = [
+            cp.norm(cp.hstack([row.real @ u, row.imag @ u])) <= 0.4 * radius
+            for row, radius in zip(transform, radii, strict=True)
+        ]
+        aim = cp.Maximize((1 - 2 * label) * w @ u)
+        problem = cp.Problem(aim, [*spectrum, u >= -x[i], u <= 1 - x[i]])
+        problem.solve(solver=cp.CLARABEL)
+        assert gains[i] >= 0.99 * problem.value
+    lengths = np.abs(np.fft.fft(np.asarray(found.inputs) - x, norm="ortho")) / radii
+    assert lengths.max() <= 0.4 * (1 + 1e-6)
