@@ -13,7 +13,7 @@ as one would train; there theory has no say.
 
 Presets:
     quick: 105 s on one core; digits (8x8), 20 components, 2 starts
-    mnist: (estimated) 20 min on 2 cores; MNIST at 14x14, 30 components, 2 starts (needs the MNIST
+    mnist: 8 min on one core; MNIST at 14x14, 30 components, 2 starts (needs the MNIST
         files)
 """
 
