@@ -68,6 +68,7 @@ from jaxrobust.gated._reduced import (
     reduced_loss,
     simulate_reduced,
     solve_reduced,
+    stable_rate,
     step_reduced,
 )
 from jaxrobust.gated._simulate import crossing_times, gradient_flow, simulate
@@ -130,6 +131,7 @@ __all__ = [
     "simulate",
     "simulate_reduced",
     "solve_reduced",
+    "stable_rate",
     "step_reduced",
     "sweep_scales",
     "transfer_matrix",

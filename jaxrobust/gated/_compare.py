@@ -12,7 +12,7 @@ from jaxrobust.gated._modes import TOLERANCE, Modes, diagonalize, effective_sing
 from jaxrobust.gated._modes import init_decoupled as decoupled
 from jaxrobust.gated._moments import Moments, moments
 from jaxrobust.gated._network import Dataset, Params, init_normal, init_orthogonal
-from jaxrobust.gated._reduced import Trajectory, solve_reduced
+from jaxrobust.gated._reduced import Trajectory, solve_reduced, stable_rate
 from jaxrobust.gated._simulate import simulate
 
 INITS = ("decoupled", "orthogonal", "normal")
@@ -75,7 +75,8 @@ def compare(
       :class:`Comparison`.
 
     Raises:
-      ValueError: for an unknown init, and as :func:`simulate` and :func:`moments`.
+      ValueError: for an unknown init, and as :func:`simulate` and :func:`moments`. There is a
+        warning before the run if ``rate`` is not stable where the reduction ends.
     """
     if init not in INITS:
         raise ValueError(f"init must be one of {INITS}, got {init!r}")
@@ -84,15 +85,18 @@ def compare(
     reasons, paths = [modes.describe(graph)], find_paths(graph)
     params = _initial(init, key, graph, modes, scale)
     options: dict[str, Any] = {"rate": rate, "num_steps": num_steps, "record_every": record_every}
-    simulated = simulate(graph, params, known, **options)
     if modes.residual > TOLERANCE:
-        nan = float("nan")
+        simulated, nan = simulate(graph, params, known, **options), float("nan")
         return Comparison(graph, modes, simulated, None, None, nan, nan, False, tuple(reasons))
     if start is None:
         start = scale if init == "decoupled" else _typical(graph, params, modes, paths)
     b = {name: jnp.full(modes.s.shape[1], start) for name, _ in graph.edges}
-    times = np.asarray(simulated.times, float) * rate
+    times = np.arange(num_steps // record_every + 1) * record_every * rate
     reduced = solve_reduced(graph, b, modes, times)
+    end = {name: values[-1] for name, values in reduced.params.items()}
+    simulated = simulate(
+        graph, params, known, **options, warn_above=float(stable_rate(graph, end, modes))
+    )
     change = float(simulated.losses[0] - jnp.min(simulated.losses))
     gap = float(jnp.max(jnp.abs(simulated.losses - reduced.losses))) / (change or 1.0)
     reasons.append(_told_gap(gap, init))

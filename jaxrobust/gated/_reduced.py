@@ -13,6 +13,7 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -75,6 +76,20 @@ def step_reduced(graph: Graph, b: Strengths, modes: Modes, rate: float) -> Stren
     """A step of gradient descent; the image of one of the whole network, at any rate."""
     flow = reduced_flow(graph, b, modes)
     return jax.tree.map(lambda value, f: value + rate * f, b, flow)
+
+
+def stable_rate(graph: Graph, b: Strengths, modes: Modes) -> jax.Array:
+    r"""The largest rate at which gradient descent is stable at such numbers.
+
+    .. math:: 2 / \lambda_{\max}(\nabla^2 L(b)),
+
+    infinite where no direction curves upwards. For paths that are alike, at their minimum, it is
+    :func:`max_stable_rate`.
+    """
+    flat, as_strengths = jax.flatten_util.ravel_pytree(jax.tree.map(jnp.asarray, b))
+    curvature = jax.hessian(lambda z: reduced_loss(graph, as_strengths(z), modes))(flat)
+    top = jnp.linalg.eigvalsh(curvature)[-1]
+    return jnp.where(top > 0, 2 / jnp.where(top > 0, top, 1), jnp.inf)
 
 
 def simulate_reduced(

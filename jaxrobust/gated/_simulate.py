@@ -51,7 +51,7 @@ def simulate(
     if warn_above is not None and rate > warn_above:
         warnings.warn(
             f"rate {rate:.4g} is above {warn_above:.4g}, the largest at which gradient descent is "
-            "stable at the minimum: it will not settle there",
+            "stable in the end: it will not settle there",
             stacklevel=2,
         )
     records = num_steps // record_every

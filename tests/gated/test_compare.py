@@ -87,3 +87,48 @@ def test_small_random_params_are_nearly_on_the_manifold():
 def test_bad_input():
     with pytest.raises(ValueError, match="init must be one of"):
         compared(*apart(), init="zero")
+
+
+def test_a_rate_that_is_not_stable_is_warned_of_before_the_run():
+    graph, data = apart()
+    known = gated.moments(graph, data)
+    modes = gated.diagonalize(graph, known)
+    settled = compared(graph, data, rate=0.01, num_steps=20_000, record_every=1_000)
+    assert settled.reduced is not None
+    end = {name: values[-1] for name, values in settled.reduced.params.items()}
+    largest = float(gated.stable_rate(graph, end, modes))
+    options = {"num_steps": 2_000, "record_every": 2_000}
+    with pytest.warns(UserWarning, match=f"is above {largest:.4g}, the largest"):
+        off = compared(graph, data, rate=1.02 * largest, **options)
+    assert not off.applies
+    near = compared(graph, data, rate=0.98 * largest, **options)  # warnings are errors here
+    assert near.simulated.losses[-1] < near.simulated.losses[0]
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_stable_rates_of_equal_paths(depth):
+    s = np.array([2.0, 0.5])
+    graph = gated.chain([2, *[3] * (depth - 1), 2])
+    modes = gated.diagonalize(
+        graph,
+        gated.moments(graph, gated.Dataset({"x": np.eye(2)}, {"y": np.diag(s)}, weight=np.ones(2))),
+    )
+    b = {name: modes.s[0] ** (1 / depth) for name, _ in graph.edges}
+    found = gated.stable_rate(graph, b, modes)
+    np.testing.assert_allclose(found, gated.max_stable_rate([1] * depth, 1.0, depth, s), rtol=1e-9)
+    domains = 3
+    graph, data = gated.routing_dataset(np.ones((domains, domains), bool), np.eye(2), np.diag(s), 4)
+    modes = gated.diagonalize(graph, gated.moments(graph, data))
+    counts = np.array([domains, domains**2, domains])
+    beta = (modes.s[0] * domains**2 / np.prod(counts) ** 0.5) ** (1 / 3)
+    b = {name: (domains if name == "shared" else domains**0.5) * beta for name, _ in graph.edges}
+    found = gated.stable_rate(graph, b, modes)
+    expected = gated.max_stable_rate(counts, 1 / domains**2, 3, s)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_where_nothing_curves_every_rate_is_stable():
+    graph = gated.chain([2, 2, 2])
+    data = gated.Dataset({"x": np.eye(2)}, {"y": np.zeros((2, 2))})
+    modes = gated.diagonalize(graph, gated.moments(graph, data))
+    assert gated.stable_rate(graph, {"w1": np.zeros(2), "w2": np.zeros(2)}, modes) == np.inf
