@@ -481,8 +481,8 @@ def claims(config: Config, series: dict[str, Any]) -> list[Claim]:
         Claim.at_least(
             RACE,
             f"with {AT} outputs, other pairs are named right from small weights, not from large "
-            "ones (difference of shares, smallest less largest scale at which trained ones are)",
-            others[1] - others[-1],
+            f"ones (difference of shares, from gain {RICH:g} less from {SCALES[-1]:g})",
+            others[SCALES.index(RICH)] - others[-1],
             0.2,
         ),
         Claim.at_least(

@@ -83,13 +83,14 @@ def _sparse_in_box(
     above, below = delta >= _AT_BOUND * threat.upper, delta <= _AT_BOUND * threat.lower
     at_bound = jnp.where(gradient > 0, above, below)
     along = _sparse(norm, jnp.where(at_bound, 0, gradient), stretch)
-    # As far outwards as any other entry moves, or the projection would take them back. Not those of
-    # smaller gradient than all that moves: their part of the ball is needed.
+    # Further outwards than any other entry moves: the projection takes as much from all, and they
+    # are to get to their bounds. Not those of smaller gradient than all that moves: their part of
+    # the ball is needed.
     size = jnp.abs(gradient)
     furthest = jnp.max(threats.flat(jnp.abs(along)), axis=1)
     least = jnp.min(threats.flat(jnp.where(along != 0, size, jnp.inf)), axis=1)
     held = at_bound & (size >= spread(least, delta.ndim))
-    return jnp.where(held, jnp.sign(gradient) * spread(furthest, delta.ndim), along)
+    return jnp.where(held, jnp.sign(gradient) * spread(2 * furthest, delta.ndim), along)
 
 
 def _sparse(norm: Norm, gradient: jax.Array, stretch: jax.Array) -> jax.Array:

@@ -299,7 +299,8 @@ def test_a_saturated_entropy_has_no_gradient_and_says_so():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_l1_in_a_box_from_anywhere(seed, x64):
+@pytest.mark.parametrize(("attack", "num_steps"), [("pgd", 40), ("apgd", 100)])
+def test_l1_in_a_box_from_anywhere(attack, num_steps, seed, x64):
     """Entries that a random start puts at their bounds do not stay there if others are worth more.
 
     Nor does a step get lost on one that rounding has left short of its bound.
@@ -307,9 +308,9 @@ def test_l1_in_a_box_from_anywhere(seed, x64):
     case = CASES["l1"]
     w, x, y, eps = told(case)
     eps = eps * x[0].size * 2
-    found = attacks.pgd(
+    found = EXACT[attack](
         binary, w, x, y, norm="l1", eps=eps, key=jax.random.key(seed), loss="margin",
-        num_steps=40, bounds=(0.0, 1.0),
+        num_steps=num_steps, bounds=(0.0, 1.0),
     )  # fmt: skip
     for i, label in enumerate(y):
         best = furthest(case.truth, (1 - 2 * label) * w, case.shape, eps[i], -x[i], 1 - x[i])
