@@ -41,11 +41,16 @@ def path_strengths(graph: Graph, b: Strengths) -> jax.Array:
     # Shorter paths go on with 1: all are looked up at once, in few operations however many there
     # are, for a step of the race is small.
     table = jnp.stack([*(b[name] for name in names), jnp.ones_like(b[names[0]])])
+    return functools.reduce(jnp.multiply, [table[row] for row in _rows(graph, names)])
+
+
+def _rows(graph: Graph, names: list[str]) -> np.ndarray:
+    """``(depth, P)``: which edge is the first of every path, the second, ..; past its end none."""
     paths = find_paths(graph)
     rows = np.full((max(len(path.edges) for path in paths), len(paths)), len(names))
     for k, path in enumerate(paths):
         rows[: len(path.edges), k] = [names.index(edge) for edge in path.edges]
-    return functools.reduce(jnp.multiply, [table[row] for row in rows])
+    return rows
 
 
 def reduced_loss(graph: Graph, b: Strengths, modes: Modes) -> jax.Array:
@@ -58,9 +63,14 @@ def _loss_and_descent(graph: Graph, b: Strengths, modes: Modes) -> tuple[jax.Arr
     _check_strengths(graph, b, modes)
     strengths, back = jax.vjp(lambda b: path_strengths(graph, b), b)
     s, d = (jnp.asarray(part, strengths.dtype) for part in (modes.s, modes.d))
-    pulled = jnp.einsum("jpr,pr->jr", d, strengths, precision=jax.lax.Precision.HIGHEST)
+    pulled = _pulled(d, strengths)
     loss = modes.yy - jnp.sum(strengths * (s - 0.5 * pulled))
     return loss, back(s - pulled)[0]
+
+
+def _pulled(d: jax.Array, strengths: jax.Array) -> jax.Array:
+    """What all paths together have of the targets of each, ``(P, r)``."""
+    return jnp.einsum("jpr,pr->jr", d, strengths, precision=jax.lax.Precision.HIGHEST)
 
 
 def reduced_flow(graph: Graph, b: Strengths, modes: Modes, tau: float = 1.0) -> Strengths:
@@ -120,20 +130,51 @@ def simulate_reduced(
     trees.check_count("num_steps", num_steps)
     check_applies(modes, graph, allow_residual)
     _check_strengths(graph, b, modes)
-    last, losses = _descend(graph, jax.tree.map(jnp.asarray, b), modes, rate, num_steps)
+    # Where no two paths are on together they pull at nothing but themselves.
+    is_alone = not isinstance(modes.d, Tracer) and not np.any(
+        np.asarray(modes.d) * (1 - np.eye(len(modes.d)))[:, :, None]
+    )
+    start = jax.tree.map(jnp.asarray, b)
+    last, losses = _descend(graph, start, modes, rate, num_steps, is_alone)
     return Trajectory(jnp.arange(num_steps + 1), last, losses)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
+@functools.partial(jax.jit, static_argnums=(0, 4, 5))
 def _descend(
-    graph: Graph, b: Strengths, modes: Modes, rate: Any, num_steps: int
+    graph: Graph, b: Strengths, modes: Modes, rate: Any, num_steps: int, is_alone: bool
 ) -> tuple[Strengths, jax.Array]:
-    def step(b, _):
-        loss, descent = _loss_and_descent(graph, b, modes)
-        return jax.tree.map(lambda value, f: value + rate * f, b, descent), loss
+    """Gradient descent, in as few operations as can be: each takes longer than what it computes.
 
-    last, losses = jax.lax.scan(step, b, length=num_steps)
-    return last, jnp.append(losses, reduced_loss(graph, last, modes))
+    With all numbers in one table, and sums over the paths of an edge as a product of matrices.
+    """
+    names = [name for name, _ in graph.edges]
+    rows = _rows(graph, names)  # (depth, P)
+    # By edge, of which factors of which paths it is.
+    counts = np.stack([(rows == k).reshape(-1) for k in range(len(names))])
+    table = jnp.stack([b[name] for name in names])
+    s, d = (jnp.asarray(part, table.dtype) for part in (modes.s, modes.d))
+    own = jnp.einsum("ppr->pr", d)
+    sums = jnp.asarray(counts, table.dtype)
+
+    def look(table: jax.Array) -> tuple[jax.Array, list[jax.Array], jax.Array]:
+        """The loss, the factors of all paths, and what is left of every path ``(P, r)``."""
+        padded = jnp.concatenate([table, jnp.ones_like(table[:1])])
+        factors = [padded[row] for row in rows]
+        strengths = functools.reduce(jnp.multiply, factors)
+        pulled = own * strengths if is_alone else _pulled(d, strengths)
+        return modes.yy - jnp.sum(strengths * (s - 0.5 * pulled)), factors, s - pulled
+
+    def step(table, _):
+        loss, factors, left = look(table)
+        pulls = [
+            functools.reduce(jnp.multiply, [*factors[:k], *factors[k + 1 :], left])
+            for k in range(len(factors))
+        ]
+        descent = jnp.matmul(sums, jnp.concatenate(pulls), precision=jax.lax.Precision.HIGHEST)
+        return table + rate * descent, loss
+
+    last, losses = jax.lax.scan(step, table, length=num_steps)
+    return dict(zip(names, last, strict=True)), jnp.append(losses, look(last)[0])
 
 
 def solve_reduced(
