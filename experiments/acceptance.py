@@ -70,9 +70,9 @@ LONG = {  # parts with which to begin
 _COMPILED: list[float] = []  # seconds of every program so far
 
 
-def _count_compiling(event: str, seconds: float, **_: Any) -> None:
+def _count_compiling(event: str, duration_secs: float, **_: Any) -> None:
     if event.endswith("backend_compile_duration"):
-        _COMPILED.append(seconds)
+        _COMPILED.append(duration_secs)
 
 
 jax.monitoring.register_event_duration_secs_listener(_count_compiling)

@@ -180,7 +180,7 @@ def by_contexts(params: Any, x: Any) -> np.ndarray:
     """
     on, size = on_in(params, x)
     number = (on.mean(axis=2) > 0.5).sum(axis=1)
-    alone = (on.all(axis=2) | ~on.any(axis=2)).all(axis=1)
+    alone = np.all(on.all(axis=2) | ~on.any(axis=2), axis=1)
     parts = [size[number == k].sum() for k in range(CONTEXTS + 1)]
     return np.asarray([*parts, size[alone].sum()]) / size.sum()
 

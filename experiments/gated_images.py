@@ -114,21 +114,15 @@ def load(config: Config) -> Images:
     if config.source == "digits":
         found = data.digits()
         square = lambda z: np.asarray(z, float).reshape(-1, 8, 8)
-        whole = Images(square(found.x_train), found.y_train, square(found.x_test), found.y_test)
+        x, x_test = square(found.x_train), square(found.x_test)
     else:
         found = data.mnist()
         halved = lambda z: np.asarray(z, float).reshape(-1, 14, 2, 14, 2).mean(axis=(2, 4))
-        test = slice(0, 1_000)
-        whole = Images(
-            halved(found.x_train[: config.images]), found.y_train,
-            halved(found.x_test[test]), found.y_test[test],
-        )  # fmt: skip
-    top = whole.x.max()
-    number = config.images
+        x, x_test = halved(found.x_train[: config.images]), halved(found.x_test[:1_000])
+    x, top = x[: config.images], x.max()
     labels = lambda z: np.asarray(z).astype(int)
-    return Images(
-        whole.x[:number] / top, labels(whole.y[:number]), whole.x_test / top, labels(whole.y_test)
-    )
+    y, y_test = labels(found.y_train)[: len(x)], labels(found.y_test)[: len(x_test)]
+    return Images(x / top, y, x_test / top, y_test)
 
 
 def domains(images: Images, kind: str, seed: int) -> Domains:
@@ -277,7 +271,8 @@ def fitted_start(half: float, s: float, one: Task) -> float:
         b2 = float(shared[np.abs(shared.imag) < 1e-9].real.max())
         return float(gated.routing_time(b2, s, DOMAINS, AT, begin)) / one.rate - half
 
-    return float(scipy.optimize.brentq(late, 1e-4, 0.99 * (s / 2) ** (1 / 3)))
+    bracket = (1e-4, 0.99 * (s / 2) ** (1 / 3))
+    return float(scipy.optimize.root_scalar(late, bracket=bracket, method="brentq").root)
 
 
 def in_closed_form(epochs: np.ndarray, s: np.ndarray, begin: float, one: Task) -> np.ndarray:
@@ -358,7 +353,7 @@ def by_sgd(config: Config, found: Domains) -> dict[str, np.ndarray]:
     return {name: np.asarray(values) for name, values in rows.items()}
 
 
-def _train(graph, num_steps, key, gain, x, y, trained, number) -> dict[str, jax.Array]:
+def _train(graph, num_steps, key, gain, x, y, trained, number) -> Any:
     """Cross-entropy of images, each in a pair of domains that is drawn of those trained."""
     make = jax.nn.initializers.variance_scaling(1.0, "fan_avg", "uniform", in_axis=1, out_axis=0)
     first, key = jax.random.split(key)
@@ -383,7 +378,8 @@ def _train(graph, num_steps, key, gain, x, y, trained, number) -> dict[str, jax.
         return (optax.apply_updates(params, updates), state), None
 
     begin = params, optimizer.init(params)
-    return jax.lax.scan(step, begin, jax.random.split(key, num_steps))[0][0]
+    (last, _), _ = jax.lax.scan(step, begin, jax.random.split(key, num_steps))
+    return last
 
 
 # What is told -------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """One call for all: what it says, and that each part of it is right; in float64."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -113,7 +114,7 @@ def test_stable_rates_of_equal_paths(depth):
         graph,
         gated.moments(graph, gated.Dataset({"x": np.eye(2)}, {"y": np.diag(s)}, weight=np.ones(2))),
     )
-    b = {name: modes.s[0] ** (1 / depth) for name, _ in graph.edges}
+    b = {name: jnp.asarray(modes.s[0] ** (1 / depth)) for name, _ in graph.edges}
     found = gated.stable_rate(graph, b, modes)
     np.testing.assert_allclose(found, gated.max_stable_rate([1] * depth, 1.0, depth, s), rtol=1e-9)
     domains = 3
@@ -121,7 +122,8 @@ def test_stable_rates_of_equal_paths(depth):
     modes = gated.diagonalize(graph, gated.moments(graph, data))
     counts = np.array([domains, domains**2, domains])
     beta = (modes.s[0] * domains**2 / np.prod(counts) ** 0.5) ** (1 / 3)
-    b = {name: (domains if name == "shared" else domains**0.5) * beta for name, _ in graph.edges}
+    scaled = lambda name: (domains if name == "shared" else domains**0.5) * beta
+    b = {name: jnp.asarray(scaled(name)) for name, _ in graph.edges}
     found = gated.stable_rate(graph, b, modes)
     expected = gated.max_stable_rate(counts, 1 / domains**2, 3, s)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
