@@ -133,4 +133,5 @@ def test_where_nothing_curves_every_rate_is_stable():
     graph = gated.chain([2, 2, 2])
     data = gated.Dataset({"x": np.eye(2)}, {"y": np.zeros((2, 2))})
     modes = gated.diagonalize(graph, gated.moments(graph, data))
-    assert gated.stable_rate(graph, {"w1": np.zeros(2), "w2": np.zeros(2)}, modes) == np.inf
+    nothing = dict.fromkeys(("w1", "w2"), jnp.zeros(2))
+    assert gated.stable_rate(graph, nothing, modes) == np.inf
