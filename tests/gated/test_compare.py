@@ -133,5 +133,5 @@ def test_where_nothing_curves_every_rate_is_stable():
     graph = gated.chain([2, 2, 2])
     data = gated.Dataset({"x": np.eye(2)}, {"y": np.zeros((2, 2))})
     modes = gated.diagonalize(graph, gated.moments(graph, data))
-    nothing = dict.fromkeys(("w1", "w2"), jnp.zeros(2))
+    nothing = {name: jnp.zeros(2) for name, _ in graph.edges}
     assert gated.stable_rate(graph, nothing, modes) == np.inf
