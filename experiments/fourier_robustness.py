@@ -11,7 +11,7 @@ Presets:
     mnist: 10 min on one core; MNIST, 10,000 images to learn, 200 to test (needs the
         MNIST files)
     cifar: 16 min on one core; CIFAR-10, 10,000 images to learn, 100 to test (needs the
-        CIFAR-10 files)
+        CIFAR-10 files); the claim about bands did not hold: 0.09 where 0.1 was said
 """
 
 import dataclasses
@@ -86,6 +86,7 @@ class Source:
 
 SOURCES = {
     "digits": Source(data.digits, (8, 8, 1), (32,), 64, (0.15, 0.7, 0.12)),
+    # At the radius of 0.2 for linf, first tried, 500 steps of training ended at chance (9 %).
     "mnist": Source(data.mnist, (28, 28, 1), (16, 32), 64, (0.1, 1.5, 0.12)),
     "cifar": Source(data.cifar10, (32, 32, 3), (32, 64, 64), 128, (4 / 255, 0.35, 4 / 255)),
 }
@@ -239,8 +240,8 @@ def claims(clean, accuracies, bands, pictures) -> list[Claim]:
         Claim.at_least(
             f"{FOURIER}; the size: {OWN}",
             "networks are not robust to all frequencies alike: robust accuracy in the best band "
-            "less that in the worst, over accuracy without an attack, the plain network",
-            (max(of_band) - min(of_band)) / clean[PLAIN],
+            "less that in the worst, the plain network",
+            max(of_band) - min(of_band),
             0.1,
         ),
         Claim.at_least(
